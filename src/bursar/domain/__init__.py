@@ -1,0 +1,1 @@
+"""The nouns of the trade: frozen data, no I/O, standard library only (policy alone knows the validation library)."""

@@ -1,0 +1,124 @@
+"""A call as asked, a try as sent, and how it ended: the shapes that travel between wire, rules and pipeline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .usage import Unknown, Usage
+
+Headers = list[tuple[bytes, bytes]]  # lower-case names, order and duplicates kept
+
+
+class Incoming(NamedTuple):
+    """One HTTP request as it reached an edge. `path` is raw and without query. `provider` is set where the edge already
+    knows it (the SDK wrapper knows the host); empty where the path must say."""
+
+    call_id: str
+    ts_us: int  # wall clock, microseconds since the epoch, UTC
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+    provider: str = ""
+    peer: str = ""
+
+    def header(self, name: bytes) -> bytes | None:
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Asked(NamedTuple):
+    """What a dialect read from a request body. Token counts are tokens, sizes bytes. Absent is None or empty, never a guess."""
+
+    model: str = ""
+    stream: bool = False
+    output_cap: int | None = None  # the client's own max tokens
+    choices: int = 1  # n: each choice may use the whole cap
+    usage_asked: bool = False  # the client asked for stream usage itself
+    unbounded_input: str = ""  # why bytes do not bound the input: previous_response_id, hosted tools, an image by URL …
+    service_tier: str = ""
+    conversation: str = ""  # explicit id in the body (conversation, session metadata)
+    previous: str = ""  # previous_response_id
+    user: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    messages: int = 0
+    human_turns: int = 0
+    tool_depth: int = 0  # tool results since the last human message
+    tools: int = 0  # tools offered
+    embedding: bool = False
+    batch: bool = False
+    cache_1h: bool = False  # the request asks the provider for one-hour cache writes
+
+
+class Malformed(NamedTuple):
+    """The body is not what the path promises: `reason` says where."""
+
+    reason: str
+
+
+# Edits: what the core wants changed, as data. The dialect applies them; no edit, same bytes out.
+class UseModel(NamedTuple):
+    model: str
+
+
+class CapOutput(NamedTuple):
+    tokens: int
+
+
+class AskUsage(NamedTuple):
+    """Ask the provider for stream usage; the extra event is kept from the client."""
+
+
+Edit = UseModel | CapOutput | AskUsage
+
+
+class Reading(NamedTuple):
+    """What a dialect read from an answer, whole or streamed. `complete` is whether the terminal event (or whole body) passed."""
+
+    usage: Usage = Unknown("no usage in the answer")
+    model_served: str = ""
+    service_tier: str = ""
+    response_id: str = ""
+    finish: str = ""  # the provider's own word: stop, length, tool_calls, end_turn, …
+    complete: bool = True
+    error: str = ""  # provider's error code or type, also when it came inside a 200 stream
+    error_message: str = ""
+    output_bytes: int = 0  # bytes of generated text, arguments and reasoning seen: what estimates start from
+    provider_cost_pico: int | None = None  # where the provider states a price (OpenRouter)
+
+
+class Head(NamedTuple):
+    """The provider's status line and headers."""
+
+    status: int
+    headers: Headers
+
+
+class Fault(NamedTuple):
+    """A try that brought no usable answer. `sent`: whether the provider may have seen (and will bill) the request."""
+
+    kind: str  # connect, connect_timeout, tls, dns, reset, headers_timeout, idle_timeout, total_timeout, protocol, …
+    detail: str
+    sent: bool
+
+
+class Ended(NamedTuple):
+    """How a relay ended. `how`: complete | client_gone | fault | stopped. Body only where it was gathered whole."""
+
+    how: str
+    body: bytes = b""
+    gathered: bool = False
+    fault: Fault | None = None
+    first_byte_us: int = 0  # from send to first body byte
+    relayed: int = 0  # bytes the client was given
+
+
+class Answer(NamedTuple):
+    """What the client gets when nothing was relayed yet."""
+
+    status: int
+    headers: Headers
+    body: bytes

@@ -1,0 +1,59 @@
+"""Money as whole numbers: pico-dollars in rows, nano-dollars in counters, femto-dollars per unit in prices. No float."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+PICO = 10**12
+NANO = 10**9
+FEMTO = 10**15
+
+# Why pico: real prices reach $0.01875 per million tokens, which is 18,750 pico-dollars a token; a batch halves it.
+# Why femto for unit prices: a negotiated multiplier on such a price still comes out whole.
+
+
+def usd(text: str | int | Decimal) -> int:
+    """Pico-dollars from `"$50"`, `"0.25"`, `3` or a Decimal. ValueError on anything else, on NaN and below a pico-dollar."""
+    try:
+        amount = Decimal(text.strip().removeprefix("$").replace(",", "").replace("_", "")) if isinstance(text, str) else Decimal(text)
+    except InvalidOperation as bad:
+        raise ValueError(f"not an amount of dollars: {text!r}") from bad
+    if not amount.is_finite():
+        raise ValueError(f"not an amount of dollars: {text!r}")
+    pico = amount * PICO
+    if pico != pico.to_integral_value():
+        raise ValueError(f"{text!r} is finer than a pico-dollar (12 decimal places)")
+    return int(pico)
+
+
+def plain(pico: int) -> str:
+    """The exact amount as a plain decimal string, no exponent and no trailing zeros: `"0.00206875"`, `"0"`, `"-1.5"`."""
+    sign, pico = ("-", -pico) if pico < 0 else ("", pico)
+    whole, rest = divmod(pico, PICO)
+    return f"{sign}{whole}" if not rest else f"{sign}{whole}.{rest:012d}".rstrip("0")
+
+
+def show(pico: int, places: int = 2) -> str:
+    """For people: `"$1,234.50"`, rounded half up; amounts that would show as zero keep two significant digits."""
+    sign, pico = ("-", -pico) if pico < 0 else ("", pico)
+    while pico and places < 12 and pico * 10**places * 2 < PICO * 20 and pico < PICO // 100:
+        places += 1
+    step = 10 ** (12 - places)
+    rounded = (pico + step // 2) // step
+    whole, rest = divmod(rounded, 10**places)
+    return f"{sign}${whole:,}" + (f".{rest:0{places}d}" if places else "")
+
+
+def nano_up(pico: int) -> int:
+    """Counter units from row units, rounded up: a counter may overstate a call by under a nano-dollar, never understate it."""
+    return -(-pico // 1000)
+
+
+def amount(count: int, femto: int) -> int:
+    """Pico-dollars of `count` units at `femto` femto-dollars each, rounded half up; the one rounding a leg ever sees."""
+    return (count * femto + 500) // 1000
+
+
+def femto_per_unit(price: Decimal, units: int) -> int:
+    """Femto-dollars a unit from a published price per `units` (a million tokens, a thousand searches), half up."""
+    return int((price * FEMTO / units + Decimal("0.5")).to_integral_value(rounding="ROUND_FLOOR"))

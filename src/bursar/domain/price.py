@@ -1,0 +1,43 @@
+"""A price as data: dated, per bucket, in tiers, with where it came from. Femto-dollars per unit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Rate(NamedTuple):
+    """Femto-dollars per unit: `base`, or the last tier whose start the call's whole input exceeds (a cliff, not a slope)."""
+
+    base: int
+    tiers: tuple[tuple[int, int], ...] = ()  # (input tokens above which, femto-dollars)
+
+
+class Price(NamedTuple):
+    """What one model costs from one moment on, in one context (service tier, batch). Missing unit: unpriced, never zero."""
+
+    id: str  # source/provider/model@from+context: enough to find it again
+    provider: str
+    model: str
+    rates: dict[str, Rate]  # bucket or unit name -> rate
+    free: bool = False  # only where somebody said so
+    context_window: int = 0  # tokens, 0 when not known
+    output_max: int = 0
+
+
+class Leg(NamedTuple):
+    """count x femto = pico, frozen in the row."""
+
+    unit: str
+    count: int
+    femto: int
+    pico: int
+
+
+class Priced(NamedTuple):
+    """A bill for one try. `status`: priced | free | estimated | unpriced; `pico` None only when unpriced."""
+
+    status: str
+    pico: int | None
+    legs: tuple[Leg, ...]
+    price_id: str
+    missing: tuple[str, ...] = ()  # units used that the price does not know

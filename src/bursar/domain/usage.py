@@ -1,0 +1,65 @@
+"""Token usage as disjoint buckets, and how sure we are of it: Known, Estimated or Unknown."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tokens(NamedTuple):
+    """Disjoint counts: no token is in two buckets, whatever the provider's own counters overlap. `other` holds billed
+    units that are not tokens, as (unit, count): `web_search`, `file_search`, `code_session`, `request`, …"""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0  # five-minute (or provider default) lifetime
+    cache_write_1h: int = 0
+    output: int = 0
+    reasoning: int = 0
+    input_audio: int = 0
+    cache_read_audio: int = 0
+    output_audio: int = 0
+    input_image: int = 0
+    output_image: int = 0
+    other: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def input_total(self) -> int:
+        """Everything the provider read, cached or not: what long-context price tiers are judged on."""
+        return (self.input + self.cache_read + self.cache_write + self.cache_write_1h
+                + self.input_audio + self.cache_read_audio + self.input_image)
+
+    @property
+    def output_total(self) -> int:
+        return self.output + self.reasoning + self.output_audio + self.output_image
+
+    @property
+    def total(self) -> int:
+        return self.input_total + self.output_total
+
+
+TOKEN_BUCKETS: tuple[str, ...] = Tokens._fields[:-1]
+
+
+class Known(NamedTuple):
+    """The provider said so. `contradiction` names what did not add up in `raw` (then the raw usage is kept and flagged)."""
+
+    tokens: Tokens
+    raw: bytes = b""
+    contradiction: str = ""
+
+
+class Estimated(NamedTuple):
+    """Counted from the bytes that passed; `why` says what cut the provider's own count short."""
+
+    tokens: Tokens
+    why: str
+    raw: bytes = b""
+
+
+class Unknown(NamedTuple):
+    """Nobody can say: never zero. Charged at the hold."""
+
+    why: str
+
+
+Usage = Known | Estimated | Unknown

@@ -1,0 +1,87 @@
+"""All the pipeline may ask of the world. `drive` performs these; nothing else does."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from .domain.call import Answer, Head, Headers, Reading
+from .domain.entry import Hold as HoldRecord
+from .domain.entry import Settlement
+
+
+class StreamReader(Protocol):
+    """Pure: fed what the provider sent, gives what the client may have now. The terminal event is kept back."""
+
+    def feed(self, chunk: bytes) -> bytes: ...
+    def finish(self) -> None:
+        """The provider's stream ended (cleanly or not): what was kept in the buffer is now in `kept`."""
+
+    @property
+    def kept(self) -> bytes: ...
+    @property
+    def done(self) -> bool:
+        """The terminal event passed: stop reading, book, then give `kept` to the client."""
+        ...
+    def reading(self) -> Reading: ...
+
+
+class Hold(NamedTuple):
+    """-> None when held, `Short` when a budget is short, `Fault` when the ledger cannot say."""
+
+    hold: HoldRecord
+
+
+class Send(NamedTuple):
+    """-> Head | Fault. One request to a provider; needs a hold's id, so that no way to a provider goes without one."""
+
+    hold_id: str
+    provider: str
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+
+
+class Gather(NamedTuple):
+    """-> Ended with the body when it is at most `limit` bytes. A longer one is streamed on under `head` as it comes."""
+
+    head: Head
+    limit: int
+    out_headers: Headers
+
+
+class Relay(NamedTuple):
+    """-> Ended. The head goes to the client, chunks flow past the reader; what the reader keeps back waits for `Finish`."""
+
+    head: Head
+    reader: StreamReader
+    out_headers: Headers
+
+
+class Book(NamedTuple):
+    """-> None | Fault. Row and settlement in one transaction, durable when it returns."""
+
+    settlement: Settlement
+
+
+class Finish(NamedTuple):
+    """-> None. After Book: give the client what was kept back, and end the message."""
+
+    kept: bytes
+    complete: bool
+
+
+class Wait(NamedTuple):
+    """-> True, or False when the client left meanwhile."""
+
+    seconds: float
+
+
+class Reply(NamedTuple):
+    """-> None. The whole answer, when nothing was relayed."""
+
+    answer: Answer
+
+
+Effect = Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
+

@@ -1,0 +1,1 @@
+"""The edges: the only place with a clock, an environment or a socket."""
