@@ -25,6 +25,24 @@ class StreamReader(Protocol):
     def reading(self) -> Reading: ...
 
 
+class Recall(NamedTuple):
+    """-> Ratio: what was learnt of this model's bytes per token."""
+
+    provider: str
+    model: str
+
+
+class Sample(NamedTuple):
+    """What a try with known usage teaches about bytes per token."""
+
+    provider: str
+    model: str
+    input_bytes: int
+    input_tokens: int
+    output_bytes: int
+    output_tokens: int
+
+
 class Hold(NamedTuple):
     """-> None when held, `Short` when a budget is short, `Fault` when the ledger cannot say."""
 
@@ -62,6 +80,7 @@ class Book(NamedTuple):
     """-> None | Fault. Row and settlement in one transaction, durable when it returns."""
 
     settlement: Settlement
+    sample: Sample | None = None
 
 
 class Finish(NamedTuple):
@@ -83,5 +102,5 @@ class Reply(NamedTuple):
     answer: Answer
 
 
-Effect = Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
+Effect = Recall | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
 

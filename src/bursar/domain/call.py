@@ -50,6 +50,7 @@ class Asked(NamedTuple):
     tools: int = 0  # tools offered
     embedding: bool = False
     batch: bool = False
+    json_demanded: bool = False  # response_format / schema: the reply must parse
     cache_1h: bool = False  # the request asks the provider for one-hour cache writes
 
 
@@ -87,14 +88,18 @@ class Reading(NamedTuple):
     error: str = ""  # provider's error code or type, also when it came inside a 200 stream
     error_message: str = ""
     output_bytes: int = 0  # bytes of generated text, arguments and reasoning seen: what estimates start from
+    malformed: str = ""  # why a 2xx is unusable: not JSON, tool arguments or demanded JSON that do not parse
     provider_cost_pico: int | None = None  # where the provider states a price (OpenRouter)
 
 
 class Head(NamedTuple):
-    """The provider's status line and headers."""
+    """The provider's status line and headers. `sent_us`: from the call's arrival to this try's first byte out; `elapsed_us`:
+    from there to the head."""
 
     status: int
     headers: Headers
+    sent_us: int = 0
+    elapsed_us: int = 0
 
 
 class Fault(NamedTuple):
@@ -103,6 +108,8 @@ class Fault(NamedTuple):
     kind: str  # connect, connect_timeout, tls, dns, reset, headers_timeout, idle_timeout, total_timeout, protocol, …
     detail: str
     sent: bool
+    sent_us: int = 0
+    elapsed_us: int = 0
 
 
 class Ended(NamedTuple):
@@ -113,7 +120,9 @@ class Ended(NamedTuple):
     gathered: bool = False
     fault: Fault | None = None
     first_byte_us: int = 0  # from send to first body byte
+    elapsed_us: int = 0  # from send to the end
     relayed: int = 0  # bytes the client was given
+    edges: tuple[bytes, bytes] = (b"", b"")  # first and last 64 KiB of a body too large to gather
 
 
 class Answer(NamedTuple):

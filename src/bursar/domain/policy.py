@@ -1,0 +1,122 @@
+"""Everything an operator may say, as typed data, and the source of the JSON schema. Unknown keys are refused by the decoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .labels import CHARGEABLE
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the policy file."""
+
+
+class Provider(Record):
+    """`[providers.NAME]`: where calls below `/NAME/…` go. `base_url` is an origin: /NAME/v1/x goes to base_url + /v1/x."""
+
+    base_url: str = ""
+    key: str = ""  # env:NAME, file:PATH, a literal, or "client" to forward the caller's own; empty: NAME's usual variable, else client
+    dialect: Literal["", "openai", "anthropic", "gemini"] = ""
+    prices: str = ""  # which provider's prices apply, when the name does not say
+    timeout_s: float = 600.0  # to the response head
+    connect_timeout_s: float = 10.0
+    idle_timeout_s: float = 300.0  # between two pieces of a body
+    retries: int = 0  # our own, before the first relayed byte; SDKs retry by themselves
+    on_disconnect: Literal["abort", "drain"] = "abort"  # a stream whose client left: cancel it, or read on for the exact usage
+    drain_s: float = 60.0
+
+
+class Budget(Record):
+    """`[[budget]]`: a limit on a scope in a window. `scope` is a label name (each of its values has the limit), or a table of
+    label = value; `"*"` in a table means each value of that label."""
+
+    scope: str | dict[str, str]
+    limit: str  # "$50", "2M tokens", "500 calls", "15 tool_calls"
+    name: str = ""
+    window: str = "month"  # day | week | month | Nh | Nd | conversation | forever
+    zone: str = "UTC"
+    hard: bool = True
+    on_fault: Literal["", "closed", "open"] = ""  # empty: closed when hard, open when soft
+
+
+class Fallback(Record):
+    """`[[fallback]]`: what to ask when a try fails before its first relayed byte."""
+
+    from_: str = msgspec.field(name="from")
+    to: str | list[str]  # a model of the same dialect, or provider/model
+    on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = ["5xx", "connect"]
+
+
+class PriceOverride(Record):
+    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win."""
+
+    model: str  # exact, or with * as a wildcard
+    provider: str = ""
+    input: str | int | None = None
+    output: str | int | None = None
+    cache_read: str | int | None = None
+    cache_write: str | int | None = None
+    cache_write_1h: str | int | None = None
+    reasoning: str | int | None = None
+    multiplier: str | int | None = None  # "0.85": the listed price less fifteen per cent
+    units: dict[str, str] = {}  # web_search = "0.01": dollars each
+    from_: str = msgspec.field(name="from", default="")  # ISO date or time, UTC; inclusive
+    until: str = ""  # exclusive
+
+
+class Key(Record):
+    """`[[key]]`: a virtual key declared in the file rather than by `bursar keys create`. `hash` as that command prints it."""
+
+    name: str
+    hash: str
+    tenant: str = ""
+    labels: dict[str, str] = {}
+    models: list[str] = []  # empty: all
+
+
+class Server(Record):
+    """`[server]`: the gateway's edge."""
+
+    host: str = "127.0.0.1"
+    port: int = 8787
+    tls_cert: str = ""
+    tls_key: str = ""
+    trusted_proxy: bool = False  # a proxy in front terminates TLS and may be reached without ours
+    body_max: int = 20 << 20  # bytes of one request
+    gather_max: int = 32 << 20  # bytes of a reply held back until its row is written; longer ones stream through
+    connections_max: int = 10_000
+    drain_s: float = 30.0  # after SIGTERM
+
+
+class LedgerPolicy(Record):
+    """`[ledger]`."""
+
+    path: str = ""
+    compact_every_s: float = 60.0
+
+
+class Guard(Record):
+    """`[guard]`: what bounds a call whose client set no bound."""
+
+    output_cap: int = 32_000  # tokens assumed when neither client nor price book says; sent upstream under a hard budget only
+
+
+class Policy(Record):
+    """The whole file."""
+
+    providers: dict[str, Provider] = {}
+    budget: list[Budget] = []
+    fallback: list[Fallback] = []
+    price: list[PriceOverride] = []
+    key: list[Key] = []
+    labels: dict[str, str] = {}  # defaults for calls that say nothing
+    server: Server = Server()
+    ledger: LedgerPolicy = LedgerPolicy()
+    guard: Guard = Guard()
+
+
+UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}
+SCALE = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+SCOPES = frozenset(CHARGEABLE) | {"key", "model", "provider", "call"}

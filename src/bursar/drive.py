@@ -1,0 +1,107 @@
+"""Performs what the pipeline asks for, once for sync and once for async. One of the three places that may catch everything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .domain.call import Ended
+from .effects import Book, Finish, Gather, Hold, Recall, Relay, Reply, Send, Wait
+from .pipeline import Way
+from .ports import AsyncWorld, SyncWorld
+from .rules.estimate import Ratio
+
+log = logging.getLogger("bursar")
+
+# Set by tests: then our own faults are raised instead of being turned into an answer.
+raise_faults = False
+
+
+class Journey:
+    """A call under way inside the caller's process: runs until there is something to hand to the caller, then waits for it.
+
+    `advance()` gives Reply or Relay; after a Relay the caller's own iteration drives the bytes, and `advance(Ended)` books and
+    gives Finish. Leaving it undriven loses nothing: the hold stands and becomes an `unknown` row."""
+
+    __slots__ = ("_way", "_recall", "over")
+
+    def __init__(self, way: Way, recall: Callable[[str, str], Ratio]) -> None:
+        self._way, self._recall, self.over = way, recall, False
+
+    def advance(self, world: SyncWorld, value: Any = None) -> Relay | Reply | Finish | None:
+        """Perform effects until one is the caller's to perform; None when the way is at its end."""
+        send = self._way.send
+        try:
+            while True:
+                effect = send(value)
+                match effect:
+                    case Hold():
+                        value = world.hold(effect)
+                    case Send():
+                        value = world.send(effect)
+                    case Gather():
+                        value = world.gather(effect)
+                    case Book():
+                        value = world.book(effect)
+                    case Recall():
+                        value = self._recall(effect.provider, effect.model)
+                    case Wait():
+                        value = world.wait(effect.seconds)
+                    case _:
+                        return effect
+        except StopIteration:
+            self.over = True
+            return None
+
+    async def advance_async(self, world: AsyncWorld, value: Any = None) -> Relay | Reply | Finish | None:
+        """The same, awaiting."""
+        send = self._way.send
+        try:
+            while True:
+                effect = send(value)
+                kind = type(effect)
+                if kind is Recall:
+                    value = self._recall(effect.provider, effect.model)
+                elif kind is Hold:
+                    value = await world.hold(effect)
+                elif kind is Send:
+                    value = await world.send(effect)
+                elif kind is Gather:
+                    value = await world.gather(effect)
+                elif kind is Book:
+                    value = await world.book(effect)
+                elif kind is Wait:
+                    value = await world.wait(effect.seconds)
+                else:
+                    return effect
+        except StopIteration:
+            self.over = True
+            return None
+
+
+async def run(way: Way, world: AsyncWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None]) -> None:
+    """A call through a gateway, whole: relays, replies and finishes are the world's too. Our own faults end here."""
+    journey = Journey(way, recall)
+    value: Any = None
+    try:
+        while True:
+            effect = await journey.advance_async(world, value)
+            if effect is None:
+                return
+            if type(effect) is Relay:
+                value = await world.relay(effect)
+            elif type(effect) is Reply:
+                value = await world.reply(effect.answer)
+            elif type(effect) is Finish:
+                value = await world.finish(effect.kept, effect.complete)
+    except Exception as bug:
+        if raise_faults:
+            raise
+        log.exception("a fault of our own in a call under way; its hold stands and becomes a row")
+        on_fault(bug)
+    finally:
+        way.close()
+
+
+__all__ = ["Ended", "Journey", "run"]

@@ -1,0 +1,353 @@
+"""The way of one call, as a generator: the only file that knows the order of the stages. No I/O, no clock: it yields effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from blake3 import blake3
+
+from .domain.call import (
+    Answer,
+    Asked,
+    AskUsage,
+    CapOutput,
+    Edit,
+    Ended,
+    Fault,
+    Head,
+    Headers,
+    Incoming,
+    Malformed,
+    Reading,
+    UseModel,
+)
+from .domain.entry import Entry, Settlement, Short
+from .domain.entry import Hold as HoldRecord
+from .domain.labels import Labels
+from .domain.policy import Fallback
+from .domain.price import Price
+from .domain.usage import Known
+from .domain.verdict import Refusal, refuse
+from .effects import Book, Effect, Finish, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
+from .rules import estimate, guard, record, retry
+from .rules import price as pricing
+from .rules.attribute import attribute
+from .rules.guard import BudgetRule
+from .wire import Dialect, Route, encoding
+from .wire import headers as lines
+
+
+class Prices(Protocol):
+    """What the pipeline needs of a price book."""
+
+    def find(self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None: ...
+    def dearest(self, provider: str) -> Price | None: ...
+
+
+class ProviderRule(NamedTuple):
+    """A provider as the pipeline sees it: no address and no secret, those stay at the edge."""
+
+    name: str
+    family: str  # openai | anthropic | gemini | ""
+    prices: str  # whose prices apply
+    retries: int = 0
+    own_key: bool = False  # the edge puts the operator's key on; the caller's is not sent
+
+
+class Caller(NamedTuple):
+    """Who asks, as the edge has established it."""
+
+    key: str = ""
+    bound: Mapping[str, str] = {}
+    models: tuple[str, ...] = ()
+    context: Mapping[str, str] = {}
+    proxy: bool = True  # a gateway drops cookies and forwarding headers; inside the caller's process nothing is foreign
+
+
+class Desk(NamedTuple):
+    """What lies ready when a call comes in: an immutable snapshot, swapped whole on reload."""
+
+    providers: Mapping[str, ProviderRule]
+    defaults: Mapping[str, str]  # family -> provider for paths that name none
+    budgets: tuple[BudgetRule, ...]
+    fallbacks: tuple[Fallback, ...]
+    labels: Mapping[str, str]
+    prices: Prices
+    resolve: Callable[[str, str], Route]
+    output_cap: int
+    gather_max: int
+    policy_hash: str
+    node: str
+
+
+Way = Generator[Effect, Any, None]
+
+# Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
+HASH_KEY = b"bursar request hash, version 1\0\0"
+
+
+class _Trial(NamedTuple):
+    """The next try: whom to ask for which model, and why it is not the first."""
+
+    provider: ProviderRule
+    model: str
+    kind: str = "first"
+    cause: str = ""
+    retries: int = 0
+    seen: tuple[tuple[str, str], ...] = ()
+
+
+class _Prepared(NamedTuple):
+    hold: HoldRecord
+    price: Price | None
+    guess: bool
+    edits: tuple[Edit, ...]
+    ratio: estimate.Ratio
+    closed: str  # the first budget that must not be passed while the ledger cannot say
+
+
+def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
+    """One call from its bytes to its rows. Ends with Reply, or with Finish where bytes were relayed."""
+    route = desk.resolve(call.method, call.path)
+    dialect = route.dialect
+    provider = desk.providers.get(call.provider or route.provider or desk.defaults.get(route.family, ""))
+    if provider is None:
+        known = ", ".join(sorted(desk.providers))
+        refusal = refuse("unknown_provider", f"no provider for {call.method} {call.path}", f"begin the path with one of: {known}")
+        yield Reply(_no(dialect, call, refusal))
+        return
+    asked = dialect.read(route.path, call.body)
+    if isinstance(asked, Malformed):
+        yield Reply(_no(dialect, call, refuse("malformed_json", asked.reason, "send the JSON body that this path documents")))
+        return
+
+    labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
+    fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
+    draft = record.draft(call, caller.key, dialect.name, asked, labels, fingerprint, desk.policy_hash, desk.node)
+    draft = record.kind_of_first_try(draft, call.headers)
+    if caller.models and asked.model and asked.model not in caller.models:
+        refusal = refuse(
+            "model_not_allowed", f"key {caller.key!r} may not use {asked.model!r}", f"use one of {', '.join(caller.models)}"
+        )
+        yield from _refuse(dialect, call, draft._replace(id=f"{call.call_id}.1", try_no=1, provider=provider.name), refusal)
+        return
+
+    trial: _Trial | None = _Trial(provider, asked.model)
+    answer = Answer(500, [], b"")
+    tries = elapsed_us = 0
+    while trial is not None:
+        tries += 1
+        entry = _entry(draft, trial, tries, elapsed_us)
+        ready = yield from _prepare(call, desk, caller, dialect, asked, labels, trial, entry)
+        if isinstance(ready, Refusal):
+            yield from _refuse(dialect, call, entry, ready)
+            return
+        hold = ready.hold
+        held = yield Hold(hold)
+        if isinstance(held, Short):
+            yield from _refuse(dialect, call, entry, guard.short(held, labels.conversation))
+            return
+        if isinstance(held, Fault):
+            if ready.closed or held.kind == "spool_full":
+                yield Reply(_no(dialect, call, _unverifiable(held, ready.closed)))
+                return
+            hold = hold._replace(entry=hold.entry._replace(flags="fault_open"))
+
+        path, body = dialect.edit(route.path, call.body, asked, ready.edits)
+        target = f"{path}?{call.query}" if call.query else path
+        head: Head | Fault = yield Send(
+            hold.id, trial.provider.name, call.method, target,
+            lines.upstream(call.headers, caller.proxy, trial.provider.own_key, asked.stream), body,
+        )  # fmt: skip
+        if isinstance(head, Fault):
+            yield Book(record.no_answer(hold, head))
+            elapsed_us = head.sent_us + head.elapsed_us
+            answer = _no(dialect, call, record.fault_refusal(trial.provider.name, head))
+            trial, pause = _next(trial, retry.fault_failure(head.kind, head.sent), desk)
+        else:
+            reply_headers = lines.downstream(head.headers, caller.proxy) + record.stamp(entry, tries)
+            if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
+                yield from _relay(call, desk, dialect, asked, trial, ready, hold, head, reply_headers, len(body))
+                return
+            ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
+            reading = _read_whole(dialect, head, ended, desk.gather_max)
+            failure = (
+                retry.fault_failure(ended.fault.kind, True) if ended.fault
+                else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
+            )  # fmt: skip
+            settled, sample = _settle(call, desk, asked, trial, ready, hold, head, ended, reading, len(body), dialect.name)
+            if failure is not None and failure.kind == "malformed":
+                settled = settled._replace(entry=settled.entry._replace(status="error", error="malformed_output"))
+            yield Book(settled, sample)
+            if ended.relayed or ended.how == "client_gone":
+                yield Finish(b"", ended.how == "complete")
+                return
+            elapsed_us = head.sent_us + ended.elapsed_us
+            if ended.fault is not None:
+                answer = _no(dialect, call, record.fault_refusal(trial.provider.name, ended.fault))
+            else:
+                answer = Answer(head.status, reply_headers + record.price_tag(settled.entry), ended.body)
+            trial, pause = _next(trial, failure, desk) if failure is not None else (None, 0.0)
+        if pause:
+            if not (yield Wait(pause)):
+                return
+            elapsed_us += int(pause * 1_000_000)
+    yield Reply(answer)
+
+
+def _entry(draft: Entry, trial: _Trial, number: int, elapsed_us: int) -> Entry:
+    entry = draft._replace(
+        id=f"{draft.call}.{number}", ts=draft.ts + elapsed_us, try_no=number, provider=trial.provider.name, model_served=trial.model
+    )
+    if trial.kind == "first":
+        return entry
+    return entry._replace(attempt_kind=trial.kind, operation=trial.kind, cause=trial.cause)
+
+
+def _prepare(
+    call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, trial: _Trial, entry: Entry
+) -> Generator[Effect, Any, _Prepared | Refusal]:
+    """The price of the model that will really be billed, the worst this try can cost, and what it must fit under."""
+    provider, model = trial.provider, trial.model
+
+    def fact(name: str) -> str:
+        if name == "key":
+            return caller.key
+        if name == "model":
+            return model
+        if name == "provider":
+            return provider.name
+        if name == "call":
+            return call.call_id
+        if name == "operation":
+            return entry.operation
+        return labels.get(name)
+
+    found = guard.applicable(desk.budgets, fact, entry.ts)
+    closed = next((rule.name for rule, _, _ in found if rule.closed), "")
+    if dialect.name == "passthrough" and not model:
+        charges = guard.charges(found, 0, 0, 0)
+        hold = HoldRecord(entry.id, entry.ts, 0, charges, entry)
+        return _Prepared(hold, None, False, (), estimate.START, closed)
+
+    price = desk.prices.find(provider.prices, model, entry.ts, asked.service_tier, asked.batch)
+    guess = price is None
+    hard_money = next((rule.name for rule, _, _ in found if rule.hard and rule.limit.unit == "usd"), "")
+    if price is None:
+        if hard_money:
+            return refuse(
+                "unpriced_model", f"no price is known for {provider.prices}/{model}, and budget {hard_money!r} is a hard one",
+                f'add [[price]] model = "{model}" with input and output in dollars per million tokens, or free rates of "0"',
+            )  # fmt: skip
+        price = desk.prices.dearest(provider.prices)
+    ratio: estimate.Ratio = yield Recall(provider.name, model)
+    edits: list[Edit] = []
+    if model != asked.model:
+        edits.append(UseModel(model))
+    if asked.stream and not asked.usage_asked and dialect.name == "openai_chat":
+        edits.append(AskUsage())
+    cap = 0 if asked.embedding else asked.output_cap
+    if cap is None:
+        cap = (price.output_max if price else 0) or desk.output_cap
+        if hard_money and dialect.name != "passthrough":
+            edits.append(CapOutput(cap))
+    hard_any = any(rule.hard for rule, _, _ in found)
+    if asked.unbounded_input:
+        bound = max((price.context_window if price else 0) or 200_000, estimate.bound(len(call.body)) if hard_any else 0)
+    else:
+        bound = estimate.bound(len(call.body)) if hard_any else estimate.input_tokens(len(call.body), ratio)
+    worst = pricing.worst(price, bound, cap, asked.choices) if price else 0
+    charges = guard.charges(found, worst, bound + cap * asked.choices, asked.tools and 0)
+    entry = entry._replace(hold=worst)
+    return _Prepared(HoldRecord(entry.id, entry.ts, worst, charges, entry), price, guess, tuple(edits), ratio, closed)
+
+
+def _relay(
+    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, trial: _Trial, ready: _Prepared, hold: HoldRecord, head: Head,
+    reply_headers: Headers, sent_bytes: int,
+) -> Way:  # fmt: skip
+    """Bytes through, usage read on the side; the terminal event waits until the row is written."""
+    reader = dialect.reader(asked, AskUsage() in ready.edits)
+    coding = lines.get(head.headers, b"content-encoding").decode("ascii", "replace").lower()
+    if coding and coding != "identity":
+        reader = encoding.Decoding(reader, coding, desk.gather_max)
+        reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
+    ended: Ended = yield Relay(head, reader, reply_headers)
+    settled, sample = _settle(call, desk, asked, trial, ready, hold, head, ended, reader.reading(), sent_bytes, dialect.name)
+    yield Book(settled, sample)
+    yield Finish(reader.kept, ended.how == "complete")
+
+
+def _read_whole(dialect: Dialect, head: Head, ended: Ended, limit: int) -> Reading:
+    if not ended.gathered:
+        return dialect.edges(*ended.edges) if ended.how == "complete" else Reading(complete=False)
+    plain = encoding.decode(ended.body, lines.get(head.headers, b"content-encoding").decode("ascii", "replace"), limit)
+    return dialect.whole(head.status, plain) if isinstance(plain, bytes) else Reading(error_message=str(plain))
+
+
+def _settle(
+    call: Incoming, desk: Desk, asked: Asked, trial: _Trial, ready: _Prepared, hold: HoldRecord, head: Head, ended: Ended,
+    reading: Reading, sent_bytes: int, dialect: str,
+) -> tuple[Settlement, Sample | None]:  # fmt: skip
+    """The bill of an answered try: on the model that served it, at the tier it was served at, where those can be priced."""
+    price, guess = ready.price, ready.guess
+    model = reading.model_served
+    if (model and model != trial.model) or (reading.service_tier and reading.service_tier != asked.service_tier):
+        tier = reading.service_tier or asked.service_tier
+        served = desk.prices.find(trial.provider.prices, model or trial.model, hold.ts, tier, asked.batch)
+        if served is None and tier:
+            served = desk.prices.find(trial.provider.prices, trial.model, hold.ts, tier, asked.batch)
+        if served is not None:
+            price, guess = served, False
+    weighed = record.weigh(
+        reading.usage, method=call.method, dialect=dialect, status=head.status, asked=asked, price=price, guess=guess,
+        ratio=ready.ratio, request_bytes=sent_bytes, output_bytes=reading.output_bytes,
+    )  # fmt: skip
+    sample = None
+    if isinstance(reading.usage, Known) and ended.how == "complete" and not reading.usage.contradiction and not asked.unbounded_input:
+        tokens = reading.usage.tokens
+        sample = Sample(
+            trial.provider.name, trial.model, sent_bytes, tokens.input_total, reading.output_bytes,
+            tokens.output + tokens.reasoning,
+        )  # fmt: skip
+    return record.complete(hold, head, ended, reading, weighed), sample
+
+
+def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | None, float]:
+    """The try after this failure, and the seconds to wait before it; none when the client should have the failure."""
+    pause = retry.wait_before_retry(failure, trial.retries, trial.provider.retries)
+    if pause is not None:
+        return trial._replace(kind="retry", cause=failure.kind, retries=trial.retries + 1), pause
+    seen = (*trial.seen, (trial.provider.name, trial.model))
+    for line in desk.fallbacks:
+        if line.from_ not in (trial.model, f"{trial.provider.name}/{trial.model}") or not retry.falls_back(failure, tuple(line.on)):
+            continue
+        for name in [line.to] if isinstance(line.to, str) else line.to:
+            before, slash, after = name.partition("/")
+            provider, model = (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
+            if provider.family == trial.provider.family and (provider.name, model) not in seen:
+                return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen), 0.0
+    return None, 0.0
+
+
+def _refuse(dialect: Dialect, call: Incoming, entry: Entry, refusal: Refusal) -> Way:
+    """A stop leaves a row, so that what was stopped can be counted."""
+    yield Book(record.refused(entry, refusal))
+    yield Reply(_no(dialect, call, refusal))
+
+
+def _unverifiable(fault: Fault, budget: str) -> Refusal:
+    if budget:
+        return refuse(
+            "budget_unverifiable", f"the ledger cannot say whether budget {budget!r} has room: {fault.detail}",
+            'repair the ledger (`bursar doctor`); on_fault = "open" on the budget lets calls through meanwhile', 5,
+        )  # fmt: skip
+    return refuse("ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5)
+
+
+def _no(dialect: Dialect, call: Incoming, refusal: Refusal) -> Answer:
+    """A refusal in the provider's own shape."""
+    headers, body = dialect.refuse(refusal)
+    stamped = [*headers, (b"x-bursar-call", call.call_id.encode()), (b"x-bursar-verdict", b"refused:" + refusal.code.encode())]
+    return Answer(refusal.status, stamped, body)

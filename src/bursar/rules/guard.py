@@ -1,0 +1,211 @@
+"""Which budgets a call must be held against, and what is said when one is short. No clock, no store: both arrive as values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone, tzinfo
+from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
+
+from ..domain.entry import Charge, Short
+from ..domain.money import nano_up, plain, show, usd
+from ..domain.policy import SCALE, SCOPES, UNITS, Budget
+from ..domain.verdict import Refusal, refuse
+
+FOREVER_US = 2**62
+
+
+class Limit(NamedTuple):
+    """A limit in the counter's own grain: nano-dollars, tokens, calls or tool calls."""
+
+    unit: str
+    amount: int
+
+
+def parse_limit(text: str) -> Limit:
+    """`"$50"`, `"2M tokens"`, `"500 calls"`, `"15 tool_calls"`. ValueError says what was expected."""
+    text = text.strip()
+    if text.startswith("$"):
+        return Limit("usd", usd(text) // 1000)
+    found = re.fullmatch(r"([0-9][0-9_,.]*)\s*([kKMB]?)\s*(\w+)", text)
+    if not found or found[3] not in UNITS:
+        raise ValueError(f"{text!r} is not a limit: write \"$50\", \"2M tokens\", \"500 calls\" or \"15 tool_calls\"")
+    try:
+        amount = Decimal(found[1].replace("_", "").replace(",", "")) * SCALE[found[2]]
+    except InvalidOperation:
+        raise ValueError(f"{text!r}: {found[1]!r} is not a number") from None
+    if amount != int(amount):
+        raise ValueError(f"{text!r} is not a whole number of {found[3]}")
+    return Limit(UNITS[found[3]], int(amount))
+
+
+class Window:
+    """Start and end of the window a moment falls in. Calendar windows are local midnights in a zone, half-open; a midnight
+    that does not exist starts at the first instant after the gap, one that comes twice at its first."""
+
+    def __init__(self, text: str, zone: tzinfo) -> None:
+        self.text, self.zone = text, zone
+        rolling = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", text)
+        if rolling:
+            self.length_us = int(rolling[1]) * (3_600_000_000 if rolling[2] == "h" else 86_400_000_000)
+        elif text in ("day", "week", "month", "conversation", "forever"):
+            self.length_us = 0
+        else:
+            raise ValueError(f"{text!r} is not a window: day, week, month, 6h, 30d, conversation or forever")
+        self._now = (1, 0)  # memo of the current bounds: nearly every call falls into the same window as the last
+
+    def bounds(self, ts_us: int) -> tuple[int, int]:
+        """Microseconds [start, end) around `ts_us`; fixed-length windows are aligned to the epoch."""
+        if self._now[0] <= ts_us < self._now[1]:
+            return self._now
+        if self.text in ("conversation", "forever"):
+            bounds = (0, FOREVER_US)
+        elif self.length_us:
+            start = ts_us // self.length_us * self.length_us
+            bounds = (start, start + self.length_us)
+        else:
+            bounds = self._calendar(ts_us)
+        self._now = bounds
+        return bounds
+
+    def _calendar(self, ts_us: int) -> tuple[int, int]:
+        local = datetime.fromtimestamp(ts_us // 1_000_000, self.zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+        if self.text == "week":
+            local -= timedelta(days=local.weekday())
+        elif self.text == "month":
+            local = local.replace(day=1)
+
+        def following(day: datetime) -> datetime:
+            if self.text == "month":
+                return (day + timedelta(days=32)).replace(day=1)
+            return day + timedelta(days=7 if self.text == "week" else 1)
+
+        start, end = self._midnight(local), self._midnight(following(local))
+        if ts_us >= end:  # a fold: the wall clock repeated the evening before
+            start, end = end, self._midnight(following(following(local)))
+        return start, end
+
+    def _midnight(self, day: datetime) -> int:
+        at = day.replace(tzinfo=self.zone, fold=0)
+        back = at.astimezone(timezone.utc).astimezone(self.zone).replace(tzinfo=None)
+        seconds = int(at.timestamp())
+        if back != day:  # a gap: fold=0 reads it with the offset before, which lands after the gap's end by its length
+            before = day - timedelta(hours=3)
+            low, high = int(before.replace(tzinfo=self.zone).timestamp()), seconds
+            while low + 1 < high:
+                middle = (low + high) // 2
+                if datetime.fromtimestamp(middle, self.zone).replace(tzinfo=None) >= day:
+                    high = middle
+                else:
+                    low = middle
+            seconds = high
+        return seconds * 1_000_000
+
+
+class BudgetRule(NamedTuple):
+    """A budget made ready: labels it wants (value, or None for each-of) and what it counts."""
+
+    name: str
+    wants: tuple[tuple[str, str | None], ...]
+    limit: Limit
+    window: Window
+    hard: bool
+    closed: bool
+
+
+def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -> BudgetRule:
+    """ValueError with the key and the remedy when the budget cannot mean anything. `zone` looks up an IANA name."""
+    if isinstance(budget.scope, str):
+        scope: dict[str, str | None] = {} if budget.scope == "all" else {budget.scope: None}
+    else:
+        scope = {name: None if value == "*" else value for name, value in budget.scope.items()}
+        if not scope:
+            raise ValueError('scope is empty: name a label, or write scope = "all"')
+    if isinstance(budget.scope, str) and budget.scope not in SCOPES and budget.scope != "all":
+        raise ValueError(f"scope {budget.scope!r} is not one of {', '.join(sorted(SCOPES))} or all; for a free label write "
+                         f'scope = {{"{budget.scope}" = "*"}}')
+    if budget.window == "conversation":
+        scope.setdefault("conversation", None)
+    try:
+        where = zone(budget.zone)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"zone {budget.zone!r} is not an IANA time zone, such as Europe/Berlin") from None
+    limit = parse_limit(budget.limit)
+    if limit.amount < 0:
+        raise ValueError(f"limit {budget.limit!r} is below zero")
+    closed = budget.hard if not budget.on_fault else budget.on_fault == "closed"
+    shown = budget.scope if isinstance(budget.scope, str) else ",".join(f"{k}={v}" for k, v in budget.scope.items())
+    name = budget.name or f"{shown}/{budget.window}" + (f"#{number}" if number else "")
+    wants = tuple(sorted((k, v) for k, v in scope.items()))
+    return BudgetRule(name, wants, limit, Window(budget.window, where), budget.hard, closed)
+
+
+def applicable(
+    rules: Sequence[BudgetRule], facts: Callable[[str], str], ts_us: int
+) -> list[tuple[BudgetRule, str, int]]:
+    """(budget, counter, window end) for every budget whose scope this call is in. A call without the label that an each-of
+    budget counts by is outside it: the audit's unattributed share is where that shows."""
+    found: list[tuple[BudgetRule, str, int]] = []
+    for rule in rules:
+        key = rule.name
+        for name, wanted in rule.wants:
+            value = facts(name)
+            if not value or (wanted is not None and value != wanted):
+                break
+            key += "|" + value
+        else:
+            start, end = rule.window.bounds(ts_us)
+            found.append((rule, f"{key}@{start // 1_000_000}", 0 if end == FOREVER_US else end))
+    return found
+
+
+def charges(found: list[tuple[BudgetRule, str, int]], worst_pico: int, worst_tokens: int, tool_calls: int) -> tuple[Charge, ...]:
+    """What a try must fit under. A limit of money never stops a try that can cost nothing: with nothing to add, any standing fits."""
+    return tuple(
+        [
+            Charge(counter, rule.name, rule.limit.unit, _amount(rule.limit.unit, worst_pico, worst_tokens, tool_calls),
+                   rule.limit.amount, rule.hard, end)
+            for rule, counter, end in found
+        ]
+    )  # fmt: skip
+
+
+def actual(held: Sequence[Charge], cost_pico: int, tokens: int, tool_calls: int, counts: bool) -> tuple[int, ...]:
+    """What the try really used, in the order and grain of its charges. `counts`: whether it counts as a call at all."""
+    return tuple([_amount(c.unit, cost_pico, tokens, tool_calls) if counts else 0 for c in held])
+
+
+def _amount(unit: str, pico: int, tokens: int, tool_calls: int) -> int:
+    if unit == "usd":
+        return nano_up(pico)
+    if unit == "tokens":
+        return tokens
+    return 1 if unit == "calls" else tool_calls
+
+
+def short(shortage: Short, conversation: str) -> Refusal:
+    """A hold that did not fit, in words. Only the scope's own standing is told, never another tenant's."""
+    charge = shortage.charge
+    standing = shortage.spent + shortage.held
+    if charge.unit == "usd":
+        limit, spent, held, want = (show((n or 0) * 1000) for n in (charge.limit, shortage.spent, shortage.held, charge.amount))
+    else:
+        limit, spent, held, want = (f"{n or 0:,} {charge.unit}" for n in (charge.limit, shortage.spent, shortage.held, charge.amount))
+    code = "conversation_budget_exceeded" if conversation and "conversation" in charge.budget else "budget_exceeded"
+    when = ""
+    if charge.resets_us:
+        when = f"it resets at {datetime.fromtimestamp(charge.resets_us // 1_000_000, timezone.utc):%Y-%m-%d %H:%M} UTC, or "
+    room = f", {held} of it held for calls in flight" if shortage.held else ""
+    left = max(0, (charge.limit or 0) - standing)
+    shown = show(left * 1000) if charge.unit == "usd" else f"{left:,}"
+    return refuse(
+        code,
+        f"budget {charge.budget!r} has {spent} spent of {limit}{room}; this call may take up to {want} and {shown} is left",
+        f"{when}raise it with `bursar guard raise` or in the policy file; a smaller max_tokens makes a smaller hold",
+    )
+
+
+def remaining(pico: int) -> str:
+    """A budget's room as a header value: plain dollars."""
+    return plain(pico)

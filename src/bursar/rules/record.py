@@ -1,0 +1,226 @@
+"""What goes into the row of a try: drafted before the hold, completed when the try has ended. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
+from ..domain.entry import Entry, Hold, Settlement
+from ..domain.labels import PURPOSES, Labels
+from ..domain.money import plain
+from ..domain.price import Price, Priced
+from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage
+from ..domain.verdict import Refusal, refuse
+from . import estimate, guard
+from .price import bill, columns
+
+EMPTY = Tokens()
+READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
+NOT_SENT = "rule:not-sent"
+NOT_BILLED = "rule:no-answer-no-bill"
+NO_CHARGE = "rule:request-without-charge"
+
+
+def draft(
+    call: Incoming, key: str, dialect: str, asked: Asked, labels: Labels, request_hash: str, policy_hash: str, node: str
+) -> Entry:
+    """The columns that every try of this call shares. Counted once, not per try."""
+    purpose = labels.operation if labels.operation in PURPOSES else "embedding" if asked.embedding else "primary"
+    return Entry(
+        id="", ts=call.ts_us, call=call.call_id, try_no=0, key=key, operation=purpose, purpose=purpose,
+        tenant=labels.tenant, feature=labels.feature, flow=labels.flow, user=labels.user, conversation=labels.conversation,
+        turn=asked.human_turns or None, tool_depth=asked.tool_depth if asked.messages else None,
+        labels=json.dumps(dict(labels.extra)) if labels.extra else "{}",
+        label_sources=json.dumps(dict(labels.sources)) if labels.sources else "{}",
+        dialect=dialect, model_requested=asked.model, service_tier=asked.service_tier, stream=1 if asked.stream else 0,
+        request_hash=request_hash, policy_hash=policy_hash, node=node,
+    )  # fmt: skip
+
+
+def kind_of_first_try(entry: Entry, headers: Headers) -> Entry:
+    """An SDK's hidden retry says so in a header; a label may say retry or fallback by itself."""
+    for name, value in headers:
+        if name == b"x-stainless-retry-count" and value.isdigit() and int(value) > 0:
+            return entry._replace(attempt_kind="retry", operation="retry", cause="sdk_retry")
+    return entry
+
+
+class Weighed(NamedTuple):
+    """A try's usage and bill, with how sure we are."""
+
+    tokens: Tokens | None
+    source: str  # provider | estimated | unknown
+    priced: Priced
+    raw: str = ""
+    flag: str = ""
+
+
+def weigh(
+    usage: Usage,
+    *,
+    method: str,
+    dialect: str,
+    status: int,
+    asked: Asked,
+    price: Price | None,
+    guess: bool,
+    ratio: estimate.Ratio,
+    request_bytes: int,
+    output_bytes: int,
+) -> Weighed:
+    """Tokens and dollars of an answered try. `guess`: the price is the dearest plausible one, not the model's own.
+
+    A known usage is priced as it is. Otherwise: an error answer is not billed by any provider we know; a good answer is
+    estimated from the bytes that passed; what no dialect can read is unpriced. Never zero for not knowing."""
+    match usage:
+        case Known(tokens, raw, contradiction):
+            return Weighed(
+                tokens, "provider", _priced(tokens, price, guess), raw.decode("utf-8", "replace") if contradiction else "",
+                "contradiction" if contradiction else "",
+            )  # fmt: skip
+        case Estimated(tokens, _, raw):
+            pass
+        case Unknown():
+            tokens, raw = EMPTY, b""
+    if status >= 400:
+        return Weighed(None, "provider", Priced("priced", 0, (), NOT_BILLED))
+    if dialect == "passthrough":
+        if method in READ_ONLY:
+            return Weighed(None, "provider", Priced("free", 0, (), NO_CHARGE))
+        return Weighed(None, "unknown", Priced("unpriced", None, (), ""))
+    tokens = tokens._replace(
+        input=tokens.input if tokens.input_total else estimate.input_tokens(request_bytes, ratio),
+        output=max(tokens.output, 0 if asked.embedding else estimate.output_tokens(output_bytes, ratio) - tokens.reasoning),
+    )
+    priced = _priced(tokens, price, guess)
+    if priced.status == "priced":
+        priced = priced._replace(status="estimated")
+    return Weighed(tokens, "estimated", priced, raw.decode("utf-8", "replace"), "")
+
+
+def _priced(tokens: Tokens, price: Price | None, guess: bool) -> Priced:
+    priced = bill(tokens, price)
+    return priced._replace(status="estimated") if guess and priced.status == "priced" else priced
+
+
+def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed) -> Settlement:
+    """The row of a try that got an answer, and what it used of its charges."""
+    entry, tokens, priced = hold.entry, weighed.tokens, weighed.priced
+    good = head.status < 400 and not reading.error
+    if ended.how == "client_gone":
+        how = "abandoned"
+    elif not good or ended.how == "fault":
+        how = "failed"
+    else:
+        how = "complete" if reading.complete else "incomplete"
+    flags = [f for f in (entry.flags, weighed.flag) if f]
+    if priced.missing:
+        flags.append("missing:" + ",".join(priced.missing))
+    sent_ms = head.elapsed_us // 1000
+    row = entry._replace(
+        status="ok" if good and how in ("complete", "abandoned") else "error",
+        http_status=head.status,
+        error=(reading.error or (ended.fault.kind if ended.fault else ""))[:200],
+        finish=reading.finish,
+        ended=how,
+        model_served=reading.model_served or entry.model_served,
+        service_tier=reading.service_tier or entry.service_tier,
+        response_id=reading.response_id,
+        usage_source=weighed.source,
+        usage_raw=weighed.raw,
+        legs=columns(priced)["legs"] if priced.legs else "[]",
+        price_id=priced.price_id,
+        price_status=priced.status,
+        cost=priced.pico,
+        latency_ms=(ended.elapsed_us or head.elapsed_us) // 1000,
+        ttft_ms=ended.first_byte_us // 1000 if ended.first_byte_us else sent_ms,
+        overhead_us=head.sent_us,
+        flags=" ".join(flags),
+    )
+    if tokens is not None:
+        row = row._replace(**token_columns(tokens))
+    if priced.pico is not None:
+        costs = columns(priced)
+        row = row._replace(
+            cost_input=costs["cost_input"], cost_cache_read=costs["cost_cache_read"], cost_cache_write=costs["cost_cache_write"],
+            cost_output=costs["cost_output"], cost_other=costs["cost_other"],
+        )  # fmt: skip
+    used = guard.actual(hold.charges, priced.pico or 0, tokens.total if tokens else 0, 0, True)
+    return Settlement(hold.id, row, used, hold.charges)
+
+
+def token_columns(tokens: Tokens) -> dict[str, int | str]:
+    """The usage as columns: the six with a name of their own, the rest as JSON."""
+    other = {name: getattr(tokens, name) for name in ("input_audio", "cache_read_audio", "output_audio", "input_image",
+                                                      "output_image") if getattr(tokens, name)}
+    other.update(tokens.other)
+    return {
+        "input": tokens.input, "cache_read": tokens.cache_read, "cache_write": tokens.cache_write,
+        "cache_write_1h": tokens.cache_write_1h, "output": tokens.output, "reasoning": tokens.reasoning,
+        "other_units": json.dumps(other) if other else "{}",
+    }  # fmt: skip
+
+
+def no_answer(hold: Hold, fault: Fault) -> Settlement:
+    """The row of a try that brought no status line. Not sent: nothing to bill. Sent: nobody knows, so it stays at its hold."""
+    row = hold.entry._replace(
+        status="error" if not fault.sent else "unknown", error=fault.kind, ended="failed",
+        latency_ms=fault.elapsed_us // 1000, overhead_us=fault.sent_us,
+        cost=hold.amount if fault.sent else 0, cost_other=hold.amount if fault.sent else 0,
+        cost_input=0, cost_cache_read=0, cost_cache_write=0, cost_output=0,
+        legs=held_leg(hold.amount) if fault.sent else "[]",
+        price_status="estimated" if fault.sent else "priced", price_id="rule:charged-at-hold" if fault.sent else NOT_SENT,
+        usage_source="unknown" if fault.sent else "provider",
+    )  # fmt: skip
+    used = tuple([c.amount if fault.sent else 0 for c in hold.charges])
+    return Settlement(hold.id, row, used, hold.charges)
+
+
+def held_leg(pico: int) -> str:
+    """A leg for money charged at the hold: one unit at the held amount, so that the row still recomputes."""
+    return json.dumps([["hold", 1, pico * 1000, pico]]) if pico else "[]"
+
+
+def refused(entry: Entry, refusal: Refusal) -> Settlement:
+    """The row of a call that was stopped before a provider saw it."""
+    row = entry._replace(
+        status="refused", ended="refused", http_status=refusal.status, error=refusal.code, cost=0, cost_input=0,
+        cost_cache_read=0, cost_cache_write=0, cost_output=0, cost_other=0, price_status="priced", price_id=NOT_SENT,
+        usage_source="provider",
+    )  # fmt: skip
+    return Settlement(entry.id, row, (), ())
+
+
+def fault_refusal(provider: str, fault: Fault) -> Refusal:
+    """What the client is told when the provider brought no answer."""
+    if "timeout" in fault.kind:
+        return refuse("provider_timeout", f"{provider}: {fault.kind} ({fault.detail})",
+                      f"try again, or raise providers.{provider}.timeout_s")
+    if not fault.sent:
+        return refuse("provider_unreachable", f"{provider}: {fault.kind} ({fault.detail})",
+                      f"check providers.{provider}.base_url and the network (`bursar doctor`)")
+    return refuse("provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold")
+
+
+def stamp(entry: Entry, tries: int) -> Headers:
+    """Response headers that are known before the answer is."""
+    out = [(b"x-bursar-call", entry.call.encode()), (b"x-bursar-tries", b"%d" % tries), (b"x-bursar-cache", b"off")]
+    if entry.conversation:
+        out.append((b"x-bursar-conversation", _safe(entry.conversation)))
+    return out
+
+
+def price_tag(entry: Entry) -> Headers:
+    """Response headers that need the bill: on replies that were gathered whole."""
+    out: Headers = [(b"x-bursar-cost-source", entry.usage_source.encode())]
+    if entry.cost is not None:
+        out.append((b"x-bursar-cost", plain(entry.cost).encode()))
+    if entry.model_served:
+        out.append((b"x-bursar-model", _safe(entry.model_served)))
+    return out
+
+
+def _safe(text: str) -> bytes:
+    """Header bytes from text that a stranger chose: what is not printable ASCII becomes `?`."""
+    return bytes([b if 0x20 <= b < 0x7F else 0x3F for b in text.encode("utf-8", "replace")])

@@ -1,0 +1,169 @@
+"""The policy file: TOML to typed policy, checked whole, with file, line and remedy for whatever is wrong in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import msgspec
+from blake3 import blake3
+
+from ..domain.policy import Policy
+from ..rules.guard import compile_budget
+
+PLACES = ("bursar.toml",)
+
+
+class BadPolicy(ValueError):
+    """A policy that cannot be used. The message has file, line, what is wrong and what would be right."""
+
+    code = "bad_policy"
+
+
+def find(explicit: str | os.PathLike[str] | None = None) -> Path | None:
+    """The policy file in force: the one given, BURSAR_CONFIG, or bursar.toml in the working folder. None: defaults."""
+    named = explicit or os.environ.get("BURSAR_CONFIG")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise BadPolicy(f"{path}: no such policy file; give --config an existing file, or leave it out for the defaults")
+        return path
+    return next((Path(name) for name in PLACES if Path(name).is_file()), None)
+
+
+def load(path: Path | None) -> tuple[Policy, str]:
+    """(policy, hash of what the file says). BadPolicy when any of it is wrong: nothing of a bad file is used."""
+    if path is None:
+        return Policy(), "default"
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as bad:
+        raise BadPolicy(f"{path}: cannot be read: {bad}; make it a readable UTF-8 file") from bad
+    return parse(text, str(path)), blake3(text.encode()).hexdigest(8)
+
+
+def parse(text: str, name: str = "bursar.toml") -> Policy:
+    """A policy from TOML text. `name` stands in messages."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as bad:
+        raise BadPolicy(f"{name}: not TOML: {bad}") from None
+    _no_floats(raw, "", text, name)
+    try:
+        policy = msgspec.convert(raw, Policy)
+    except msgspec.ValidationError as bad:
+        raise BadPolicy(_explain(str(bad), text, name)) from None
+    for number, budget in enumerate(policy.budget):
+        try:
+            compile_budget(budget, number, ZoneInfo)
+        except ValueError as bad:
+            raise BadPolicy(f"{name}:{_line(text, ['budget', number])}: [[budget]]: {bad}") from None
+    for number, line in enumerate(policy.fallback):
+        targets = [line.to] if isinstance(line.to, str) else line.to
+        if line.from_ in targets:
+            raise BadPolicy(f"{name}:{_line(text, ['fallback', number])}: [[fallback]]: {line.from_!r} falls back to itself; name another model")
+    for provider, table in policy.providers.items():
+        if table.base_url and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", table.base_url):
+            raise BadPolicy(
+                f"{name}:{_line(text, ['providers', provider])}: providers.{provider}.base_url is {table.base_url!r}; "
+                'write an origin such as "https://api.openai.com", without credentials, query or fragment'
+            )
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", provider):
+            raise BadPolicy(f"{name}: provider name {provider!r}: use small letters, digits, - and _; it becomes a path")
+    names = [b.name for b in policy.budget if b.name]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise BadPolicy(f"{name}: two budgets are named {twice!r}; their counters would mix, rename one")
+    return policy
+
+
+def schema() -> bytes:
+    """The JSON schema of the policy file, for editors."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Policy)), indent=2) + b"\n"
+
+
+def secret(text: str, what: str) -> str:
+    """A secret as `env:NAME`, `file:PATH` or literally. BadPolicy names what it was for, never the secret."""
+    if text.startswith("env:"):
+        value = os.environ.get(text[4:], "")
+        if not value:
+            raise BadPolicy(f"{what}: environment variable {text[4:]} is not set; set it, or use file:PATH")
+        return value
+    if text.startswith("file:"):
+        try:
+            return Path(text[5:]).read_text("utf-8").strip()
+        except OSError as bad:
+            raise BadPolicy(f"{what}: {text[5:]} cannot be read: {bad.strerror}") from None
+    return text
+
+
+def _no_floats(value: object, where: str, text: str, name: str) -> None:
+    """Amounts written as TOML floats would already have lost digits before anyone could see them."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, float) and where.startswith("price"):
+                raise BadPolicy(f"{name}:{_line_of_key(text, key)}: {where}.{key} = {inner} is a float; write it as a string: {key} = \"{inner}\"")
+            _no_floats(inner, f"{where}.{key}" if where else key, text, name)
+    elif isinstance(value, list):
+        for inner in value:
+            _no_floats(inner, where, text, name)
+
+
+def _explain(message: str, text: str, name: str) -> str:
+    """msgspec's message with a line, and for an unknown key the keys that are known there."""
+    told, _, at = message.partition(" - at `$")
+    path = [int(p[1:-1]) if p.startswith("[") else p.lstrip(".") for p in re.findall(r"\[\d+\]|\.?[^.\[\]]+", at.rstrip("`"))]
+    path = [p for p in path if p != "..."]
+    unknown = re.search(r"unknown field `([^`]+)`", told)
+    if not unknown:
+        return f"{name}:{_line(text, path)}: {'.'.join(str(p) for p in path) or 'the file'}: {told}"
+    record: object = Policy
+    for step in path:
+        if isinstance(step, str) and isinstance(record, type) and issubclass(record, msgspec.Struct):
+            field = next((f for f in msgspec.structs.fields(record) if f.encode_name == step), None)
+            record = _inner(field.type) if field else None
+    known = ""
+    if isinstance(record, type) and issubclass(record, msgspec.Struct):
+        known = "; known here: " + ", ".join(f.encode_name for f in msgspec.structs.fields(record))
+    where = ".".join(str(p) for p in path) or "the top level"
+    return f"{name}:{_line_of_key(text, unknown[1])}: unknown key {unknown[1]!r} at {where}{known}"
+
+
+def _inner(kind: object) -> object:
+    for inner in getattr(kind, "__args__", ()):
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            return inner
+    return kind
+
+
+def _line(text: str, path: list[str | int]) -> int:
+    """The line of a table or key. A scan for headers, good enough to point at: TOML parsers here keep no positions."""
+    if not path:
+        return 1
+    lines = text.splitlines()
+    head = str(path[0])
+    wanted = path[1] if len(path) > 1 and isinstance(path[1], int) else 0
+    seen = -1
+    for number, line in enumerate(lines, 1):
+        if re.match(rf"\s*\[\[\s*{re.escape(head)}\s*\]\]", line):
+            seen += 1
+            if seen == wanted:
+                keys = [p for p in path[2:] if isinstance(p, str)]
+                return _line_of_key(text, keys[0], number) if keys else number
+        elif re.match(rf"\s*\[\s*{re.escape(head)}(\.|\s*\])", line) and (
+            len(path) < 2 or not isinstance(path[1], str) or path[1] in line or re.match(rf"\s*\[\s*{re.escape(head)}\s*\]", line)
+        ):
+            return _line_of_key(text, str(path[-1]), number) if len(path) > 1 else number
+        elif re.match(rf"\s*{re.escape(head)}\s*=", line):
+            return number
+    return 1
+
+
+def _line_of_key(text: str, key: str, start: int = 1) -> int:
+    for number, line in enumerate(text.splitlines(), 1):
+        if number >= start and re.match(rf'\s*(\[+\s*[\w.-]*\.?)?"?{re.escape(key)}"?\s*[=\].]', line):
+            return number
+    return start

@@ -1,0 +1,68 @@
+"""Which header lines go on to a provider and which come back to a client. Names are lower-case bytes."""
+
+from __future__ import annotations
+
+from ..domain.call import Headers
+
+HOP_BY_HOP = frozenset((
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
+))  # fmt: skip
+
+# Ours, or another gateway's labels: never sent on. `traceparent` and `baggage` go through.
+LABELS = (b"x-bursar-", b"helicone-", b"x-litellm-", b"x-portkey-")
+
+# What a gateway must not hand from a stranger to a provider. Inside the caller's own process nothing is foreign.
+FOREIGN = frozenset((b"cookie", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"))
+AUTH = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
+ACCOUNT = frozenset((b"openai-organization", b"openai-project"))
+
+
+def get(headers: Headers, name: bytes) -> bytes:
+    """The first value of a header, empty when absent."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
+
+
+def upstream(headers: Headers, proxy: bool, own_key: bool, stream: bool) -> Headers:
+    """Lines for the provider. `own_key`: the operator's key goes on at the edge, so the caller's credentials stay here."""
+    named = get(headers, b"connection").lower()
+    out: Headers = []
+    for line in headers:
+        name = line[0]
+        if name in HOP_BY_HOP or name.startswith(LABELS):
+            continue
+        if proxy and (name in FOREIGN or (own_key and (name in AUTH or name in ACCOUNT))):
+            continue
+        if named and name in named and name in [n.strip() for n in named.split(b",")]:
+            continue
+        if stream and name == b"accept-encoding":
+            continue
+        out.append(line)
+    if stream:
+        # A compressed stream could not be relayed event by event with its last one kept back until the row is written.
+        out.append((b"accept-encoding", b"identity"))
+    return out
+
+
+def downstream(headers: Headers, proxy: bool) -> Headers:
+    """Lines for the client: the provider's, without framing and without cookies that are not the client's."""
+    named = get(headers, b"connection").lower()
+    return [
+        line
+        for line in headers
+        if line[0] not in HOP_BY_HOP
+        and not (proxy and line[0] == b"set-cookie")
+        and not line[0].startswith(b"x-bursar-")
+        and not (named and line[0] in named and line[0] in [n.strip() for n in named.split(b",")])
+    ]
+
+
+def streams(headers: Headers, asked_stream: bool, dialect: str) -> bool:
+    """Whether this answer is to be relayed as it comes. Gemini streams a JSON array when SSE was not asked for."""
+    kind = get(headers, b"content-type").lower()
+    if kind.startswith((b"text/event-stream", b"application/x-ndjson", b"application/stream+json")):
+        return True
+    return asked_stream and dialect == "gemini_generate" and kind.startswith(b"application/json")
