@@ -50,8 +50,9 @@ def nano_up(pico: int) -> int:
 
 
 def amount(count: int, femto: int) -> int:
-    """Pico-dollars of `count` units at `femto` femto-dollars each, rounded half up; the one rounding a leg ever sees."""
-    return (count * femto + 500) // 1000
+    """Pico-dollars of `count` units at `femto` femto-dollars each, rounded half away from zero; the one rounding a leg
+    ever sees. Half *up* would take back a pico-dollar less than it gave: a correction negates the count."""
+    return (count * femto + 500) // 1000 if count >= 0 else -((-count * femto + 500) // 1000)
 
 
 def femto_per_unit(price: Decimal, units: int) -> int:

@@ -46,7 +46,7 @@ class Fallback(Record):
 
     from_: str = msgspec.field(name="from")
     to: str | list[str]  # a model of the same dialect, or provider/model
-    on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = ["5xx", "connect"]
+    on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = msgspec.field(default_factory=lambda: ["5xx", "connect"])
 
 
 class PriceOverride(Record):

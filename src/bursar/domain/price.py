@@ -9,7 +9,7 @@ class Rate(NamedTuple):
     """Femto-dollars per unit: `base`, or the last tier whose start the call's whole input exceeds (a cliff, not a slope)."""
 
     base: int
-    tiers: tuple[tuple[int, int], ...] = ()  # (input tokens above which, femto-dollars)
+    tiers: tuple[tuple[int, int], ...] = ()  # (input tokens above which, femto-dollars), rising
 
 
 class Price(NamedTuple):
@@ -22,10 +22,11 @@ class Price(NamedTuple):
     free: bool = False  # only where somebody said so
     context_window: int = 0  # tokens, 0 when not known
     output_max: int = 0
+    estimated: bool = False  # borrowed from a family, a sibling or another tier: whatever is billed with it says so
 
 
 class Leg(NamedTuple):
-    """count x femto = pico, frozen in the row."""
+    """count x femto = pico, frozen in the row. In a correction counts may be negative."""
 
     unit: str
     count: int
@@ -34,10 +35,11 @@ class Leg(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """A bill for one try. `status`: priced | free | estimated | unpriced; `pico` None only when unpriced."""
+    """A bill for one try. `status`: priced | free | estimated | unpriced. `pico` is always the sum of the legs; where
+    the bill is unpriced it is the part that is known, a floor, or None when no part is."""
 
     status: str
     pico: int | None
     legs: tuple[Leg, ...]
     price_id: str
-    missing: tuple[str, ...] = ()  # units used that the price does not know
+    missing: tuple[str, ...] = ()  # units used that the price does not know, whether estimated or left out

@@ -1,0 +1,224 @@
+"""One call through the gateway: performs the pipeline's effects on the client's socket, the provider's and the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ..domain.call import Answer, Ended, Fault, Head, Headers
+from ..domain.entry import Entry, Short
+from ..effects import Book, Gather, Hold, Relay, Send
+from ..stores.writer import Ledger, LedgerFault
+from .http_client import Origin, Pool, Timeouts, UpstreamFault, UpstreamResponse
+from .http_server import Responder
+from .wiring import Address, Ratios
+
+if TYPE_CHECKING:
+    from .gateway import Counters
+
+EDGE = 64 << 10  # bytes kept from both ends of a reply too large to gather: usage stands near one of them
+
+
+class Door:
+    """A provider's address made ready for sending: origin, base path, credentials, deadlines."""
+
+    __slots__ = ("address", "auth", "origin", "path", "timeouts")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.origin, self.path = Origin.parse(address.base_url)
+        table = address.table
+        self.timeouts = Timeouts(connect_s=table.connect_timeout_s, headers_s=table.timeout_s, idle_s=table.idle_timeout_s)
+        secret = address.key.encode()
+        self.auth: Headers = []
+        if secret:
+            name = {"anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}.get(address.family, b"authorization")
+            self.auth = [(name, b"Bearer " + secret if name == b"authorization" else secret)]
+
+
+class Exchange:
+    """The world of one call. Holds the client's side and, per try, the provider's."""
+
+    __slots__ = ("_counters", "_doors", "_ledger", "_loop", "_pool", "_ratios", "_rows", "_sent_ns", "_started_ns", "client", "response")
+
+    def __init__(
+        self,
+        client: Responder,
+        started_ns: int,
+        ledger: Ledger,
+        pool: Pool,
+        doors: Mapping[str, Door],
+        ratios: Ratios,
+        counters: Counters,
+        rows: Callable[[Entry], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.client = client
+        self.response: UpstreamResponse | None = None
+        self._started_ns = started_ns
+        self._sent_ns = started_ns
+        self._ledger, self._pool, self._doors, self._ratios = ledger, pool, doors, ratios
+        self._counters, self._rows, self._loop = counters, rows, loop
+
+    async def hold(self, effect: Hold) -> Short | Fault | None:
+        try:
+            return await self._ledger.hold_soon(effect.hold, self._loop)
+        except LedgerFault as fault:
+            self._counters.ledger_faults += 1
+            return Fault(fault.code, f"{fault.reason}; {fault.remedy}", False)
+
+    async def send(self, effect: Send) -> Head | Fault:
+        door = self._doors[effect.provider]
+        self._sent_ns = sent = time.monotonic_ns()
+        sent_us = (sent - self._started_ns) // 1000
+        headers = effect.headers + door.auth if door.auth else effect.headers
+        try:
+            self.response = response = await self._pool.send(
+                door.origin, effect.method, door.path + effect.target, headers, effect.body, door.timeouts
+            )
+        except UpstreamFault as fault:
+            return Fault(fault.kind, fault.detail, fault.sent, sent_us, self._since(sent))
+        return Head(response.status, response.headers, sent_us, self._since(sent))
+
+    async def gather(self, effect: Gather) -> Ended:
+        """A client that leaves meanwhile does not stop this: the provider is at work already and will bill, and its answer
+        has the usage."""
+        response, sent = self.response, self._sent_ns
+        assert response is not None
+        first_us = 0
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                chunk = response.chunk_nowait()
+                if chunk is None:
+                    chunk = await response.chunk()
+                if not first_us:
+                    first_us = self._since(sent)
+                if not chunk:
+                    break
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > effect.limit:
+                    return await self._too_large(effect, response, chunks, first_us)
+        except UpstreamFault as fault:
+            return Ended("fault", fault=Fault(fault.kind, fault.detail, True), first_byte_us=first_us, elapsed_us=self._since(sent))
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return Ended("complete", body, True, None, first_us, self._since(sent))
+
+    async def _too_large(self, effect: Gather, response: UpstreamResponse, chunks: list[bytes], first_us: int) -> Ended:
+        """Stream on what cannot be held back, remembering both ends."""
+        client = self.client
+        client.start(effect.head.status, effect.out_headers, None)
+        start = b"".join(chunks)
+        head, tail, relayed = start[:EDGE], start[-EDGE:], 0
+        how, fault = "complete", None
+        client.write(start)
+        relayed += len(start)
+        try:
+            while not client.gone:
+                if not client.writable:
+                    await client.drain()
+                chunk = await response.chunk()
+                if not chunk:
+                    break
+                tail = (tail + chunk)[-EDGE:]
+                client.write(chunk)
+                relayed += len(chunk)
+            else:
+                how = "client_gone"
+                response.abandon()
+        except UpstreamFault as broken:
+            how, fault = "fault", Fault(broken.kind, broken.detail, True)
+        return Ended(how, b"", False, fault, first_us, self._since(self._sent_ns), relayed, (head, tail))
+
+    async def relay(self, effect: Relay) -> Ended:
+        response, client, reader, sent = self.response, self.client, effect.reader, self._sent_ns
+        assert response is not None
+        client.start(effect.head.status, effect.out_headers, None)
+        feed, write = reader.feed, client.write
+        relayed = first_us = 0
+        how, fault = "complete", None
+        if self._abort_on_leave(effect, response):
+            client.on_gone = response.abandon
+        try:
+            while True:
+                chunk = response.chunk_nowait()
+                if chunk is None:
+                    chunk = await response.chunk()
+                if not first_us:
+                    first_us = self._since(sent)
+                if not chunk:
+                    reader.finish()
+                    break
+                out = feed(chunk)
+                if out and not client.gone:
+                    relayed += len(out)
+                    write(out)
+                    if not client.writable:
+                        await client.drain()
+                if reader.done:
+                    break
+                if client.gone and client.on_gone is not None:
+                    raise UpstreamFault("reset", "the client left", True)
+        except UpstreamFault as broken:
+            reader.finish()
+            if client.gone:
+                how = "client_gone"
+            else:
+                how, fault = "fault", Fault(broken.kind, broken.detail, True)
+        finally:
+            client.on_gone = None
+        if client.gone and how == "complete" and not reader.done:
+            how = "client_gone"
+        return Ended(how, b"", False, fault, first_us, self._since(sent), relayed)
+
+    def _abort_on_leave(self, effect: Relay, response: UpstreamResponse) -> bool:
+        for door in self._doors.values():
+            if door.origin is response.origin:
+                return door.address.table.on_disconnect == "abort"
+        return True
+
+    async def book(self, effect: Book) -> Fault | None:
+        settlement = effect.settlement
+        self._counters.count(settlement.entry)
+        self._rows(settlement.entry)
+        if effect.sample is not None:
+            self._ratios.learn(effect.sample)
+        try:
+            await self._ledger.book_soon(settlement, self._loop)
+        except LedgerFault as fault:
+            # The row is in the ledger's spool and the hold stands on disk: late, not lost.
+            self._counters.ledger_faults += 1
+            return Fault(fault.code, f"{fault.reason}; {fault.remedy}", False)
+        return None
+
+    async def wait(self, seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return not self.client.gone
+
+    async def finish(self, kept: bytes, complete: bool) -> None:
+        client, response = self.client, self.response
+        if kept:
+            client.write(kept)
+        if complete:
+            client.end()
+        else:
+            client.abort()
+        if response is not None and not response.complete:
+            # After the terminal event a provider has at most the end of the chunked body left to say.
+            try:
+                while not response.complete and await asyncio.wait_for(response.chunk(), 1.0):
+                    pass
+            except (UpstreamFault, TimeoutError):
+                pass
+            if not response.complete:
+                response.abandon()
+
+    async def reply(self, answer: Answer) -> None:
+        self.client.respond(answer.status, answer.headers, answer.body)
+
+    def _since(self, then_ns: int) -> int:
+        return (time.monotonic_ns() - then_ns) // 1000

@@ -1,0 +1,439 @@
+"""`bursar serve`: the HTTP edge. Who asks, which desk judges, health and counters; the call itself is in exchange.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import json
+import logging
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uuid_utils
+
+from .. import drive, wire
+from ..domain.call import Headers, Incoming
+from ..domain.entry import Entry
+from ..domain.money import plain
+from ..domain.policy import Policy
+from ..domain.verdict import Refusal, refuse
+from ..pipeline import Caller, way
+from ..stores.writer import LedgerFault
+from . import keys, settings, wiring
+from .exchange import Door, Exchange
+from .http_client import Pool
+from .http_server import Incoming as Received
+from .http_server import Responder, Server, ServerLimits
+
+log = logging.getLogger("bursar.gateway")
+
+SERIES_MAX = 512  # label combinations per metric; the rest is counted as `other`
+LOG_LINES_MAX = 50_000  # waiting for stderr; beyond it lines are dropped and counted, rows never are
+
+
+class Counters:
+    """What /metrics shows. Plain integers: the hot path adds, the page formats."""
+
+    def __init__(self) -> None:
+        self.tries: dict[tuple[str, str, str, str], int] = {}
+        self.cost_pico: dict[tuple[str, str, str], int] = {}
+        self.tokens: dict[tuple[str, str, str], int] = {}
+        self.unpriced = 0
+        self.refused: dict[str, int] = {}
+        self.ledger_faults = 0
+        self.faults = 0
+        self.log_lines_dropped = 0
+        self.overhead_us = 0
+
+    def count(self, entry: Entry) -> None:
+        self._add(self.tries, (entry.provider, entry.dialect, entry.operation, entry.status), 1)
+        if entry.status == "refused":
+            self._add(self.refused, entry.error, 1)
+            return
+        model = (entry.provider, entry.model_served, entry.operation)
+        if entry.cost is None:
+            self.unpriced += 1
+        elif entry.cost:
+            self._add(self.cost_pico, model, entry.cost)
+        if entry.input is not None:
+            self._add(self.tokens, (entry.provider, entry.model_served, "input"), entry.input + (entry.cache_read or 0)
+                      + (entry.cache_write or 0) + (entry.cache_write_1h or 0))
+            self._add(self.tokens, (entry.provider, entry.model_served, "output"), (entry.output or 0) + (entry.reasoning or 0))
+        self.overhead_us += entry.overhead_us or 0
+
+    @staticmethod
+    def _add(series: dict[Any, int], key: Any, amount: int) -> None:
+        if key in series:
+            series[key] += amount
+        elif len(series) < SERIES_MAX:
+            series[key] = amount
+        else:
+            other = tuple("other" for _ in key) if isinstance(key, tuple) else "other"
+            series[other] = series.get(other, 0) + amount
+
+
+class Gateway:
+    """One process's gateway: a shop, a pool, a key ring, and the desk in force."""
+
+    def __init__(self, shop: wiring.Shop, *, require_keys: bool, log_tries: bool = True) -> None:
+        self.shop = shop
+        self.desk = shop.desk
+        self.doors = {name: Door(a) for name, a in shop.addresses.items()}
+        self.ring = keys.KeyRing.load(shop.folder, shop.policy.key)
+        self.require_keys = require_keys
+        self.pool = Pool()
+        self.counters = Counters()
+        self.ready = True
+        self.clock_us = shop.clock_us
+        self.started = time.monotonic()
+        self.server: Server | None = None
+        self._log_tries = log_tries
+        self._lines: deque[Entry] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def handle(self, received: Received, client: Responder) -> None:
+        """One request. Everything that is not health, metrics or a mistake is a call."""
+        path = received.path
+        if path in OWN:
+            OWN[path](self, client)
+            return
+        headers: Headers = received.headers
+        caller = ANYONE
+        query = received.query
+        if "key=" in query:
+            query, headers = _key_from_query(query, headers)
+        if self.require_keys or self.ring:
+            allowed = self._who(headers)
+            if isinstance(allowed, Refusal):
+                _turn_away(received, client, allowed)
+                return
+            caller, headers = allowed
+        loop = self._loop or asyncio.get_running_loop()
+        call = Incoming(
+            uuid_utils.uuid7().hex, self.clock_us(), received.method, path, query, headers, received.body, "", ""
+        )
+        exchange = Exchange(
+            client, received.received_ns, self.shop.ledger, self.pool, self.doors, self.shop.ratios, self.counters, self._row, loop
+        )
+
+        def fault(bug: BaseException) -> None:
+            self.counters.faults += 1
+            if client.started:
+                client.abort()
+            else:
+                _turn_away(received, client, refuse(
+                    "internal_fault", f"call {call.call_id}: a fault of Bursar's own ({type(bug).__name__})",
+                    "report it with this id; the log has the details"))
+
+        await drive.run(way(call, caller, self.desk), exchange, self.shop.ratios.recall, fault)
+
+    def _who(self, headers: Headers) -> tuple[Caller, Headers] | Refusal:
+        """The virtual key's owner, and the headers without that key: it is ours and goes to no provider."""
+        for line in headers:
+            name, value = line
+            if name not in KEY_HEADERS:
+                continue
+            token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
+            if not token.startswith(keys.PREFIX):
+                continue
+            found = self.ring.find(token)
+            if found is None:
+                return refuse("invalid_key", "this virtual key is not known here", "make one with `bursar keys create NAME`")
+            if found is keys.REVOKED:
+                return refuse("key_revoked", "this virtual key was revoked", "make a new one with `bursar keys create NAME`")
+            return Caller(found.name, found.bound, found.models), [h for h in headers if h is not line]
+        if not self.require_keys:
+            return ANYONE, headers
+        return refuse("invalid_key", "this gateway takes virtual keys only, and the request has none",
+                      "send it as the SDK's api_key, or in x-bursar-key beside the provider's own")
+
+    # -- the edges of a call -------------------------------------------------------------------------------------------
+
+    def _row(self, entry: Entry) -> None:
+        if not self._log_tries:
+            return
+        if len(self._lines) >= LOG_LINES_MAX:
+            self.counters.log_lines_dropped += 1
+            return
+        self._lines.append(entry)
+
+    async def _write_lines(self) -> None:
+        """One structured line per try, written in lots: a system call per try would cost more than the try's parsing."""
+        while True:
+            await asyncio.sleep(0.25)
+            self.flush_lines()
+
+    def flush_lines(self) -> None:
+        if not self._lines:
+            return
+        out = bytearray()
+        while self._lines:
+            out += msgspec.json.encode(line(self._lines.popleft())) + b"\n"
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            sys.stderr.buffer.write(bytes(out))
+            sys.stderr.buffer.flush()
+
+    async def _watch_files(self) -> None:
+        """Revoked keys stop within a second on every worker."""
+        while True:
+            await asyncio.sleep(0.5)
+            self.ring.refresh_if_changed()
+
+    async def _compact(self) -> None:
+        """Tail rows into segments, in a process of its own: DuckDB is not loaded here."""
+        while True:
+            await asyncio.sleep(self.shop.policy.ledger.compact_every_s)
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "bursar.stores.segments", str(self.shop.folder), stdout=subprocess.DEVNULL
+            )
+            await child.wait()
+
+    def reload(self) -> str:
+        """Read the policy again; a bad one leaves the last good one in force. Returns what happened, in a sentence."""
+        try:
+            policy, policy_hash = settings.load(self.shop.policy_path)
+            places = wiring.addresses(policy, keys_from_environment=True)
+            book = wiring.PriceBook.load(wiring.price_sync.ensure_book(self.shop.folder), policy.price)
+            desk = wiring.desk_of(policy, policy_hash, places, book, self.desk.node)
+        except settings.BadPolicy as bad:
+            return f"policy not reloaded, the last good one ({self.desk.policy_hash}) stays: {bad}"
+        self.doors = {name: Door(a) for name, a in places.items()}
+        self.desk = desk
+        return f"policy {policy_hash} in force"
+
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
+        """Listen; returns the port."""
+        self._loop = asyncio.get_running_loop()
+        server = self.shop.policy.server
+        limits = ServerLimits(body_bytes=server.body_max, connections=server.connections_max)
+        self.server = Server(self.handle, limits, on_error_reply=_framing_error)
+        await self.server.listen(host, port, ssl=tls, reuse_port=reuse_port)
+        self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
+        if self.shop.policy.ledger.compact_every_s > 0:
+            self._tasks.append(asyncio.create_task(self._compact()))
+        return self.server.port
+
+    async def stop(self, grace_s: float) -> None:
+        """Not ready, stop accepting, streams finish, rows land."""
+        self.ready = False
+        assert self.server is not None
+        await self.server.shutdown(grace_s)
+        for task in self._tasks:
+            task.cancel()
+        await self.pool.close()
+        await asyncio.get_running_loop().run_in_executor(None, self.shop.ledger.close)
+        self.flush_lines()
+
+
+ANYONE = Caller()
+KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"x-bursar-key"))
+
+
+def line(entry: Entry) -> dict[str, object]:
+    """The log line of a try: no content, no secret, money as text."""
+    return {
+        "ts": entry.ts, "event": "try", "call": entry.call, "try": entry.try_no, "kind": entry.attempt_kind,
+        "operation": entry.operation, "tenant": entry.tenant, "feature": entry.feature, "provider": entry.provider,
+        "model": entry.model_served or entry.model_requested, "status": entry.status, "http": entry.http_status,
+        "ended": entry.ended, "error": entry.error, "input": entry.input, "output": entry.output,
+        "cost": None if entry.cost is None else plain(entry.cost), "price": entry.price_status, "ms": entry.latency_ms,
+    }  # fmt: skip
+
+
+def _key_from_query(query: str, headers: Headers) -> tuple[str, Headers]:
+    """Gemini's `?key=`: moved into its header, so that no URL of ours carries a secret."""
+    kept, found = [], ""
+    for part in query.split("&"):
+        if part.startswith("key="):
+            found = part[4:]
+        else:
+            kept.append(part)
+    if not found:
+        return query, headers
+    return "&".join(kept), [*headers, (b"x-goog-api-key", found.encode("ascii", "replace"))]
+
+
+def _turn_away(received: Received, client: Responder, refusal: Refusal) -> None:
+    dialect = wire.resolve(received.method, received.path).dialect
+    headers, body = dialect.refuse(refusal)
+    client.respond(refusal.status, [*headers, (b"x-bursar-verdict", b"refused:" + refusal.code.encode())], body)
+
+
+def _framing_error(status: int, code: str, message: str) -> tuple[Headers, bytes]:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}).encode()
+    return [(b"content-type", b"application/json"), (b"x-should-retry", b"false")], body
+
+
+def _health(gateway: Gateway, client: Responder) -> None:
+    body = msgspec.json.encode({"status": "ok", "uptime_s": int(time.monotonic() - gateway.started), "pid": os.getpid()})
+    client.respond(200, [(b"content-type", b"application/json")], body)
+
+
+def _ready(gateway: Gateway, client: Responder) -> None:
+    """The same predicate as admission: would a call be taken now?"""
+    fault = gateway.shop.ledger.fault()
+    ready = gateway.ready and fault is None
+    body = msgspec.json.encode({"ready": ready, "reason": "" if ready else (str(fault) if fault else "shutting down")})
+    client.respond(200 if ready else 503, [(b"content-type", b"application/json")], body)
+
+
+def _metrics(gateway: Gateway, client: Responder) -> None:
+    from .metrics import page
+
+    client.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], page(gateway))
+
+
+OWN: dict[str, Callable[[Gateway, Responder], None]] = {"/healthz": _health, "/readyz": _ready, "/metrics": _metrics}
+
+
+# -- starting ----------------------------------------------------------------------------------------------------------
+
+
+def unsafe(policy: Policy, host: str, has_keys: bool) -> str:
+    """Why this must not be started: empty when it may be. Anyone who can reach an open gateway spends the operator's money."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if loopback:
+        return ""
+    if not has_keys:
+        return f"{host} can be reached from other machines and there are no keys; make one: bursar keys create NAME"
+    if not (policy.server.tls_cert and policy.server.tls_key) and not policy.server.trusted_proxy:
+        return (f"{host} can be reached from other machines without TLS; set server.tls_cert and server.tls_key, or "
+                "server.trusted_proxy = true when a proxy in front terminates it")
+    return ""
+
+
+def tls_context(policy: Policy) -> ssl.SSLContext | None:
+    """The gateway's own certificate, when it has one."""
+    if not policy.server.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(policy.server.tls_cert, policy.server.tls_key or None)
+    return context
+
+
+def serve(
+    config: str | None = None, ledger: str | None = None, host: str | None = None, port: int | None = None, workers: int = 1
+) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. BadPolicy and LedgerFault are the caller's to print."""
+    path = settings.find(config)
+    policy, _ = settings.load(path)
+    host = host or policy.server.host
+    port = policy.server.port if port is None else port
+    folder = wiring.ledger_folder(policy, ledger)
+    has_keys = bool(keys.KeyRing.load(folder, policy.key))
+    reason = unsafe(policy, host, has_keys)
+    if reason:
+        raise settings.BadPolicy(reason)
+    worker = os.environ.get("BURSAR_WORKER")
+    if workers > 1 and worker is None:
+        return _supervise(workers, config, ledger, host, port)
+    import uvloop
+
+    shop = wiring.open_shop(config, ledger, mode="gateway")
+    gateway = Gateway(shop, require_keys=has_keys)
+    return uvloop.run(_serve(gateway, host, port, tls_context(policy), worker is not None))
+
+
+async def _serve(gateway: Gateway, host: str, port: int, tls: ssl.SSLContext | None, reuse_port: bool) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("%s", gateway.reload()))
+    bound = await gateway.start(host, port, tls=tls, reuse_port=reuse_port)
+    # What start-up made lives as long as the process: no collection need ever look at it again.
+    gc.collect()
+    gc.freeze()
+    scheme = "https" if tls else "http"
+    print(f"bursar: serving on {scheme}://{host}:{bound} · ledger {gateway.shop.folder} · policy "
+          f"{gateway.shop.policy_path or 'none (everything recorded, nothing blocked)'}", file=sys.stderr, flush=True)
+    await stop.wait()
+    await gateway.stop(gateway.shop.policy.server.drain_s)
+    return 0
+
+
+def _supervise(workers: int, config: str | None, ledger: str | None, host: str, port: int) -> int:
+    """Keep N workers on one port; a dead one is replaced, with a pause so that a broken start does not spin."""
+    arguments = [sys.executable, "-m", "bursar", "serve", "--host", host, "--port", str(port)]
+    arguments += ["--config", config] if config else []
+    arguments += ["--ledger", ledger] if ledger else []
+    stopping = threading.Event()
+    children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def spawn(number: int) -> None:
+        children[number] = subprocess.Popen(arguments, env={**os.environ, "BURSAR_WORKER": str(number)})
+
+    def tell(number: int, _frame: object) -> None:
+        if number != signal.SIGHUP:
+            stopping.set()
+        for child in children.values():
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, tell)
+    for number in range(workers):
+        spawn(number)
+    while not stopping.wait(0.5):
+        for number, child in list(children.items()):
+            if child.poll() is not None:
+                print(f"bursar: worker {number} ended with {child.returncode}; starting another", file=sys.stderr, flush=True)
+                stopping.wait(1.0)
+                if not stopping.is_set():
+                    spawn(number)
+    return max(child.wait() for child in children.values())
+
+
+class Handle:
+    """A gateway in a thread of this process: for `bursar run`, the demo and tests."""
+
+    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop, thread: threading.Thread, port: int) -> None:
+        self.gateway, self._loop, self._thread = gateway, loop, thread
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Streams finish, rows land, the thread ends."""
+        asyncio.run_coroutine_threadsafe(self.gateway.stop(grace_s), self._loop).result(grace_s + 10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+
+def serve_in_thread(
+    config: str | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    port: int = 0,
+    *,
+    policy: Policy | None = None,
+    clock_us: Callable[[], int] = wiring.now_us,
+    log_tries: bool = False,
+) -> Handle:
+    """A gateway on loopback, ready when this returns. LedgerFault and BadPolicy come out here."""
+    import uvloop
+
+    shop = wiring.open_shop(config, ledger, mode="gateway", policy=policy, clock_us=clock_us)
+    gateway = Gateway(shop, require_keys=False, log_tries=log_tries)
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="bursar-gateway", daemon=True)
+    thread.start()
+    bound = asyncio.run_coroutine_threadsafe(gateway.start("127.0.0.1", port), loop).result(10)
+    return Handle(gateway, loop, thread, bound)
+
+
+__all__ = ["Counters", "Gateway", "Handle", "LedgerFault", "Path", "serve", "serve_in_thread", "unsafe"]

@@ -1,0 +1,178 @@
+"""The composition root: policy, price book and ledger become a desk and a shop. Gateway, wrapper and tests all start here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from .. import wire
+from ..domain.policy import Policy, Provider
+from ..effects import Sample
+from ..pipeline import Desk, ProviderRule
+from ..rules import estimate
+from ..rules.guard import compile_budget
+from ..stores.pricebook import PriceBook
+from ..stores.writer import Ledger
+from . import price_sync, settings
+
+# What a provider is when nobody configured it: address, family, and the variable its key is usually in.
+BUILT_IN: dict[str, tuple[str, str, str]] = {
+    "openai": ("https://api.openai.com", "openai", "OPENAI_API_KEY"),
+    "anthropic": ("https://api.anthropic.com", "anthropic", "ANTHROPIC_API_KEY"),
+    "gemini": ("https://generativelanguage.googleapis.com", "gemini", "GEMINI_API_KEY"),
+    "openrouter": ("https://openrouter.ai", "openai", "OPENROUTER_API_KEY"),
+    "groq": ("https://api.groq.com", "openai", "GROQ_API_KEY"),
+    "mistral": ("https://api.mistral.ai", "openai", "MISTRAL_API_KEY"),
+    "deepseek": ("https://api.deepseek.com", "openai", "DEEPSEEK_API_KEY"),
+    "xai": ("https://api.x.ai", "openai", "XAI_API_KEY"),
+}
+RATIOS_MAX = 4096
+
+
+def now_us() -> int:
+    """Wall clock, microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def data_home() -> Path:
+    """Where a ledger lies when nobody says: BURSAR_HOME, else the user's data folder."""
+    home = os.environ.get("BURSAR_HOME")
+    if home:
+        return Path(home)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "bursar"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "bursar"
+
+
+def ledger_folder(policy: Policy, explicit: str | os.PathLike[str] | None = None) -> Path:
+    """The ledger in force: the one given, BURSAR_LEDGER, the policy's, or the user's own."""
+    return Path(explicit or os.environ.get("BURSAR_LEDGER") or policy.ledger.path or data_home() / "ledger")
+
+
+class Address(NamedTuple):
+    """Where a provider is and what opens it. The secret is bound to this scheme, host and port and goes nowhere else."""
+
+    name: str
+    base_url: str
+    family: str
+    key: str  # the operator's secret; empty: the caller's own goes through
+    table: Provider
+
+    def __repr__(self) -> str:
+        return f"Address({self.name!r}, {self.base_url!r})"
+
+
+class Ratios:
+    """Bytes per token as learnt per provider and model: bounded, oldest forgotten first; forgetting costs only accuracy."""
+
+    def __init__(self, most: int = RATIOS_MAX) -> None:
+        self._known: OrderedDict[tuple[str, str], estimate.Ratio] = OrderedDict()
+        self._most = most
+
+    def recall(self, provider: str, model: str) -> estimate.Ratio:
+        return self._known.get((provider, model), estimate.START)
+
+    def learn(self, sample: Sample) -> None:
+        key = (sample.provider, sample.model)
+        self._known[key] = estimate.learn(
+            self._known.get(key, estimate.START), sample.input_bytes, sample.input_tokens, sample.output_bytes, sample.output_tokens
+        )
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+
+class Shop(NamedTuple):
+    """Everything one process works with. `policy_path` is what a reload reads again."""
+
+    desk: Desk
+    ledger: Ledger
+    addresses: Mapping[str, Address]
+    ratios: Ratios
+    policy: Policy
+    policy_path: Path | None
+    folder: Path
+    clock_us: Callable[[], int]
+
+
+def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Address]:
+    """Every provider that can be reached: the built-in ones as the policy changes them, and the policy's own."""
+    found: dict[str, Address] = {}
+    for name in [*BUILT_IN, *(n for n in policy.providers if n not in BUILT_IN)]:
+        table = policy.providers.get(name, Provider())
+        base, family, variable = BUILT_IN.get(name, ("", "openai", ""))
+        base = (table.base_url or base).rstrip("/")
+        if not base:
+            raise settings.BadPolicy(f'providers.{name}: no base_url; write base_url = "https://host"')
+        if table.key == "client":
+            key = ""
+        elif table.key:
+            key = settings.secret(table.key, f"providers.{name}.key")
+        else:
+            # A key from the environment belongs to the provider's own address: a changed base_url does not inherit it.
+            key = os.environ.get(variable, "") if keys_from_environment and variable and not table.base_url else ""
+        found[name] = Address(name, base, table.dialect or family, key, table)
+    return found
+
+
+def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], book: PriceBook, node: str) -> Desk:
+    """The snapshot that calls are judged by."""
+    rules = {
+        a.name: ProviderRule(a.name, a.family, a.table.prices or a.name, a.table.retries, bool(a.key)) for a in places.values()
+    }
+    families = {name: a.family for name, a in places.items()}
+    return Desk(
+        providers=rules,
+        defaults={"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"},
+        budgets=tuple(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)),
+        fallbacks=tuple(policy.fallback),
+        labels=policy.labels,
+        prices=book,
+        resolve=wire.resolver(families),
+        output_cap=policy.guard.output_cap,
+        gather_max=policy.server.gather_max,
+        policy_hash=policy_hash,
+        node=node,
+    )
+
+
+def open_shop(
+    config: str | os.PathLike[str] | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    *,
+    mode: str = "wrapper",
+    clock_us: Callable[[], int] = now_us,
+    policy: Policy | None = None,
+) -> Shop:
+    """Read the policy, load the prices, open the ledger. BadPolicy or LedgerFault says what is wrong and what to do."""
+    path = None
+    if policy is None:
+        path = settings.find(config)
+        policy, policy_hash = settings.load(path)
+    else:
+        policy_hash = "given"
+    folder = ledger_folder(policy, ledger)
+    node = os.environ.get("BURSAR_NODE") or socket.gethostname()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    book = PriceBook.load(price_sync.ensure_book(folder), policy.price)
+    places = addresses(policy, keys_from_environment=mode == "gateway")
+    desk = desk_of(policy, policy_hash, places, book, node)
+    opened = Ledger.open(folder, node=node, clock_us=clock_us, mode=mode)
+    return Shop(desk, opened, places, Ratios(), policy, path, folder, clock_us)
+
+
+def provider_for(places: Mapping[str, Address], url: str) -> str:
+    """Which provider a URL belongs to: by the configured addresses, else by well-known hosts, else the host itself."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    for address in places.values():
+        if address.base_url == origin or url.startswith(address.base_url + "/"):
+            return address.name
+    return ""

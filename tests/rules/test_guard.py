@@ -1,0 +1,119 @@
+"""Budgets: what a limit means, which window a moment falls in, whom a scope takes in."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bursar.domain.entry import Short
+from bursar.domain.policy import Budget
+from bursar.rules import guard
+
+UTC = timezone.utc
+
+
+def us(*moment: int, zone=UTC) -> int:
+    return int(datetime(*moment, tzinfo=zone).timestamp()) * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "amount"),
+    [("$50", "usd", 50 * 10**9), ("$0.25", "usd", 250_000_000), ("2M tokens", "tokens", 2_000_000),
+     ("500 calls", "calls", 500), ("1.5k calls", "calls", 1500), ("15 tool_calls", "tool_calls", 15)],
+)  # fmt: skip
+def test_limits_are_read_exactly(text, unit, amount):
+    """Money in nano-dollars, everything else in whole things."""
+    assert guard.parse_limit(text) == guard.Limit(unit, amount)
+
+
+@pytest.mark.parametrize("text", ["50", "fifty dollars", "$", "2.5 calls", "3 apples", "-5 calls", ""])
+def test_a_limit_that_means_nothing_is_refused_with_examples(text):
+    """The message shows how to write it."""
+    with pytest.raises(ValueError):
+        guard.parse_limit(text)
+
+
+# Zones whose midnights are missing or come twice (measured in the design's research), beside ordinary ones.
+ODD = ["Africa/Cairo", "Asia/Beirut", "Atlantic/Azores", "America/Havana", "America/Santiago", "Australia/Lord_Howe",
+       "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia", "UTC"]  # fmt: skip
+
+
+@pytest.mark.parametrize("zone", ODD)
+@pytest.mark.parametrize("text", ["day", "week", "month"])
+def test_windows_neither_overlap_nor_leave_a_gap(zone, text):
+    """Walk 730 days: each window begins where the last ended, and every moment asks for the one it is in."""
+    window = guard.Window(text, ZoneInfo(zone))
+    at, stop = us(2026, 1, 1), us(2028, 1, 1)
+    start, end = window.bounds(at)
+    while end < stop:
+        assert start <= at < end
+        fresh = guard.Window(text, ZoneInfo(zone))
+        assert fresh.bounds(end - 1) == (start, end), "the last microsecond is still inside"
+        assert fresh.bounds((start + end) // 2) == (start, end)
+        at = end
+        following = window.bounds(at)
+        assert following[0] == end, "the next window begins where this one ends"
+        start, end = following
+
+
+def test_a_berlin_day_has_23_and_25_hours_when_the_clock_changes():
+    """Calendar windows are local midnights, not 24 hours."""
+    window = guard.Window("day", ZoneInfo("Europe/Berlin"))
+    hours = [(b - a) // 3_600_000_000 for a, b in (window.bounds(us(2026, 3, 29, 12)), window.bounds(us(2026, 10, 25, 12)))]
+    assert hours == [23, 25]
+
+
+def facts(**said):
+    return lambda name: said.get(name, "")
+
+
+def test_each_of_a_label_has_its_own_counter_and_a_call_without_it_is_outside():
+    """scope = "tenant" means each tenant."""
+    rule = guard.compile_budget(Budget(scope="tenant", limit="$5", window="day"), 0, ZoneInfo)
+    now = us(2026, 11, 24, 10)
+    acme = guard.applicable([rule], facts(tenant="acme"), now)
+    rival = guard.applicable([rule], facts(tenant="rival"), now)
+    assert acme[0][1] != rival[0][1]
+    assert guard.applicable([rule], facts(feature="x"), now) == []
+
+
+def test_a_table_scope_wants_every_label_it_names():
+    """Fixed values must be equal; a star means each value of that label."""
+    rule = guard.compile_budget(Budget(scope={"feature": "eval", "tenant": "*"}, limit="10 calls"), 0, ZoneInfo)
+    assert guard.applicable([rule], facts(feature="eval", tenant="a"), 0)
+    assert not guard.applicable([rule], facts(feature="chat", tenant="a"), 0)
+    assert not guard.applicable([rule], facts(feature="eval"), 0)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [dict(scope="tennant", limit="$5"), dict(scope={}, limit="$5"), dict(scope="tenant", limit="5"),
+     dict(scope="tenant", limit="$5", window="fortnight"), dict(scope="tenant", limit="$5", zone="Mars/Base")],
+)  # fmt: skip
+def test_a_budget_that_cannot_mean_anything_is_refused_at_load(budget):
+    """Better no gateway than one whose budget silently never trips."""
+    with pytest.raises(ValueError):
+        guard.compile_budget(Budget(**budget), 0, ZoneInfo)
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**12))
+def test_money_counters_round_up(pico, tokens):
+    """A counter may overstate a call by under a nano-dollar, never understate it."""
+    rule = guard.compile_budget(Budget(scope="all", limit="$5"), 0, ZoneInfo)
+    (charge,) = guard.charges(guard.applicable([rule], facts(), 0), pico, tokens, 0)
+    assert 0 <= charge.amount * 1000 - pico < 1000
+
+
+def test_the_refusal_says_which_numbers_and_what_now():
+    """Limit, spent, held, wanted, left, when it resets: nobody should have to look them up."""
+    rule = guard.compile_budget(Budget(scope="tenant", limit="$2", window="day"), 0, ZoneInfo)
+    (charge,) = guard.charges(guard.applicable([rule], facts(tenant="acme"), us(2026, 11, 24)), 10**12, 100, 0)
+    refusal = guard.short(Short(charge, 1_500_000_000, 100_000_000), "")
+    assert refusal.code == "budget_exceeded" and refusal.status == 402
+    for piece in ("$2.00", "$1.50", "$0.10", "$1.00", "$0.40"):
+        assert piece in refusal.reason
+    assert "2026-11-25 00:00 UTC" in refusal.remedy
