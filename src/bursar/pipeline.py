@@ -101,7 +101,6 @@ class _Trial(NamedTuple):
 class _Prepared(NamedTuple):
     hold: HoldRecord
     price: Price | None
-    guess: bool
     edits: tuple[Edit, ...]
     ratio: estimate.Ratio
     closed: str  # the first budget that must not be passed while the ledger cannot say
@@ -229,10 +228,9 @@ def _prepare(
     if dialect.name == "passthrough" and not model:
         charges = guard.charges(found, 0, 0, 0)
         hold = HoldRecord(entry.id, entry.ts, 0, charges, entry)
-        return _Prepared(hold, None, False, (), estimate.START, closed)
+        return _Prepared(hold, None, (), estimate.START, closed)
 
     price = desk.prices.find(provider.prices, model, entry.ts, asked.service_tier, asked.batch)
-    guess = price is None
     hard_money = next((rule.name for rule, _, _ in found if rule.hard and rule.limit.unit == "usd"), "")
     if price is None:
         if hard_money:
@@ -260,7 +258,7 @@ def _prepare(
     worst = pricing.worst(price, bound, cap, asked.choices) if price else 0
     charges = guard.charges(found, worst, bound + cap * asked.choices, asked.tools and 0)
     entry = entry._replace(hold=worst)
-    return _Prepared(HoldRecord(entry.id, entry.ts, worst, charges, entry), price, guess, tuple(edits), ratio, closed)
+    return _Prepared(HoldRecord(entry.id, entry.ts, worst, charges, entry), price, tuple(edits), ratio, closed)
 
 
 def _relay(
@@ -291,7 +289,7 @@ def _settle(
     reading: Reading, sent_bytes: int, dialect: str,
 ) -> tuple[Settlement, Sample | None]:  # fmt: skip
     """The bill of an answered try: on the model that served it, at the tier it was served at, where those can be priced."""
-    price, guess = ready.price, ready.guess
+    price = ready.price
     model = reading.model_served
     if (model and model != trial.model) or (reading.service_tier and reading.service_tier != asked.service_tier):
         tier = reading.service_tier or asked.service_tier
@@ -299,9 +297,9 @@ def _settle(
         if served is None and tier:
             served = desk.prices.find(trial.provider.prices, trial.model, hold.ts, tier, asked.batch)
         if served is not None:
-            price, guess = served, False
+            price = served
     weighed = record.weigh(
-        reading.usage, method=call.method, dialect=dialect, status=head.status, asked=asked, price=price, guess=guess,
+        reading.usage, method=call.method, dialect=dialect, status=head.status, asked=asked, price=price,
         ratio=ready.ratio, request_bytes=sent_bytes, output_bytes=reading.output_bytes,
     )  # fmt: skip
     sample = None

@@ -64,19 +64,18 @@ def weigh(
     status: int,
     asked: Asked,
     price: Price | None,
-    guess: bool,
     ratio: estimate.Ratio,
     request_bytes: int,
     output_bytes: int,
 ) -> Weighed:
-    """Tokens and dollars of an answered try. `guess`: the price is the dearest plausible one, not the model's own.
+    """Tokens and dollars of an answered try.
 
     A known usage is priced as it is. Otherwise: an error answer is not billed by any provider we know; a good answer is
     estimated from the bytes that passed; what no dialect can read is unpriced. Never zero for not knowing."""
     match usage:
         case Known(tokens, raw, contradiction):
             return Weighed(
-                tokens, "provider", _priced(tokens, price, guess), raw.decode("utf-8", "replace") if contradiction else "",
+                tokens, "provider", bill(tokens, price), raw.decode("utf-8", "replace") if contradiction else "",
                 "contradiction" if contradiction else "",
             )  # fmt: skip
         case Estimated(tokens, _, raw):
@@ -93,15 +92,10 @@ def weigh(
         input=tokens.input if tokens.input_total else estimate.input_tokens(request_bytes, ratio),
         output=max(tokens.output, 0 if asked.embedding else estimate.output_tokens(output_bytes, ratio) - tokens.reasoning),
     )
-    priced = _priced(tokens, price, guess)
+    priced = bill(tokens, price)
     if priced.status == "priced":
         priced = priced._replace(status="estimated")
     return Weighed(tokens, "estimated", priced, raw.decode("utf-8", "replace"), "")
-
-
-def _priced(tokens: Tokens, price: Price | None, guess: bool) -> Priced:
-    priced = bill(tokens, price)
-    return priced._replace(status="estimated") if guess and priced.status == "priced" else priced
 
 
 def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed) -> Settlement:
@@ -129,23 +123,13 @@ def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: We
         response_id=reading.response_id,
         usage_source=weighed.source,
         usage_raw=weighed.raw,
-        legs=columns(priced)["legs"] if priced.legs else "[]",
-        price_id=priced.price_id,
-        price_status=priced.status,
-        cost=priced.pico,
         latency_ms=(ended.elapsed_us or head.elapsed_us) // 1000,
         ttft_ms=ended.first_byte_us // 1000 if ended.first_byte_us else sent_ms,
         overhead_us=head.sent_us,
         flags=" ".join(flags),
+        **columns(priced),
+        **(token_columns(tokens) if tokens is not None else {}),
     )
-    if tokens is not None:
-        row = row._replace(**token_columns(tokens))
-    if priced.pico is not None:
-        costs = columns(priced)
-        row = row._replace(
-            cost_input=costs["cost_input"], cost_cache_read=costs["cost_cache_read"], cost_cache_write=costs["cost_cache_write"],
-            cost_output=costs["cost_output"], cost_other=costs["cost_other"],
-        )  # fmt: skip
     used = guard.actual(hold.charges, priced.pico or 0, tokens.total if tokens else 0, 0, True)
     return Settlement(hold.id, row, used, hold.charges)
 
