@@ -1,33 +1,49 @@
-"""Money as whole numbers: pico-dollars in rows, nano-dollars in counters, femto-dollars per unit in prices. No float."""
+"""Money as whole numbers: pico-dollars in rows, nano-dollars in counters, femto-dollars a unit in prices. No float."""
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Context, Decimal, InvalidOperation
 
 PICO = 10**12
 NANO = 10**9
 FEMTO = 10**15
 
+_EXACT = Context(prec=100)  # 60 digits and twelve places: nothing that is accepted is ever rounded
+
 # Why pico: real prices reach $0.01875 per million tokens, which is 18,750 pico-dollars a token; a batch halves it.
 # Why femto for unit prices: a negotiated multiplier on such a price still comes out whole.
 
 
+_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", re.ASCII)
+
+
 def usd(text: str | int | Decimal) -> int:
-    """Pico-dollars from `"$50"`, `"0.25"`, `3` or a Decimal. ValueError on anything else, on NaN and below a pico-dollar."""
+    """Pico-dollars from `"$50"`, `"1,250.75"`, `3` or a Decimal. ValueError on anything else, on floats, on NaN, and on
+    anything finer than a pico-dollar. A comma may only group thousands: `"1,5"` is one and a half to half the world."""
+    given = text
+    if isinstance(text, str):
+        text = text.strip().removeprefix("$").replace("_", "")
+        text = text.replace(",", "") if _GROUPED.fullmatch(text) else text
+    elif isinstance(text, bool) or not isinstance(text, int | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"not an amount of dollars: {given!r} (write it as a string)")
     try:
-        amount = Decimal(text.strip().removeprefix("$").replace(",", "").replace("_", "")) if isinstance(text, str) else Decimal(text)
+        amount = Decimal(text)
     except InvalidOperation as bad:
-        raise ValueError(f"not an amount of dollars: {text!r}") from bad
+        raise ValueError(f"not an amount of dollars: {given!r}") from bad
     if not amount.is_finite():
-        raise ValueError(f"not an amount of dollars: {text!r}")
-    pico = amount * PICO
+        raise ValueError(f"not an amount of dollars: {given!r}")
+    _, digits, exponent = amount.as_tuple()
+    if len(digits) + abs(int(exponent)) > 60:
+        raise ValueError(f"not a plausible amount of dollars: {given!r}")
+    pico = amount.scaleb(12, _EXACT)
     if pico != pico.to_integral_value():
-        raise ValueError(f"{text!r} is finer than a pico-dollar (12 decimal places)")
+        raise ValueError(f"{given!r} is finer than a pico-dollar (12 decimal places)")
     return int(pico)
 
 
 def plain(pico: int) -> str:
-    """The exact amount as a plain decimal string, no exponent and no trailing zeros: `"0.00206875"`, `"0"`, `"-1.5"`."""
+    """The exact amount as a decimal string, no exponent and no trailing zeros: `"0.00206875"`, `"0"`, `"-1.5"`."""
     sign, pico = ("-", -pico) if pico < 0 else ("", pico)
     whole, rest = divmod(pico, PICO)
     return f"{sign}{whole}" if not rest else f"{sign}{whole}.{rest:012d}".rstrip("0")
@@ -45,7 +61,7 @@ def show(pico: int, places: int = 2) -> str:
 
 
 def nano_up(pico: int) -> int:
-    """Counter units from row units, rounded up: a counter may overstate a call by under a nano-dollar, never understate it."""
+    """Counter units from row units, rounded up: a counter may overstate a call by under a nano-dollar, never under."""
     return -(-pico // 1000)
 
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Rate(NamedTuple):
-    """Femto-dollars per unit: `base`, or the last tier whose start the call's whole input exceeds (a cliff, not a slope)."""
+    """Femto-dollars per unit: `base`, or the last tier whose start the whole input exceeds (a cliff, not a slope)."""
 
     base: int
     tiers: tuple[tuple[int, int], ...] = ()  # (input tokens above which, femto-dollars), rising
 
 
 class Price(NamedTuple):
-    """What one model costs from one moment on, in one context (service tier, batch). Missing unit: unpriced, never zero."""
+    """What one model costs from one moment on, in one context (service tier, batch). Unit missing: unpriced, not 0."""
 
     id: str  # source/provider/model@from+context: enough to find it again
     provider: str
@@ -29,7 +29,7 @@ class Leg(NamedTuple):
     """count x femto = pico, frozen in the row. In a correction counts may be negative."""
 
     unit: str
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     femto: int
     pico: int
 
