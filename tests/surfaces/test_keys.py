@@ -57,7 +57,7 @@ def test_the_hash_is_an_hmac_under_the_folders_pepper(tmp_path: Path) -> None:
     lambda t: t[:-1], lambda t: t + "0", lambda t: t.upper(), lambda t: t[:-1] + ("0" if t[-1] != "0" else "1"),
     lambda t: "bsr_" + "0" * 12 + t[16:], lambda t: "", lambda t: " " + t, lambda t: t + "\n", lambda t: "sk-" + t[4:],
 ])  # fmt: skip
-def test_anything_but_the_exact_key_opens_nothing(tmp_path: Path, spoil) -> None:  # noqa: ANN001
+def test_anything_but_the_exact_key_opens_nothing(tmp_path: Path, spoil) -> None:
     token, _ = make(tmp_path)
     assert KeyRing.load(tmp_path).find(spoil(token).encode()) is None
 
@@ -101,7 +101,7 @@ def test_a_revoked_key_is_refused_after_the_next_refresh_and_its_name_is_not_giv
     assert ring.refresh_if_changed() is True
     assert ring.find(token.encode()) is REVOKED
     assert isinstance(ring.find(other.encode()), Owner)
-    with pytest.raises(KeyFault, match="name_taken|was, a key"):
+    with pytest.raises(KeyFault, match="there is, or was"):
         make(tmp_path)
     with pytest.raises(KeyFault, match="was revoked at"):
         keys.revoke(tmp_path, "support-bot", now_us=NOW)
@@ -210,7 +210,7 @@ def test_two_commands_at_once_lose_none_of_each_others_keys(tmp_path: Path) -> N
 def test_a_folder_that_cannot_be_written_is_told_with_a_remedy(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises((KeyFault, FileExistsError)):
+    with pytest.raises(KeyFault, match="writable"):
         make(blocked)
     (tmp_path / "ledger").mkdir()
     (tmp_path / "ledger" / "keys.lock").mkdir()

@@ -334,8 +334,7 @@ def _put(path: Path, body: bytes) -> None:
 def _locked(folder: Path) -> Generator[None]:
     """Two commands at once must not lose one another's key."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        number = os.open(folder / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            number = os.open(folder / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as bad:
         raise KeyFault(
             "keys_unwritable",
