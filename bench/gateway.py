@@ -64,7 +64,9 @@ class Mock(asyncio.Protocol):
                 self.transport.write(WHOLE)
 
     async def stream(self):
-        self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         for _ in range(EVENTS):
             self.transport.write(chunk(EVENT))
             await asyncio.sleep(self.gap)
@@ -258,7 +260,11 @@ async def measure(subject: Subject, seconds: float, repeats: int) -> dict[str, l
     return found
 
 
-ROWS = [("small", "1 KB call, CPU us", 8, 5), ("large", "208 KB context, CPU us", 6, 4), ("stream", "paced stream, CPU us per event", 3, 2)]
+ROWS = [
+    ("small", "1 KB call, CPU us", 8, 5),
+    ("large", "208 KB context, CPU us", 6, 4),
+    ("stream", "paced stream, CPU us per event", 3, 2),
+]
 
 
 async def main() -> int:
@@ -295,10 +301,16 @@ async def main() -> int:
     for key, what, most, stretch in ROWS:
         print(f"{what:34}{ours[key]:10.1f}{theirs[key]:10.1f}{ours[key] / theirs[key]:7.1f}x{most:8}x{stretch:8}x")
     print(f"{'calls/s on one core, 1 KB':34}{ours['calls_per_s']:10,.0f}{theirs['calls_per_s']:10,.0f}")
-    print(f"{'p50 at 100 calls/s, ms':34}{ours['p50_ms']:10.2f}{theirs['p50_ms']:10.2f}   +{ours['p50_ms'] - theirs['p50_ms']:.2f} ms (wanted at most +1.2)")
+    print(
+        f"{'p50 at 100 calls/s, ms':34}{ours['p50_ms']:10.2f}{theirs['p50_ms']:10.2f}   +{ours['p50_ms'] - theirs['p50_ms']:.2f} ms (wanted at most +1.2)"
+    )
     print(f"{'p99 at 100 calls/s, ms':34}{ours['p99_ms']:10.2f}{theirs['p99_ms']:10.2f}")
-    print(f"{'start-up, s':34}{subjects['bursar'].started_s:10.2f}{subjects['nginx'].started_s:10.2f}   (wanted under 0.4)")
-    print(f"{'idle memory, MB':34}{subjects['bursar'].idle_mb:10.0f}{subjects['nginx'].idle_mb:10.0f}   (wanted under 60)")
+    print(
+        f"{'start-up, s':34}{subjects['bursar'].started_s:10.2f}{subjects['nginx'].started_s:10.2f}   (wanted under 0.4)"
+    )
+    print(
+        f"{'idle memory, MB':34}{subjects['bursar'].idle_mb:10.0f}{subjects['nginx'].idle_mb:10.0f}   (wanted under 60)"
+    )
     return 0
 
 

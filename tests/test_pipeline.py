@@ -117,7 +117,9 @@ def test_a_stream_without_its_terminal_event_is_incomplete():
 
 def test_a_good_answer_without_usage_is_estimated():
     """Absent is not zero."""
-    body = json.dumps({"model": "small", "choices": [{"message": {"role": "assistant", "content": "four words of text"}}]}).encode()
+    body = json.dumps(
+        {"model": "small", "choices": [{"message": {"role": "assistant", "content": "four words of text"}}]}
+    ).encode()
     (entry,) = play(call(), desk(), World(lambda send: respond(body))).entries
     assert entry.usage_source == "estimated" and entry.input and entry.output and entry.cost
 
@@ -172,7 +174,12 @@ def test_an_sdks_hidden_retry_is_counted_from_its_header():
     """Nobody labelled anything: both SDKs number their retries on the wire."""
     headers = [(b"x-stainless-retry-count", b"2")]
     (entry,) = play(call(headers=headers), desk(), World(lambda send: respond(completion()))).entries
-    assert (entry.operation, entry.attempt_kind, entry.cause, entry.purpose) == ("retry", "retry", "sdk_retry", "primary")
+    assert (entry.operation, entry.attempt_kind, entry.cause, entry.purpose) == (
+        "retry",
+        "retry",
+        "sdk_retry",
+        "primary",
+    )
 
 
 def test_a_try_that_timed_out_after_sending_stays_at_its_hold():
@@ -205,7 +212,9 @@ def test_a_short_budget_refuses_with_the_providers_own_shape_and_leaves_a_row():
 
 def test_an_unpriced_model_is_refused_under_a_hard_budget_of_money_and_guessed_without_one():
     """Unknown price: refuse, or the dearest plausible price, flagged. Never zero."""
-    refused = play(call("mystery"), desk([Budget(scope="all", limit="$5")]), World(lambda send: respond(completion("mystery"))))
+    refused = play(
+        call("mystery"), desk([Budget(scope="all", limit="$5")]), World(lambda send: respond(completion("mystery")))
+    )
     assert refused.answer is not None and json.loads(refused.answer.body)["error"]["code"] == "unpriced_model"
     (entry,) = play(call("mystery"), desk(), World(lambda send: respond(completion("mystery")))).entries
     assert entry.price_status == "estimated" and entry.cost == 10 * 15 * 10**6 + 5 * 30 * 10**6
@@ -225,7 +234,11 @@ def test_when_the_ledger_cannot_say_hard_budgets_close_and_others_stay_open():
     closed = play(call(), desk([Budget(scope="all", limit="$5")]), World(lambda send: respond(completion()), **broken))
     assert closed.answer is not None and closed.answer.status == 503 and not closed.sent
     assert json.loads(closed.answer.body)["error"]["code"] == "budget_unverifiable"
-    opened = play(call(), desk([Budget(scope="all", limit="$5", on_fault="open")]), World(lambda send: respond(completion()), **broken))
+    opened = play(
+        call(),
+        desk([Budget(scope="all", limit="$5", on_fault="open")]),
+        World(lambda send: respond(completion()), **broken),
+    )
     assert opened.answer is not None and opened.answer.status == 200
     assert opened.entries[0].flags == "fault_open"
 
@@ -252,7 +265,9 @@ def test_a_path_we_do_not_speak_is_passed_through_and_said_to_be_unpriced():
     (entry,) = played.entries
     assert entry.price_status == "unpriced" and entry.cost is None
     assert played.sent[0].body == files.body and played.answer is not None and played.answer.body == b'{"text":"hi"}'
-    reads = play(call(path="/v1/models")._replace(method="GET", body=b""), desk(), World(lambda send: respond(b'{"data":[]}')))
+    reads = play(
+        call(path="/v1/models")._replace(method="GET", body=b""), desk(), World(lambda send: respond(b'{"data":[]}'))
+    )
     assert (reads.entries[0].cost, reads.entries[0].price_status) == (0, "free")
 
 

@@ -13,9 +13,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from bursar.stores.reader import Reader
 
 from bursar.domain.policy import LedgerPolicy, Policy, Provider
-from bursar.stores.reader import Reader
 from bursar.surfaces.gateway import serve_in_thread
 
 SPOKEN = {"openai.chat", "openai.responses", "embeddings", "anthropic.messages", "gemini.generate"}
@@ -29,7 +29,9 @@ class Replay:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self.serve, "127.0.0.1", 0), self.loop).result()
+        self.server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self.serve, "127.0.0.1", 0), self.loop
+        ).result()
         self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
 
     async def serve(self, reader, writer):
@@ -41,7 +43,8 @@ class Replay:
                 exchange = self.exchanges[headers["x-exchange"]]
                 body = exchange["response_body"].encode()
                 kind = exchange["response_headers"].get("content-type") or (
-                    "text/event-stream" if exchange["stream"] else "application/json")
+                    "text/event-stream" if exchange["stream"] else "application/json"
+                )
                 start = f"HTTP/1.1 {exchange['status']} X\r\ncontent-type: {kind}\r\n".encode()
                 if exchange["stream"]:
                     writer.write(start + b"transfer-encoding: chunked\r\n\r\n")
@@ -96,7 +99,9 @@ def replayed(data_dir, tmp_path_factory):
         for _ in range(2):
             if not hasattr(local, "connection"):
                 local.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
-            path = "/" + name_of(exchange) + exchange["url_path"] + ("?" + exchange["query"] if exchange["query"] else "")
+            path = (
+                "/" + name_of(exchange) + exchange["url_path"] + ("?" + exchange["query"] if exchange["query"] else "")
+            )
             try:
                 local.connection.request("POST", path, exchange["request_body"].encode(), {
                     "content-type": "application/json", "x-exchange": exchange["id"], "x-bursar-feature": exchange["id"]})  # fmt: skip
@@ -122,7 +127,11 @@ def replayed(data_dir, tmp_path_factory):
 
 def usage_event(body: bytes) -> list[bytes]:
     """Events of a chat stream that carry usage and no choice: ours to hide when we asked for them."""
-    return [e for e in re.split(rb"(?<=\n\n)", body) if b'"choices":[]' in e.replace(b" ", b"") and b'"usage":{' in e.replace(b" ", b"")]
+    return [
+        e
+        for e in re.split(rb"(?<=\n\n)", body)
+        if b'"choices":[]' in e.replace(b" ", b"") and b'"usage":{' in e.replace(b" ", b"")
+    ]
 
 
 def test_every_client_gets_the_recorded_body(replayed):
@@ -146,7 +155,9 @@ def test_every_client_gets_the_recorded_body(replayed):
                 hidden += 1
                 continue
         wrong.append((key, exchange["provider"], exchange["dialect"], exchange["status"], status, body[:120]))
-    print(f"{len(exchanges)} exchanges, {len(wrong)} differ, {hidden} with our usage event kept back, {len(cut)} cut in the recording")
+    print(
+        f"{len(exchanges)} exchanges, {len(wrong)} differ, {hidden} with our usage event kept back, {len(cut)} cut in the recording"
+    )
     assert not wrong, f"{len(wrong)} of {len(exchanges)}: {wrong[:8]}"
 
 
@@ -180,11 +191,18 @@ def test_the_ledgers_tokens_equal_the_recorded_usage(replayed):
         counted += 1
         other = json.loads(row["other_units"])
         entering = sum(row[c] or 0 for c in ("input", "cache_read", "cache_write", "cache_write_1h")) + sum(
-            other.get(c, 0) for c in ("input_audio", "cache_read_audio", "input_image"))
-        leaving = sum(row[c] or 0 for c in ("output", "reasoning")) + sum(other.get(c, 0) for c in ("output_audio", "output_image"))
+            other.get(c, 0) for c in ("input_audio", "cache_read_audio", "input_image")
+        )
+        leaving = sum(row[c] or 0 for c in ("output", "reasoning")) + sum(
+            other.get(c, 0) for c in ("output_audio", "output_image")
+        )
         if (entering, leaving) != usage:
-            differ.append((key, exchange["provider"], exchange["dialect"], (entering, leaving), usage, exchange["usage_raw_last"]))
-    print(f"{counted} exchanges with usage, {len(differ)} differ, {len(flagged)} contradict themselves: {Counter(p for _, p in flagged)}")
+            differ.append(
+                (key, exchange["provider"], exchange["dialect"], (entering, leaving), usage, exchange["usage_raw_last"])
+            )
+    print(
+        f"{counted} exchanges with usage, {len(differ)} differ, {len(flagged)} contradict themselves: {Counter(p for _, p in flagged)}"
+    )
     assert not differ, f"{len(differ)} of {counted}: {differ[:6]}"
 
 

@@ -24,7 +24,7 @@ class Journey:
     `advance()` gives Reply or Relay; after a Relay the caller's own iteration drives the bytes, and `advance(Ended)` books and
     gives Finish. Leaving it undriven loses nothing: the hold stands and becomes an `unknown` row."""
 
-    __slots__ = ("_way", "_recall", "over")
+    __slots__ = ("_recall", "_way", "over")
 
     def __init__(self, way: Way, recall: Callable[[str, str], Ratio]) -> None:
         self._way, self._recall, self.over = way, recall, False
@@ -80,7 +80,9 @@ class Journey:
             return None
 
 
-async def run(way: Way, world: AsyncWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None]) -> None:
+async def run(
+    way: Way, world: AsyncWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None]
+) -> None:
     """A call through a gateway, whole: relays, replies and finishes are the world's too. Our own faults end here."""
     journey = Journey(way, recall)
     value: Any = None

@@ -22,6 +22,7 @@ class StreamReader(Protocol):
     def done(self) -> bool:
         """The terminal event passed: stop reading, book, then give `kept` to the client."""
         ...
+
     def reading(self) -> Reading: ...
 
 
@@ -103,4 +104,3 @@ class Reply(NamedTuple):
 
 
 Effect = Recall | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
-

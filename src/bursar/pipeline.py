@@ -41,7 +41,9 @@ from .wire import headers as lines
 class Prices(Protocol):
     """What the pipeline needs of a price book."""
 
-    def find(self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None: ...
+    def find(
+        self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False
+    ) -> Price | None: ...
     def dearest(self, provider: str) -> Price | None: ...
 
 
@@ -113,12 +115,16 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     provider = desk.providers.get(call.provider or route.provider or desk.defaults.get(route.family, ""))
     if provider is None:
         known = ", ".join(sorted(desk.providers))
-        refusal = refuse("unknown_provider", f"no provider for {call.method} {call.path}", f"begin the path with one of: {known}")
+        refusal = refuse(
+            "unknown_provider", f"no provider for {call.method} {call.path}", f"begin the path with one of: {known}"
+        )
         yield Reply(_no(dialect, call, refusal))
         return
     asked = dialect.read(route.path, call.body)
     if isinstance(asked, Malformed):
-        yield Reply(_no(dialect, call, refuse("malformed_json", asked.reason, "send the JSON body that this path documents")))
+        yield Reply(
+            _no(dialect, call, refuse("malformed_json", asked.reason, "send the JSON body that this path documents"))
+        )
         return
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
@@ -127,9 +133,13 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     draft = record.kind_of_first_try(draft, call.headers)
     if caller.models and asked.model and asked.model not in caller.models:
         refusal = refuse(
-            "model_not_allowed", f"key {caller.key!r} may not use {asked.model!r}", f"use one of {', '.join(caller.models)}"
+            "model_not_allowed",
+            f"key {caller.key!r} may not use {asked.model!r}",
+            f"use one of {', '.join(caller.models)}",
         )
-        yield from _refuse(dialect, call, draft._replace(id=f"{call.call_id}.1", try_no=1, provider=provider.name), refusal)
+        yield from _refuse(
+            dialect, call, draft._replace(id=f"{call.call_id}.1", try_no=1, provider=provider.name), refusal
+        )
         return
 
     trial: _Trial | None = _Trial(provider, asked.model)
@@ -175,7 +185,9 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 retry.fault_failure(ended.fault.kind, True) if ended.fault
                 else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
             )  # fmt: skip
-            settled, sample = _settle(call, desk, asked, trial, ready, hold, head, ended, reading, len(body), dialect.name)
+            settled, sample = _settle(
+                call, desk, asked, trial, ready, hold, head, ended, reading, len(body), dialect.name
+            )
             if failure is not None and failure.kind == "malformed":
                 settled = settled._replace(entry=settled.entry._replace(status="error", error="malformed_output"))
             yield Book(settled, sample)
@@ -197,7 +209,11 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
 
 def _entry(draft: Entry, trial: _Trial, number: int, elapsed_us: int) -> Entry:
     entry = draft._replace(
-        id=f"{draft.call}.{number}", ts=draft.ts + elapsed_us, try_no=number, provider=trial.provider.name, model_served=trial.model
+        id=f"{draft.call}.{number}",
+        ts=draft.ts + elapsed_us,
+        try_no=number,
+        provider=trial.provider.name,
+        model_served=trial.model,
     )
     if trial.kind == "first":
         return entry
@@ -205,7 +221,14 @@ def _entry(draft: Entry, trial: _Trial, number: int, elapsed_us: int) -> Entry:
 
 
 def _prepare(
-    call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, trial: _Trial, entry: Entry
+    call: Incoming,
+    desk: Desk,
+    caller: Caller,
+    dialect: Dialect,
+    asked: Asked,
+    labels: Labels,
+    trial: _Trial,
+    entry: Entry,
 ) -> Generator[Effect, Any, _Prepared | Refusal]:
     """The price of the model that will really be billed, the worst this try can cost, and what it must fit under."""
     provider, model = trial.provider, trial.model
@@ -252,7 +275,9 @@ def _prepare(
             edits.append(CapOutput(cap))
     hard_any = any(rule.hard for rule, _, _ in found)
     if asked.unbounded_input:
-        bound = max((price.context_window if price else 0) or 200_000, estimate.bound(len(call.body)) if hard_any else 0)
+        bound = max(
+            (price.context_window if price else 0) or 200_000, estimate.bound(len(call.body)) if hard_any else 0
+        )
     else:
         bound = estimate.bound(len(call.body)) if hard_any else estimate.input_tokens(len(call.body), ratio)
     worst = pricing.worst(price, bound, cap, asked.choices) if price else 0
@@ -272,7 +297,9 @@ def _relay(
         reader = encoding.Decoding(reader, coding, desk.gather_max)
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
     ended: Ended = yield Relay(head, reader, reply_headers)
-    settled, sample = _settle(call, desk, asked, trial, ready, hold, head, ended, reader.reading(), sent_bytes, dialect.name)
+    settled, sample = _settle(
+        call, desk, asked, trial, ready, hold, head, ended, reader.reading(), sent_bytes, dialect.name
+    )
     yield Book(settled, sample)
     yield Finish(reader.kept, ended.how == "complete")
 
@@ -303,7 +330,12 @@ def _settle(
         ratio=ready.ratio, request_bytes=sent_bytes, output_bytes=reading.output_bytes,
     )  # fmt: skip
     sample = None
-    if isinstance(reading.usage, Known) and ended.how == "complete" and not reading.usage.contradiction and not asked.unbounded_input:
+    if (
+        isinstance(reading.usage, Known)
+        and ended.how == "complete"
+        and not reading.usage.contradiction
+        and not asked.unbounded_input
+    ):
         tokens = reading.usage.tokens
         sample = Sample(
             trial.provider.name, trial.model, sent_bytes, tokens.input_total, reading.output_bytes,
@@ -319,11 +351,15 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
         return trial._replace(kind="retry", cause=failure.kind, retries=trial.retries + 1), pause
     seen = (*trial.seen, (trial.provider.name, trial.model))
     for line in desk.fallbacks:
-        if line.from_ not in (trial.model, f"{trial.provider.name}/{trial.model}") or not retry.falls_back(failure, tuple(line.on)):
+        if line.from_ not in (trial.model, f"{trial.provider.name}/{trial.model}") or not retry.falls_back(
+            failure, tuple(line.on)
+        ):
             continue
         for name in [line.to] if isinstance(line.to, str) else line.to:
             before, slash, after = name.partition("/")
-            provider, model = (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
+            provider, model = (
+                (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
+            )
             if provider.family == trial.provider.family and (provider.name, model) not in seen:
                 return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen), 0.0
     return None, 0.0
@@ -341,11 +377,17 @@ def _unverifiable(fault: Fault, budget: str) -> Refusal:
             "budget_unverifiable", f"the ledger cannot say whether budget {budget!r} has room: {fault.detail}",
             'repair the ledger (`bursar doctor`); on_fault = "open" on the budget lets calls through meanwhile', 5,
         )  # fmt: skip
-    return refuse("ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5)
+    return refuse(
+        "ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5
+    )
 
 
 def _no(dialect: Dialect, call: Incoming, refusal: Refusal) -> Answer:
     """A refusal in the provider's own shape."""
     headers, body = dialect.refuse(refusal)
-    stamped = [*headers, (b"x-bursar-call", call.call_id.encode()), (b"x-bursar-verdict", b"refused:" + refusal.code.encode())]
+    stamped = [
+        *headers,
+        (b"x-bursar-call", call.call_id.encode()),
+        (b"x-bursar-verdict", b"refused:" + refusal.code.encode()),
+    ]
     return Answer(refusal.status, stamped, body)

@@ -37,18 +37,33 @@ class Provider:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 if b'"stream": true' in body or b'"stream":true' in body:
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                    )
                     for number in range(self.stream_events):
-                        self._chunk(writer, b'data: {"choices":[{"index":0,"delta":{"content":"word %d "}}]}\n\n' % number)
+                        self._chunk(
+                            writer, b'data: {"choices":[{"index":0,"delta":{"content":"word %d "}}]}\n\n' % number
+                        )
                         await writer.drain()
                         await asyncio.sleep(self.event_gap_s)
-                    self._chunk(writer, b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}}\n\n')
+                    self._chunk(
+                        writer,
+                        b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}}\n\n',
+                    )
                     self._chunk(writer, b"data: [DONE]\n\n")
                     writer.write(b"0\r\n\r\n")
                 else:
-                    answer = json.dumps({"model": "gpt-5-mini", "choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}],
-                                         "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}).encode()
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer)
+                    answer = json.dumps(
+                        {
+                            "model": "gpt-5-mini",
+                            "choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}],
+                            "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12},
+                        }
+                    ).encode()
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
+                        + answer
+                    )
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -68,7 +83,8 @@ class GatewayProcess:
         self.config = folder / "bursar.toml"
         self.ledger = folder / "ledger"
         self.config.write_text(
-            f'[providers.openai]\nbase_url = "{provider_url}"\nkey = "sk-upstream"\n\n[ledger]\ncompact_every_s = 0\n\n{extra}')
+            f'[providers.openai]\nbase_url = "{provider_url}"\nkey = "sk-upstream"\n\n[ledger]\ncompact_every_s = 0\n\n{extra}'
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -114,13 +130,27 @@ async def ask(port: int, test_id: str, stream: bool, more_headers: str = "") -> 
     try:
         body = json.dumps({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hello " * 20}],
                            "max_tokens": 50, **({"stream": True} if stream else {})}).encode()  # fmt: skip
-        writer.write((f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-test-id: {test_id}\r\n"
-                      f"x-bursar-feature: {test_id}\r\n{more_headers}content-length: {len(body)}\r\nconnection: close\r\n\r\n").encode() + body)
+        writer.write(
+            (
+                f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-test-id: {test_id}\r\n"
+                f"x-bursar-feature: {test_id}\r\n{more_headers}content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            ).encode()
+            + body
+        )
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
-        call = next((v.strip().decode() for k, _, v in (h.partition(b":") for h in head.split(b"\r\n")) if k.lower() == b"x-bursar-call"), "")
+        call = next(
+            (
+                v.strip().decode()
+                for k, _, v in (h.partition(b":") for h in head.split(b"\r\n"))
+                if k.lower() == b"x-bursar-call"
+            ),
+            "",
+        )
         rest = await reader.read()
-        whole = head.startswith(b"HTTP/1.1 200") and (rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") if stream else rest.endswith(b"}"))
+        whole = head.startswith(b"HTTP/1.1 200") and (
+            rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") if stream else rest.endswith(b"}")
+        )
         return whole, call, rest
     except (ConnectionError, asyncio.IncompleteReadError):
         return False, "", b""

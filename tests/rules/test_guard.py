@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,7 +13,7 @@ from bursar.domain.entry import Short
 from bursar.domain.policy import Budget
 from bursar.rules import guard
 
-UTC = timezone.utc
+UTC = UTC
 
 
 def us(*moment: int, zone=UTC) -> int:
@@ -63,7 +63,9 @@ def test_windows_neither_overlap_nor_leave_a_gap(zone, text):
 def test_a_berlin_day_has_23_and_25_hours_when_the_clock_changes():
     """Calendar windows are local midnights, not 24 hours."""
     window = guard.Window("day", ZoneInfo("Europe/Berlin"))
-    hours = [(b - a) // 3_600_000_000 for a, b in (window.bounds(us(2026, 3, 29, 12)), window.bounds(us(2026, 10, 25, 12)))]
+    hours = [
+        (b - a) // 3_600_000_000 for a, b in (window.bounds(us(2026, 3, 29, 12)), window.bounds(us(2026, 10, 25, 12)))
+    ]
     assert hours == [23, 25]
 
 

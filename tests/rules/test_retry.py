@@ -44,6 +44,7 @@ def test_a_request_that_may_have_been_billed_is_not_sent_again():
 
 def test_retry_after_is_honoured_up_to_a_bound():
     """Seconds, milliseconds or a date; an hour is the client's decision, not ours."""
+
     def failure(value):
         return retry.classify(503, [(b"retry-after", value)], Reading(), NOW)
 

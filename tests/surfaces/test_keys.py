@@ -68,7 +68,9 @@ def test_any_bytes_can_be_shown_to_a_ring(token: bytes) -> None:
     assert KeyRing(Path("nowhere"), ()).find(token) is None
 
 
-def test_an_unknown_public_part_costs_the_steps_of_a_known_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_public_part_costs_the_steps_of_a_known_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One HMAC and one constant-time comparison, whether or not the id exists: counted, since time cannot be asserted."""
     token, _ = make(tmp_path)
     ring = KeyRing.load(tmp_path)

@@ -24,7 +24,9 @@ class Provider(Record):
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 300.0  # between two pieces of a body
     retries: int = 0  # our own, before the first relayed byte; SDKs retry by themselves
-    on_disconnect: Literal["abort", "drain"] = "abort"  # a stream whose client left: cancel it, or read on for the exact usage
+    on_disconnect: Literal["abort", "drain"] = (
+        "abort"  # a stream whose client left: cancel it, or read on for the exact usage
+    )
     drain_s: float = 60.0
 
 
@@ -46,7 +48,9 @@ class Fallback(Record):
 
     from_: str = msgspec.field(name="from")
     to: str | list[str]  # a model of the same dialect, or provider/model
-    on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = msgspec.field(default_factory=lambda: ["5xx", "connect"])
+    on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = msgspec.field(
+        default_factory=lambda: ["5xx", "connect"]
+    )
 
 
 class PriceOverride(Record):
@@ -100,7 +104,9 @@ class LedgerPolicy(Record):
 class Guard(Record):
     """`[guard]`: what bounds a call whose client set no bound."""
 
-    output_cap: int = 32_000  # tokens assumed when neither client nor price book says; sent upstream under a hard budget only
+    output_cap: int = (
+        32_000  # tokens assumed when neither client nor price book says; sent upstream under a hard budget only
+    )
 
 
 class Policy(Record):

@@ -25,8 +25,15 @@ class Tokens(NamedTuple):
     @property
     def input_total(self) -> int:
         """Everything the provider read, cached or not: what long-context price tiers are judged on."""
-        return (self.input + self.cache_read + self.cache_write + self.cache_write_1h
-                + self.input_audio + self.cache_read_audio + self.input_image)
+        return (
+            self.input
+            + self.cache_read
+            + self.cache_write
+            + self.cache_write_1h
+            + self.input_audio
+            + self.cache_read_audio
+            + self.input_image
+        )
 
     @property
     def output_total(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import json
+from collections.abc import Mapping
 from urllib.parse import unquote
 
 from ..domain.call import Asked, Headers
@@ -28,9 +27,17 @@ DIRECT: dict[bytes, tuple[str, str]] = {
 STRUCTURED = frozenset((b"x-bursar-labels", b"x-litellm-tags", b"x-portkey-metadata", b"baggage"))
 HELICONE_PROPERTY = b"helicone-property-"
 
-ALIASES = {"tenant_id": "tenant", "customer": "tenant", "customer_id": "tenant", "session_id": "conversation",
-           "thread_id": "conversation", "conversation_id": "conversation", "user_id": "user", "gen_ai.conversation.id": "conversation",
-           "langgraph_node": "flow"}
+ALIASES = {
+    "tenant_id": "tenant",
+    "customer": "tenant",
+    "customer_id": "tenant",
+    "session_id": "conversation",
+    "thread_id": "conversation",
+    "conversation_id": "conversation",
+    "user_id": "user",
+    "gen_ai.conversation.id": "conversation",
+    "langgraph_node": "flow",
+}
 
 
 def attribute(

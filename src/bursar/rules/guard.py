@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ def parse_limit(text: str) -> Limit:
         return Limit("usd", usd(text) // 1000)
     found = re.fullmatch(r"([0-9][0-9_,.]*)\s*([kKMB]?)\s*(\w+)", text)
     if not found or found[3] not in UNITS:
-        raise ValueError(f"{text!r} is not a limit: write \"$50\", \"2M tokens\", \"500 calls\" or \"15 tool_calls\"")
+        raise ValueError(f'{text!r} is not a limit: write "$50", "2M tokens", "500 calls" or "15 tool_calls"')
     try:
         amount = Decimal(found[1].replace("_", "").replace(",", "")) * SCALE[found[2]]
     except InvalidOperation:
@@ -70,7 +70,9 @@ class Window:
         return bounds
 
     def _calendar(self, ts_us: int) -> tuple[int, int]:
-        local = datetime.fromtimestamp(ts_us // 1_000_000, self.zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+        local = datetime.fromtimestamp(ts_us // 1_000_000, self.zone).replace(
+            hour=0, minute=0, second=0, microsecond=0, tzinfo=None
+        )
         if self.text == "week":
             local -= timedelta(days=local.weekday())
         elif self.text == "month":
@@ -88,7 +90,7 @@ class Window:
 
     def _midnight(self, day: datetime) -> int:
         at = day.replace(tzinfo=self.zone, fold=0)
-        back = at.astimezone(timezone.utc).astimezone(self.zone).replace(tzinfo=None)
+        back = at.astimezone(UTC).astimezone(self.zone).replace(tzinfo=None)
         seconds = int(at.timestamp())
         if back != day:  # a gap: fold=0 reads it with the offset before, which lands after the gap's end by its length
             before = day - timedelta(hours=3)
@@ -123,8 +125,10 @@ def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -
         if not scope:
             raise ValueError('scope is empty: name a label, or write scope = "all"')
     if isinstance(budget.scope, str) and budget.scope not in SCOPES and budget.scope != "all":
-        raise ValueError(f"scope {budget.scope!r} is not one of {', '.join(sorted(SCOPES))} or all; for a free label write "
-                         f'scope = {{"{budget.scope}" = "*"}}')
+        raise ValueError(
+            f"scope {budget.scope!r} is not one of {', '.join(sorted(SCOPES))} or all; for a free label write "
+            f'scope = {{"{budget.scope}" = "*"}}'
+        )
     if budget.window == "conversation":
         scope.setdefault("conversation", None)
     try:
@@ -160,7 +164,9 @@ def applicable(
     return found
 
 
-def charges(found: list[tuple[BudgetRule, str, int]], worst_pico: int, worst_tokens: int, tool_calls: int) -> tuple[Charge, ...]:
+def charges(
+    found: list[tuple[BudgetRule, str, int]], worst_pico: int, worst_tokens: int, tool_calls: int
+) -> tuple[Charge, ...]:
     """What a try must fit under. A limit of money never stops a try that can cost nothing: with nothing to add, any standing fits."""
     return tuple(
         [
@@ -189,13 +195,17 @@ def short(shortage: Short, conversation: str) -> Refusal:
     charge = shortage.charge
     standing = shortage.spent + shortage.held
     if charge.unit == "usd":
-        limit, spent, held, want = (show((n or 0) * 1000) for n in (charge.limit, shortage.spent, shortage.held, charge.amount))
+        limit, spent, held, want = (
+            show((n or 0) * 1000) for n in (charge.limit, shortage.spent, shortage.held, charge.amount)
+        )
     else:
-        limit, spent, held, want = (f"{n or 0:,} {charge.unit}" for n in (charge.limit, shortage.spent, shortage.held, charge.amount))
+        limit, spent, held, want = (
+            f"{n or 0:,} {charge.unit}" for n in (charge.limit, shortage.spent, shortage.held, charge.amount)
+        )
     code = "conversation_budget_exceeded" if conversation and "conversation" in charge.budget else "budget_exceeded"
     when = ""
     if charge.resets_us:
-        when = f"it resets at {datetime.fromtimestamp(charge.resets_us // 1_000_000, timezone.utc):%Y-%m-%d %H:%M} UTC, or "
+        when = f"it resets at {datetime.fromtimestamp(charge.resets_us // 1_000_000, UTC):%Y-%m-%d %H:%M} UTC, or "
     room = f", {held} of it held for calls in flight" if shortage.held else ""
     left = max(0, (charge.limit or 0) - standing)
     shown = show(left * 1000) if charge.unit == "usd" else f"{left:,}"

@@ -28,15 +28,15 @@ SAME_AS: dict[str, str] = {
     "input_video": "input",
     "cache_read_image": "cache_read",
 }
-# unit -> (unit whose rate stands in, times, divided by). Reading a cache never costs more than reading afresh; writing
-# one costs 1.25 times the input for five minutes (272 of the 286 cache-write rates in genai-prices 0.2.3) and twice
-# for an hour (79 of 79).
-STAND_IN: dict[str, tuple[str, int, int]] = {
-    "cache_read": ("input", 1, 1),
-    "cache_write": ("input", 5, 4),
-    "cache_write_1h": ("input", 2, 1),
-    "cache_read_image": ("input", 1, 1),
-    "cache_read_audio": ("input_audio", 1, 1),
+# unit -> (unit whose rate stands in, times, divided by), the dearest of them taken. Reading a cache does not cost more
+# than reading afresh; writing one costs 1.25 times the input for five minutes (272 of the 288 cache-write rates in
+# genai-prices 0.2.3) and twice for an hour (79 of 79).
+STAND_IN: dict[str, tuple[tuple[str, int, int], ...]] = {
+    "cache_read": (("input", 1, 1),),
+    "cache_write": (("input", 5, 4),),
+    "cache_write_1h": (("input", 2, 1), ("cache_write", 1, 1)),
+    "cache_read_image": (("input", 1, 1),),
+    "cache_read_audio": (("input_audio", 1, 1),),
 }
 COLUMN: dict[str, str] = {
     "input": "cost_input",
@@ -76,14 +76,14 @@ def rate_of(price: Price, unit: str) -> tuple[Rate, bool] | None:
     same = SAME_AS.get(unit)
     if same is not None and same in price.rates:
         return price.rates[same], False
-    stand = STAND_IN.get(unit)
-    if stand is None or stand[0] not in price.rates:
-        return None
-    base, times, by = price.rates[stand[0]], stand[1], stand[2]
-    if times == by:
-        return base, True
-    tiers = tuple([(above, -(-femto * times // by)) for above, femto in base.tiers])
-    return Rate(-(-base.base * times // by), tiers), True
+    stands = [
+        _times(price.rates[base], times, by) for base, times, by in STAND_IN.get(unit, ()) if base in price.rates
+    ]
+    return (max(stands, key=lambda rate: rate.base), True) if stands else None
+
+
+def _times(rate: Rate, times: int, by: int) -> Rate:
+    return Rate(-(-rate.base * times // by), tuple([(above, -(-femto * times // by)) for above, femto in rate.tiers]))
 
 
 def used(tokens: Tokens) -> list[tuple[str, int]]:

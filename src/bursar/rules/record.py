@@ -90,7 +90,9 @@ def weigh(
         return Weighed(None, "unknown", Priced("unpriced", None, (), ""))
     tokens = tokens._replace(
         input=tokens.input if tokens.input_total else estimate.input_tokens(request_bytes, ratio),
-        output=max(tokens.output, 0 if asked.embedding else estimate.output_tokens(output_bytes, ratio) - tokens.reasoning),
+        output=max(
+            tokens.output, 0 if asked.embedding else estimate.output_tokens(output_bytes, ratio) - tokens.reasoning
+        ),
     )
     priced = bill(tokens, price)
     if priced.status == "priced":
@@ -136,8 +138,11 @@ def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: We
 
 def token_columns(tokens: Tokens) -> dict[str, int | str]:
     """The usage as columns: the six with a name of their own, the rest as JSON."""
-    other = {name: getattr(tokens, name) for name in ("input_audio", "cache_read_audio", "output_audio", "input_image",
-                                                      "output_image") if getattr(tokens, name)}
+    other = {
+        name: getattr(tokens, name)
+        for name in ("input_audio", "cache_read_audio", "output_audio", "input_image", "output_image")
+        if getattr(tokens, name)
+    }
     other.update(tokens.other)
     return {
         "input": tokens.input, "cache_read": tokens.cache_read, "cache_write": tokens.cache_write,
@@ -179,12 +184,20 @@ def refused(entry: Entry, refusal: Refusal) -> Settlement:
 def fault_refusal(provider: str, fault: Fault) -> Refusal:
     """What the client is told when the provider brought no answer."""
     if "timeout" in fault.kind:
-        return refuse("provider_timeout", f"{provider}: {fault.kind} ({fault.detail})",
-                      f"try again, or raise providers.{provider}.timeout_s")
+        return refuse(
+            "provider_timeout",
+            f"{provider}: {fault.kind} ({fault.detail})",
+            f"try again, or raise providers.{provider}.timeout_s",
+        )
     if not fault.sent:
-        return refuse("provider_unreachable", f"{provider}: {fault.kind} ({fault.detail})",
-                      f"check providers.{provider}.base_url and the network (`bursar doctor`)")
-    return refuse("provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold")
+        return refuse(
+            "provider_unreachable",
+            f"{provider}: {fault.kind} ({fault.detail})",
+            f"check providers.{provider}.base_url and the network (`bursar doctor`)",
+        )
+    return refuse(
+        "provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold"
+    )
 
 
 def stamp(entry: Entry, tries: int) -> Headers:

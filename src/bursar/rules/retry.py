@@ -11,7 +11,16 @@ RETRY_AFTER_MAX_S = 30.0  # longer, and the client should decide: it may have be
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
 
 # 429 that will not go away by waiting (seen in provider-errors-observed): quota, billing, a request over the limit by itself.
-TERMINAL = ("insufficient_quota", "billing", "quota_exceeded", "daily", "per_day", "PerDay", "request too large", "credit balance")
+TERMINAL = (
+    "insufficient_quota",
+    "billing",
+    "quota_exceeded",
+    "daily",
+    "per_day",
+    "PerDay",
+    "request too large",
+    "credit balance",
+)
 
 
 class Failure(NamedTuple):

@@ -16,6 +16,7 @@ import msgspec
 
 from ..domain.policy import PriceOverride
 from ..domain.price import Price, Rate
+from ..domain.usage import TOKEN_BUCKETS
 from .price_override import Override, compile_override, overlay
 
 SHAPE = 1
@@ -307,7 +308,7 @@ class PriceBook:
             id=f"{self.source}/{found.provider}/{model.id}{_since(line)}{context}{'~' if found.near else ''}",
             provider=found.provider,
             model=model.id,
-            rates={unit: _rate(flat, times, by) for unit, flat in rates.items()},
+            rates={u: _rate(flat, times, by) if u in TOKEN_BUCKETS else _rate(flat, 1, 1) for u, flat in rates.items()},
             context_window=model.context_window,
             estimated=found.near or bool(unknown),
         )

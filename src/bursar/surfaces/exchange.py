@@ -30,7 +30,9 @@ class Door:
         self.address = address
         self.origin, self.path = Origin.parse(address.base_url)
         table = address.table
-        self.timeouts = Timeouts(connect_s=table.connect_timeout_s, headers_s=table.timeout_s, idle_s=table.idle_timeout_s)
+        self.timeouts = Timeouts(
+            connect_s=table.connect_timeout_s, headers_s=table.timeout_s, idle_s=table.idle_timeout_s
+        )
         secret = address.key.encode()
         self.auth: Headers = []
         if secret:
@@ -41,7 +43,19 @@ class Door:
 class Exchange:
     """The world of one call. Holds the client's side and, per try, the provider's."""
 
-    __slots__ = ("_counters", "_doors", "_ledger", "_loop", "_pool", "_ratios", "_rows", "_sent_ns", "_started_ns", "client", "response")
+    __slots__ = (
+        "_counters",
+        "_doors",
+        "_ledger",
+        "_loop",
+        "_pool",
+        "_ratios",
+        "_rows",
+        "_sent_ns",
+        "_started_ns",
+        "client",
+        "response",
+    )
 
     def __init__(
         self,
@@ -104,7 +118,12 @@ class Exchange:
                 if size > effect.limit:
                     return await self._too_large(effect, response, chunks, first_us)
         except UpstreamFault as fault:
-            return Ended("fault", fault=Fault(fault.kind, fault.detail, True), first_byte_us=first_us, elapsed_us=self._since(sent))
+            return Ended(
+                "fault",
+                fault=Fault(fault.kind, fault.detail, True),
+                first_byte_us=first_us,
+                elapsed_us=self._since(sent),
+            )
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return Ended("complete", body, True, None, first_us, self._since(sent))
 

@@ -68,9 +68,16 @@ class Counters:
         elif entry.cost:
             self._add(self.cost_pico, model, entry.cost)
         if entry.input is not None:
-            self._add(self.tokens, (entry.provider, entry.model_served, "input"), entry.input + (entry.cache_read or 0)
-                      + (entry.cache_write or 0) + (entry.cache_write_1h or 0))
-            self._add(self.tokens, (entry.provider, entry.model_served, "output"), (entry.output or 0) + (entry.reasoning or 0))
+            self._add(
+                self.tokens,
+                (entry.provider, entry.model_served, "input"),
+                entry.input + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.cache_write_1h or 0),
+            )
+            self._add(
+                self.tokens,
+                (entry.provider, entry.model_served, "output"),
+                (entry.output or 0) + (entry.reasoning or 0),
+            )
         self.overhead_us += entry.overhead_us or 0
 
     @staticmethod
@@ -125,7 +132,15 @@ class Gateway:
             uuid_utils.uuid7().hex, self.clock_us(), received.method, path, query, headers, received.body, "", ""
         )
         exchange = Exchange(
-            client, received.received_ns, self.shop.ledger, self.pool, self.doors, self.shop.ratios, self.counters, self._row, loop
+            client,
+            received.received_ns,
+            self.shop.ledger,
+            self.pool,
+            self.doors,
+            self.shop.ratios,
+            self.counters,
+            self._row,
+            loop,
         )
 
         def fault(bug: BaseException) -> None:
@@ -133,9 +148,15 @@ class Gateway:
             if client.started:
                 client.abort()
             else:
-                _turn_away(received, client, refuse(
-                    "internal_fault", f"call {call.call_id}: a fault of Bursar's own ({type(bug).__name__})",
-                    "report it with this id; the log has the details"))
+                _turn_away(
+                    received,
+                    client,
+                    refuse(
+                        "internal_fault",
+                        f"call {call.call_id}: a fault of Bursar's own ({type(bug).__name__})",
+                        "report it with this id; the log has the details",
+                    ),
+                )
 
         await drive.run(way(call, caller, self.desk), exchange, self.shop.ratios.recall, fault)
 
@@ -150,14 +171,21 @@ class Gateway:
                 continue
             found = self.ring.find(token)
             if found is None:
-                return refuse("invalid_key", "this virtual key is not known here", "make one with `bursar keys create NAME`")
+                return refuse(
+                    "invalid_key", "this virtual key is not known here", "make one with `bursar keys create NAME`"
+                )
             if found is keys.REVOKED:
-                return refuse("key_revoked", "this virtual key was revoked", "make a new one with `bursar keys create NAME`")
+                return refuse(
+                    "key_revoked", "this virtual key was revoked", "make a new one with `bursar keys create NAME`"
+                )
             return Caller(found.name, found.bound, found.models), [h for h in headers if h is not line]
         if not self.require_keys:
             return ANYONE, headers
-        return refuse("invalid_key", "this gateway takes virtual keys only, and the request has none",
-                      "send it as the SDK's api_key, or in x-bursar-key beside the provider's own")
+        return refuse(
+            "invalid_key",
+            "this gateway takes virtual keys only, and the request has none",
+            "send it as the SDK's api_key, or in x-bursar-key beside the provider's own",
+        )
 
     # -- the edges of a call -------------------------------------------------------------------------------------------
 
@@ -272,12 +300,16 @@ def _turn_away(received: Received, client: Responder, refusal: Refusal) -> None:
 
 
 def _framing_error(status: int, code: str, message: str) -> tuple[Headers, bytes]:
-    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}).encode()
+    body = json.dumps(
+        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    ).encode()
     return [(b"content-type", b"application/json"), (b"x-should-retry", b"false")], body
 
 
 def _health(gateway: Gateway, client: Responder) -> None:
-    body = msgspec.json.encode({"status": "ok", "uptime_s": int(time.monotonic() - gateway.started), "pid": os.getpid()})
+    body = msgspec.json.encode(
+        {"status": "ok", "uptime_s": int(time.monotonic() - gateway.started), "pid": os.getpid()}
+    )
     client.respond(200, [(b"content-type", b"application/json")], body)
 
 
@@ -312,8 +344,10 @@ def unsafe(policy: Policy, host: str, has_keys: bool) -> str:
     if not has_keys:
         return f"{host} can be reached from other machines and there are no keys; make one: bursar keys create NAME"
     if not (policy.server.tls_cert and policy.server.tls_key) and not policy.server.trusted_proxy:
-        return (f"{host} can be reached from other machines without TLS; set server.tls_cert and server.tls_key, or "
-                "server.trusted_proxy = true when a proxy in front terminates it")
+        return (
+            f"{host} can be reached from other machines without TLS; set server.tls_cert and server.tls_key, or "
+            "server.trusted_proxy = true when a proxy in front terminates it"
+        )
     return ""
 
 
@@ -328,7 +362,11 @@ def tls_context(policy: Policy) -> ssl.SSLContext | None:
 
 
 def serve(
-    config: str | None = None, ledger: str | None = None, host: str | None = None, port: int | None = None, workers: int = 1
+    config: str | None = None,
+    ledger: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int = 1,
 ) -> int:
     """Run until SIGTERM or SIGINT; the exit code. BadPolicy and LedgerFault are the caller's to print."""
     path = settings.find(config)
@@ -361,8 +399,12 @@ async def _serve(gateway: Gateway, host: str, port: int, tls: ssl.SSLContext | N
     gc.collect()
     gc.freeze()
     scheme = "https" if tls else "http"
-    print(f"bursar: serving on {scheme}://{host}:{bound} · ledger {gateway.shop.folder} · policy "
-          f"{gateway.shop.policy_path or 'none (everything recorded, nothing blocked)'}", file=sys.stderr, flush=True)
+    print(
+        f"bursar: serving on {scheme}://{host}:{bound} · ledger {gateway.shop.folder} · policy "
+        f"{gateway.shop.policy_path or 'none (everything recorded, nothing blocked)'}",
+        file=sys.stderr,
+        flush=True,
+    )
     await stop.wait()
     await gateway.stop(gateway.shop.policy.server.drain_s)
     return 0
@@ -393,7 +435,11 @@ def _supervise(workers: int, config: str | None, ledger: str | None, host: str, 
     while not stopping.wait(0.5):
         for number, child in list(children.items()):
             if child.poll() is not None:
-                print(f"bursar: worker {number} ended with {child.returncode}; starting another", file=sys.stderr, flush=True)
+                print(
+                    f"bursar: worker {number} ended with {child.returncode}; starting another",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 stopping.wait(1.0)
                 if not stopping.is_set():
                     spawn(number)

@@ -15,14 +15,19 @@ class _Page:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def collect(self):  # noqa: ANN202
+    def collect(self):
         gateway, counters = self._gateway, self._gateway.counters
-        tries = CounterMetricFamily("bursar_tries", "Tries by outcome", labels=["provider", "dialect", "operation", "status"])
+        tries = CounterMetricFamily(
+            "bursar_tries", "Tries by outcome", labels=["provider", "dialect", "operation", "status"]
+        )
         for key, count in counters.tries.items():
             tries.add_metric(list(key), count)
         yield tries
-        cost = CounterMetricFamily("bursar_cost_usd", "Dollars booked (a float here; exact in the ledger)",
-                                   labels=["provider", "model", "operation"])
+        cost = CounterMetricFamily(
+            "bursar_cost_usd",
+            "Dollars booked (a float here; exact in the ledger)",
+            labels=["provider", "model", "operation"],
+        )
         for key, pico in counters.cost_pico.items():
             cost.add_metric(list(key), pico / 10**12)
         yield cost
@@ -35,13 +40,22 @@ class _Page:
             refused.add_metric([code], count)
         yield refused
         yield CounterMetricFamily("bursar_unpriced_tries", "Tries booked without a price", value=counters.unpriced)
-        yield CounterMetricFamily("bursar_ledger_faults", "Holds and rows the ledger could not take at once", value=counters.ledger_faults)
+        yield CounterMetricFamily(
+            "bursar_ledger_faults", "Holds and rows the ledger could not take at once", value=counters.ledger_faults
+        )
         yield CounterMetricFamily("bursar_faults", "Faults of our own, caught at the drive", value=counters.faults)
-        yield CounterMetricFamily("bursar_log_lines_dropped", "Log lines dropped because stderr was slow", value=counters.log_lines_dropped)
-        yield CounterMetricFamily("bursar_overhead_seconds", "Time from a call's arrival to its first byte sent on",
-                                  value=counters.overhead_us / 1e6)
+        yield CounterMetricFamily(
+            "bursar_log_lines_dropped", "Log lines dropped because stderr was slow", value=counters.log_lines_dropped
+        )
+        yield CounterMetricFamily(
+            "bursar_overhead_seconds",
+            "Time from a call's arrival to its first byte sent on",
+            value=counters.overhead_us / 1e6,
+        )
         server = gateway.server
-        yield GaugeMetricFamily("bursar_connections", "Client connections open", value=server.connections if server else 0)
+        yield GaugeMetricFamily(
+            "bursar_connections", "Client connections open", value=server.connections if server else 0
+        )
         yield GaugeMetricFamily("bursar_in_flight", "Calls under way", value=server.in_flight if server else 0)
         for name, value in gateway.shop.ledger.stats().items():
             yield GaugeMetricFamily(f"bursar_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)

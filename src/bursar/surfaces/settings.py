@@ -29,7 +29,9 @@ def find(explicit: str | os.PathLike[str] | None = None) -> Path | None:
     if named:
         path = Path(named)
         if not path.is_file():
-            raise BadPolicy(f"{path}: no such policy file; give --config an existing file, or leave it out for the defaults")
+            raise BadPolicy(
+                f"{path}: no such policy file; give --config an existing file, or leave it out for the defaults"
+            )
         return path
     return next((Path(name) for name in PLACES if Path(name).is_file()), None)
 
@@ -64,7 +66,9 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
     for number, line in enumerate(policy.fallback):
         targets = [line.to] if isinstance(line.to, str) else line.to
         if line.from_ in targets:
-            raise BadPolicy(f"{name}:{_line(text, ['fallback', number])}: [[fallback]]: {line.from_!r} falls back to itself; name another model")
+            raise BadPolicy(
+                f"{name}:{_line(text, ['fallback', number])}: [[fallback]]: {line.from_!r} falls back to itself; name another model"
+            )
     for provider, table in policy.providers.items():
         if table.base_url and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", table.base_url):
             raise BadPolicy(
@@ -72,7 +76,9 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
                 'write an origin such as "https://api.openai.com", without credentials, query or fragment'
             )
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", provider):
-            raise BadPolicy(f"{name}: provider name {provider!r}: use small letters, digits, - and _; it becomes a path")
+            raise BadPolicy(
+                f"{name}: provider name {provider!r}: use small letters, digits, - and _; it becomes a path"
+            )
     names = [b.name for b in policy.budget if b.name]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
@@ -105,7 +111,9 @@ def _no_floats(value: object, where: str, text: str, name: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if isinstance(inner, float) and where.startswith("price"):
-                raise BadPolicy(f"{name}:{_line_of_key(text, key)}: {where}.{key} = {inner} is a float; write it as a string: {key} = \"{inner}\"")
+                raise BadPolicy(
+                    f'{name}:{_line_of_key(text, key)}: {where}.{key} = {inner} is a float; write it as a string: {key} = "{inner}"'
+                )
             _no_floats(inner, f"{where}.{key}" if where else key, text, name)
     elif isinstance(value, list):
         for inner in value:
@@ -115,7 +123,10 @@ def _no_floats(value: object, where: str, text: str, name: str) -> None:
 def _explain(message: str, text: str, name: str) -> str:
     """msgspec's message with a line, and for an unknown key the keys that are known there."""
     told, _, at = message.partition(" - at `$")
-    path = [int(p[1:-1]) if p.startswith("[") else p.lstrip(".") for p in re.findall(r"\[\d+\]|\.?[^.\[\]]+", at.rstrip("`"))]
+    path = [
+        int(p[1:-1]) if p.startswith("[") else p.lstrip(".")
+        for p in re.findall(r"\[\d+\]|\.?[^.\[\]]+", at.rstrip("`"))
+    ]
     path = [p for p in path if p != "..."]
     unknown = re.search(r"unknown field `([^`]+)`", told)
     if not unknown:
@@ -154,7 +165,10 @@ def _line(text: str, path: list[str | int]) -> int:
                 keys = [p for p in path[2:] if isinstance(p, str)]
                 return _line_of_key(text, keys[0], number) if keys else number
         elif re.match(rf"\s*\[\s*{re.escape(head)}(\.|\s*\])", line) and (
-            len(path) < 2 or not isinstance(path[1], str) or path[1] in line or re.match(rf"\s*\[\s*{re.escape(head)}\s*\]", line)
+            len(path) < 2
+            or not isinstance(path[1], str)
+            or path[1] in line
+            or re.match(rf"\s*\[\s*{re.escape(head)}\s*\]", line)
         ):
             return _line_of_key(text, str(path[-1]), number) if len(path) > 1 else number
         elif re.match(rf"\s*{re.escape(head)}\s*=", line):

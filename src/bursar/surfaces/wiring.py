@@ -83,7 +83,11 @@ class Ratios:
     def learn(self, sample: Sample) -> None:
         key = (sample.provider, sample.model)
         self._known[key] = estimate.learn(
-            self._known.get(key, estimate.START), sample.input_bytes, sample.input_tokens, sample.output_bytes, sample.output_tokens
+            self._known.get(key, estimate.START),
+            sample.input_bytes,
+            sample.input_tokens,
+            sample.output_bytes,
+            sample.output_tokens,
         )
         if len(self._known) > self._most:
             self._known.popitem(last=False)
@@ -125,7 +129,8 @@ def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Addre
 def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], book: PriceBook, node: str) -> Desk:
     """The snapshot that calls are judged by."""
     rules = {
-        a.name: ProviderRule(a.name, a.family, a.table.prices or a.name, a.table.retries, bool(a.key)) for a in places.values()
+        a.name: ProviderRule(a.name, a.family, a.table.prices or a.name, a.table.retries, bool(a.key))
+        for a in places.values()
     }
     families = {name: a.family for name, a in places.items()}
     return Desk(

@@ -56,7 +56,9 @@ class World:
 
     def hold(self, effect: HoldEffect) -> Short | Fault | None:
         said = self.hold_says(effect.hold)
-        self.steps.append(f"hold {effect.hold.entry.model_served or '-'} {'held' if said is None else type(said).__name__.lower()}")
+        self.steps.append(
+            f"hold {effect.hold.entry.model_served or '-'} {'held' if said is None else type(said).__name__.lower()}"
+        )
         if said is None:
             self.holds.append(effect.hold)
             self.open[effect.hold.id] = effect.hold
@@ -129,7 +131,9 @@ def play(call: Incoming, desk: Desk, world: World, caller: Caller = Caller()) ->
     return Played(world.steps, answer, bytes(relayed), [s.entry for s in world.settled], world.holds, world.sent)
 
 
-def respond(body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),)) -> Served:
+def respond(
+    body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),)
+) -> Served:
     """A whole JSON answer."""
     return Served(status, list(headers), (body,))
 

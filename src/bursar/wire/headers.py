@@ -13,7 +13,9 @@ HOP_BY_HOP = frozenset((
 LABELS = (b"x-bursar-", b"helicone-", b"x-litellm-", b"x-portkey-")
 
 # What a gateway must not hand from a stranger to a provider. Inside the caller's own process nothing is foreign.
-FOREIGN = frozenset((b"cookie", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"))
+FOREIGN = frozenset(
+    (b"cookie", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
+)
 AUTH = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
 ACCOUNT = frozenset((b"openai-organization", b"openai-project"))
 
