@@ -1,0 +1,169 @@
+"""The ledger's file: where it lies, its tables by numbered migrations, and how a connection to it is set up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from ..domain.entry import COLUMNS, MONEY_COLUMNS
+from .fault import OF_DISK, LedgerFault, from_error
+
+# The WAL-reset bug (3.7.0 to 3.51.2) can corrupt a file that several processes write to.
+SQLITE_MIN = (3, 51, 3)
+
+INT_COLUMNS = frozenset(MONEY_COLUMNS) | {
+    "ts", "try_no", "turn", "tool_depth", "http_status", "stream", "latency_ms", "ttft_ms", "overhead_us",
+    "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning",
+}  # fmt: skip
+NOT_NULL = frozenset(COLUMNS) - {
+    "turn", "tool_depth", "http_status", "latency_ms", "ttft_ms", "overhead_us", "saved",
+    "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning",
+} - {c for c in MONEY_COLUMNS if c.startswith("cost")}  # fmt: skip
+
+# What is stored of a row: the entry, and what it took from which counter ([counter, unit, actual] each), so that counters
+# can be derived from rows at any time.
+STORED = (*COLUMNS, "charges")
+
+CHECKPOINT_PAGES = 4000  # 16 MB of log: one checkpoint a few seconds of full load apart
+LOG_KEEP_BYTES = 64 << 20
+
+
+def quoted(name: str) -> str:
+    """An identifier of ours as SQL. Never given what a stranger chose."""
+    return f'"{name}"'
+
+
+def _column(name: str) -> str:
+    kind = "INTEGER" if name in INT_COLUMNS else "TEXT"
+    return f"{quoted(name)} {kind}{' NOT NULL' if name in NOT_NULL or name == 'charges' else ''}"
+
+
+def _first() -> list[str]:
+    rows = ", ".join(_column(c) for c in STORED)
+    return [
+        f"CREATE TABLE tail (seq INTEGER PRIMARY KEY AUTOINCREMENT, {rows}) STRICT",
+        "CREATE UNIQUE INDEX tail_id ON tail (id)",
+        # One per try under way: what it may cost, and the row it becomes if nobody settles it.
+        """CREATE TABLE holds (id TEXT PRIMARY KEY, owner TEXT NOT NULL, ts INTEGER NOT NULL, amount INTEGER NOT NULL,
+           charges TEXT NOT NULL, entry TEXT NOT NULL) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE counters (counter TEXT PRIMARY KEY, budget TEXT NOT NULL, unit TEXT NOT NULL,
+           spent INTEGER NOT NULL, held INTEGER NOT NULL, resets INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE owners (id TEXT PRIMARY KEY, "where" TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL,
+           start TEXT NOT NULL, mode TEXT NOT NULL, node TEXT NOT NULL, lease_until INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+        # Holds given up, kept for a week: a settle that still comes becomes a correction.
+        """CREATE TABLE lapsed (id TEXT PRIMARY KEY, at INTEGER NOT NULL, amount INTEGER, charges TEXT NOT NULL,
+           settled INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+        # Ids that left the tail in the last hour, so that a row booked again is still known.
+        "CREATE TABLE landed (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+        """CREATE TABLE segments (name TEXT PRIMARY KEY, min_ts INTEGER NOT NULL, max_ts INTEGER NOT NULL,
+           min_seq INTEGER NOT NULL, max_seq INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
+           level INTEGER NOT NULL, at INTEGER NOT NULL) STRICT""",
+        # Files that were replaced: readers with an older snapshot may still be at them.
+        "CREATE TABLE retired (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT",
+        'CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), "by" TEXT NOT NULL, until INTEGER NOT NULL) STRICT',
+    ]
+
+
+# One list of statements per version; additive only, and never changed once released.
+MIGRATIONS: tuple[list[str], ...] = (_first(),)
+
+
+class Place(NamedTuple):
+    """A ledger on disk: a folder with `ledger.db` and `segments/`, or a `.db` file with `segments/` beside it."""
+
+    file: Path
+    segments: Path
+
+    @classmethod
+    def at(cls, path: str | Path) -> Place:
+        path = Path(path)
+        file = path if path.suffix == ".db" else path / "ledger.db"
+        return cls(file, file.parent / "segments")
+
+
+def waiter(busy_ms: int) -> Callable[[int], bool]:
+    """SQLite's own waits grow to 100 ms, which starves a writer among several; these stay near one commit's length."""
+    until = [0.0]
+
+    def wait(tries: int) -> bool:
+        now = time.monotonic()
+        if tries == 0:
+            until[0] = now + busy_ms / 1000
+        if now >= until[0]:
+            return False
+        time.sleep(random.uniform(0.0002, 0.002))
+        return True
+
+    return wait
+
+
+def connect(place: Place, *, busy_ms: int, read_only: bool = False) -> apsw.Connection:
+    """A connection with the ledger's settings, its tables brought up to date. LedgerFault when that cannot be had."""
+    found = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if found < SQLITE_MIN:
+        raise LedgerFault(
+            "old_sqlite", f"apsw brings SQLite {apsw.sqlite_lib_version()}, which can corrupt a file with several writers",
+            "install apsw 3.51.3 or newer",
+        )  # fmt: skip
+    connection = None
+    try:
+        if read_only and not place.file.exists():
+            raise FileNotFoundError(2, "there is no ledger here", str(place.file))
+        if not read_only:
+            place.segments.mkdir(parents=True, exist_ok=True, mode=0o700)
+        flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
+        connection = apsw.Connection(str(place.file), flags=flags, statementcachesize=200)
+        connection.set_busy_handler(waiter(busy_ms))
+        if read_only:
+            connection.execute("PRAGMA query_only = 1")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("PRAGMA synchronous = FULL", can_cache=False)
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_KEEP_BYTES}").fetchall()
+            connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+        connection.execute("PRAGMA temp_store = MEMORY")
+        _migrate(connection, place, read_only)
+    except OF_DISK as error:
+        if connection is not None:
+            connection.close(True)
+        raise from_error(error, place.file) from error
+    except LedgerFault:
+        if connection is not None:
+            connection.close(True)
+        raise
+    return connection
+
+
+def version(connection: apsw.Connection) -> int:
+    return int(connection.pragma("user_version"))
+
+
+def _migrate(connection: apsw.Connection, place: Place, read_only: bool) -> None:
+    have = version(connection)
+    if have > len(MIGRATIONS):
+        raise LedgerFault(
+            "newer_schema", f"{place.file} has version {have}, this bursar knows up to {len(MIGRATIONS)}", "upgrade bursar"
+        )
+    if have == len(MIGRATIONS):
+        return
+    if read_only:
+        raise LedgerFault(
+            "cannot_open", f"{place.file} has version {have} of {len(MIGRATIONS)}",
+            "start the gateway once, or run `bursar check`: a reader changes nothing",
+        )  # fmt: skip
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for number in range(version(connection), len(MIGRATIONS)):  # again: another process may have been first
+            for statement in MIGRATIONS[number]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+        connection.execute("COMMIT")
+    except OF_DISK:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,401 @@
+"""The SQLite tail: one connection, and what happens in one transaction on it. Called by one thread at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+import msgspec
+
+from ..domain.entry import Charge, Entry, Hold, Settlement, Short
+from .fault import LedgerFault
+from .lapse import charged, late
+from .owner import LEASE_US, Owner
+from .schema import STORED, Place, connect, quoted
+
+HOLD, BOOK, RELEASE = range(3)
+
+# Every step lets go of the interpreter's lock and has to win it back from a busy event loop, so a batch is written in few
+# steps: many rows a statement. Four sizes keep the number of prepared statements small.
+SIZES = (64, 16, 4, 1)
+COUNTERS_KEPT = 200_000  # counters remembered in memory, some 300 bytes each; forgetting costs one look-up
+LAPSE_BATCH = 500
+
+_encode = msgspec.json.encode
+_charges = msgspec.json.Decoder(list[Charge])
+_entry = msgspec.json.Decoder(Entry)
+
+
+def _multi(head: str, columns: int, tail: str = "") -> dict[int, str]:
+    one = f"({','.join('?' * columns)})"
+    return {n: f"{head} VALUES {','.join([one] * n)}{tail}" for n in SIZES}
+
+
+ROWS = _multi(f"INSERT INTO tail ({','.join(quoted(c) for c in STORED)})", len(STORED))
+HOLDS = _multi("INSERT INTO holds (id, owner, ts, amount, charges, entry)", 6)
+COUNTERS = _multi(
+    "INSERT INTO counters (counter, budget, unit, spent, held, resets)", 6,
+    " ON CONFLICT (counter) DO UPDATE SET spent = excluded.spent, held = excluded.held",
+)  # fmt: skip
+SEEN = """
+    SELECT id, 'lapsed', amount, charges, settled FROM lapsed WHERE id IN (SELECT value FROM json_each(?1))
+    UNION ALL SELECT id, 'booked', 0, '', 0 FROM tail WHERE id IN (SELECT value FROM json_each(?1))
+    UNION ALL SELECT id, 'booked', 0, '', 0 FROM landed WHERE id IN (SELECT value FROM json_each(?1))"""
+
+
+class Op:
+    """One thing asked of the ledger, and what came of it. `waiter` is whatever the face that made it waits on."""
+
+    __slots__ = ("deadline", "done", "fault", "id", "item", "kind", "loop", "result", "waiter")
+
+    def __init__(self, kind: int, id: str, item: Any, loop: Any = None, waiter: Any = None) -> None:
+        self.kind, self.id, self.item, self.loop, self.waiter = kind, id, item, loop, waiter
+        self.result: Short | None = None
+        self.fault: LedgerFault | None = None
+        self.done = False
+        self.deadline = 0.0
+
+
+class Standing(NamedTuple):
+    """A counter as it stands, in the unit's own grain. `resets_us`: when its window ends, 0 for never."""
+
+    counter: str
+    budget: str
+    unit: str
+    spent: int
+    held: int
+    resets_us: int
+
+
+class _Counter:
+    __slots__ = ("budget", "held", "resets", "spent", "unit")
+
+    def __init__(self, budget: str, unit: str, spent: int, held: int, resets: int) -> None:
+        self.budget, self.unit, self.spent, self.held, self.resets = budget, unit, spent, held, resets
+
+
+class _Gone(Exception):
+    """A hold of ours was given up by a sibling: this batch must look before it settles."""
+
+
+class Tail:
+    """One opened ledger file. Errors of SQLite leave as they are, with nothing of the batch kept."""
+
+    def __init__(self, place: Place, owner: Owner, clock_us: Callable[[], int], busy_ms: int) -> None:
+        self.place, self.owner, self._clock_us = place, owner, clock_us
+        self.connection = connect(place, busy_ms=busy_ms)
+        self._open: dict[str, tuple[Charge, ...]] = {}  # our own holds, which need not be read back to be settled
+        self._known: dict[str, _Counter] = {}
+        self._dirty: set[str] = set()
+        self._seen_version = -1
+        self._full = True
+        self.duplicates = self.corrections = 0
+
+    # -- one batch ---------------------------------------------------------------------------------------------------
+
+    def commit(self, ops: Sequence[Op]) -> None:
+        """All of `ops` in one transaction: durable on return when a row is among them, written when only holds are."""
+        books = [op for op in ops if op.kind == BOOK]
+        holds = [op for op in ops if op.kind == HOLD]
+        releases = [op for op in ops if op.kind == RELEASE]
+        if releases:
+            given_back = {op.id for op in releases}
+            holds = [op for op in holds if op.id not in given_back]
+        try:
+            self._commit(books, holds, releases, careful=False)
+        except _Gone:
+            self._commit(books, holds, releases, careful=True)
+
+    def commit_alone(self, op: Op) -> None:
+        """One op, looking first whether its id is known: for what a batch could not take."""
+        books, holds, releases = ([op] if op.kind == kind else [] for kind in (BOOK, HOLD, RELEASE))
+        self._commit(books, holds, releases, careful=True)
+
+    def _commit(self, books: list[Op], holds: list[Op], releases: list[Op], careful: bool) -> None:
+        self._begin(full=bool(books))
+        opened: dict[str, tuple[Charge, ...]] = {}
+        duplicates, corrections = self.duplicates, self.corrections
+        try:
+            if books:
+                self._book(books, careful)
+            if releases:
+                self._release(releases)
+            if holds:
+                opened = self._hold(holds, careful)
+            self._end()
+        except BaseException:
+            self.duplicates, self.corrections = duplicates, corrections
+            self._undo()
+            raise
+        for op in books:
+            self._open.pop(op.id, None)
+        for op in releases:
+            self._open.pop(op.id, None)
+        self._open.update(opened)
+
+    def _begin(self, full: bool) -> None:
+        if full != self._full:
+            # Compiling this pragma is what sets it, so a cached statement would do nothing.
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}", can_cache=False)
+            self._full = full
+        self.connection.execute("BEGIN IMMEDIATE")
+        if self.connection.data_version() != self._seen_version or len(self._known) > COUNTERS_KEPT:
+            self._known.clear()  # another process wrote, or this connection is new
+
+    def _end(self) -> None:
+        if self._dirty:
+            known, rows = self._known, []
+            for name in self._dirty:
+                c = known[name]
+                rows.append((name, c.budget, c.unit, c.spent, c.held, c.resets))
+            self._insert(COUNTERS, rows)
+        self.connection.execute("COMMIT")
+        self._dirty.clear()
+        self._seen_version = self.connection.data_version()
+
+    def _undo(self) -> None:
+        self._known.clear()
+        self._dirty.clear()
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def _insert(self, statements: dict[int, str], rows: Sequence[Sequence[object]]) -> None:
+        at, left = 0, len(rows)
+        for size in SIZES:
+            while left >= size:
+                values: list[object] = []
+                for row in rows[at : at + size]:
+                    values.extend(row)
+                self.connection.execute(statements[size], values)  # pyright: ignore[reportArgumentType]
+                at, left = at + size, left - size
+
+    # -- counters ----------------------------------------------------------------------------------------------------
+
+    def _load(self, charges: Iterable[Charge]) -> None:
+        """Bring what the batch touches into memory; a counter nobody touched before starts at zero."""
+        known = self._known
+        missing = {c.counter: c for c in charges if c.counter not in known}
+        if not missing:
+            return
+        for name, c in missing.items():
+            known[name] = _Counter(c.budget, c.unit, 0, 0, c.resets_us)
+        for name, spent, held in self.connection.execute(
+            "SELECT counter, spent, held FROM counters WHERE counter IN (SELECT value FROM json_each(?))",
+            (_encode(list(missing)).decode(),),
+        ):
+            known[name].spent, known[name].held = spent, held
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def _book(self, books: list[Op], careful: bool) -> None:
+        ours: list[str] = []
+        others: list[str] = []
+        for op in books:
+            (others if careful or op.id not in self._open else ours).append(op.id)
+        held: dict[str, Sequence[Charge]] = {}
+        if ours:
+            self.connection.execute(
+                "DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?))", (_encode(ours).decode(),)
+            )
+            if self.connection.changes() != len(ours):
+                raise _Gone
+            held = {id: self._open[id] for id in ours}
+        seen: dict[str, tuple[str, int | None, str, int]] = {}
+        if others:
+            asked = (_encode(others).decode(),)
+            for id, charges in self.connection.execute(
+                "SELECT id, charges FROM holds WHERE id IN (SELECT value FROM json_each(?))", asked
+            ).fetchall():
+                held[id] = _charges.decode(charges)
+            for id, *rest in self.connection.execute(SEEN, asked).fetchall():
+                seen.setdefault(id, tuple(rest))
+            if any(id in held for id in others):
+                self.connection.execute("DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?))", asked)
+        rows: list[tuple[object, ...]] = []
+        moves: list[tuple[Charge, int, int]] = []  # counter, added to spent, added to held
+        for op in books:
+            self._book_one(op, held.pop(op.id, None), seen, rows, moves)
+        self._move(moves)
+        self._insert(ROWS, rows)
+
+    def _book_one(
+        self,
+        op: Op,
+        charges: Sequence[Charge] | None,
+        seen: dict[str, tuple[str, int | None, str, int]],
+        rows: list[tuple[object, ...]],
+        moves: list[tuple[Charge, int, int]],
+    ) -> None:
+        settlement: Settlement = op.item
+        entry, known = settlement.entry, seen.get(op.id)
+        if charges is not None:
+            moves += [(c, 0, -c.amount) for c in charges]
+        if known is not None and (known[0] == "booked" or known[3]):
+            self.duplicates += 1
+            return
+        lapsed = _charges.decode(known[2]) if known is not None else []
+        charges = settlement.charges or charges or lapsed
+        if len(charges) != len(settlement.actual):
+            raise ValueError(f"{op.id}: {len(settlement.actual)} amounts for {len(charges)} charges")
+        already = {c.counter: c.amount for c in lapsed}
+        if known is not None:
+            entry = late(settlement, known[1] or 0)
+            self.connection.execute("UPDATE lapsed SET settled = 1 WHERE id = ?", (op.id,))
+            self.corrections += 1
+        taken = [(c, actual - already.get(c.counter, 0)) for c, actual in zip(charges, settlement.actual, strict=True)]
+        moves += [(c, spent, 0) for c, spent in taken]
+        seen[op.id] = ("booked", 0, "", 0)  # the same id again in this batch
+        rows.append((*entry, _encode([(c.counter, c.unit, spent) for c, spent in taken]).decode() if taken else "[]"))
+
+    def _move(self, moves: list[tuple[Charge, int, int]]) -> None:
+        self._load([c for c, _, _ in moves])
+        for c, spent, held in moves:
+            counter = self._known[c.counter]
+            counter.spent += spent
+            counter.held += held
+            self._dirty.add(c.counter)
+
+    # -- holds -------------------------------------------------------------------------------------------------------
+
+    def _hold(self, holds: list[Op], careful: bool) -> dict[str, tuple[Charge, ...]]:
+        opened: dict[str, tuple[Charge, ...]] = {}
+        rows: list[tuple[object, ...]] = []
+        self._load([c for op in holds for c in op.item.charges])
+        written = self._written(holds) if careful else frozenset[str]()
+        for op in holds:
+            hold: Hold = op.item
+            if op.id in opened or op.id in self._open or op.id in written:
+                op.result = None
+                continue
+            op.result = self._reserve(hold.charges)
+            if op.result is None:
+                opened[op.id] = hold.charges
+                charges = _encode(hold.charges).decode()
+                rows.append((op.id, self.owner.id, hold.ts, hold.amount, charges, _encode(hold.entry).decode()))
+        self._insert(HOLDS, rows)
+        return opened
+
+    def _written(self, holds: list[Op]) -> frozenset[str]:
+        """Which of these a commit that seemed to fail wrote after all."""
+        rows = self.connection.execute(
+            "SELECT id FROM holds WHERE owner = ? AND id IN (SELECT value FROM json_each(?))",
+            (self.owner.id, _encode([op.id for op in holds]).decode()),
+        )
+        return frozenset(id for (id,) in rows)
+
+    def _reserve(self, charges: tuple[Charge, ...]) -> Short | None:
+        known = self._known
+        for at, c in enumerate(charges):
+            counter = known[c.counter]
+            # With nothing to add any standing fits: a free model is not stopped by a money budget that is used up.
+            if c.hard and c.limit is not None and c.amount > 0 and counter.spent + counter.held + c.amount > c.limit:
+                for back in charges[:at]:
+                    known[back.counter].held -= back.amount
+                return Short(c, counter.spent, counter.held)
+            counter.held += c.amount
+        self._dirty.update([c.counter for c in charges])
+        return None
+
+    def _release(self, releases: list[Op]) -> None:
+        """Give back holds that nobody was told of: their calls never went out."""
+        asked = (_encode([op.id for op in releases]).decode(),)
+        found = self.connection.execute(
+            "DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?)) RETURNING charges", asked
+        ).fetchall()
+        self._move([(c, 0, -c.amount) for (charges,) in found for c in _charges.decode(charges)])
+
+    # -- owners ------------------------------------------------------------------------------------------------------
+
+    def renew(self, now: int) -> None:
+        """Take or renew this process's lease, at `now` ticks."""
+        o = self.owner
+        self._begin(full=False)
+        try:
+            self.connection.execute(
+                """INSERT INTO owners (id, "where", boot, pid, start, mode, node, lease_until) VALUES (?,?,?,?,?,?,?,?)
+                   ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until""",
+                (o.id, o.where, o.boot, o.pid, o.start, o.mode, o.node, now + LEASE_US),
+            )
+            self._end()
+        except BaseException:
+            self._undo()
+            raise
+
+    def leave(self) -> None:
+        """This process is done: what it still holds, nobody will settle."""
+        self.connection.execute("DELETE FROM owners WHERE id = ?", (self.owner.id,))
+
+    def recover(self, now: int) -> list[Entry]:
+        """Turn the holds of dead owners into rows, charged at the hold. Several processes may do this at once."""
+        found: list[Entry] = []
+        while self._dead(now) or self._orphans():
+            self._begin(full=True)
+            try:
+                rows = self._lapse(self._dead(now))  # judged again: the owner may have renewed meanwhile
+                self._end()
+            except BaseException:
+                self._undo()
+                raise
+            found += rows
+            if len(rows) < LAPSE_BATCH:
+                break
+        return found
+
+    def _dead(self, now: int) -> list[str]:
+        rows = self.connection.execute('SELECT id, "where", boot, pid, start, mode, node, lease_until FROM owners').fetchall()
+        owners = [(Owner(*fields), until) for *fields, until in rows]
+        return [o.id for o, until in owners if o.id != self.owner.id and self.owner.gone(o, until, now)]
+
+    def _orphans(self) -> bool:
+        return bool(
+            self.connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM holds WHERE owner <> ? AND owner NOT IN (SELECT id FROM owners))",
+                (self.owner.id,),
+            ).get
+        )
+
+    def _lapse(self, dead: list[str]) -> list[Entry]:
+        gone = _encode(dead).decode()
+        self.connection.execute("DELETE FROM owners WHERE id IN (SELECT value FROM json_each(?))", (gone,))
+        holds = self.connection.execute(
+            "SELECT id, amount, charges, entry FROM holds WHERE owner <> ? AND owner NOT IN (SELECT id FROM owners) LIMIT ?",
+            (self.owner.id, LAPSE_BATCH),
+        ).fetchall()
+        rows: list[Entry] = []
+        stored: list[tuple[object, ...]] = []
+        for id, amount, text, entry in holds:
+            charges = _charges.decode(text)
+            row = charged(_entry.decode(entry), amount)
+            rows.append(row)
+            self._move([(c, c.amount, -c.amount) for c in charges])
+            stored.append((*row, _encode([(c.counter, c.unit, c.amount) for c in charges]).decode()))
+            self.connection.execute("DELETE FROM holds WHERE id = ?", (id,))
+            self.connection.execute(
+                "INSERT INTO lapsed (id, at, amount, charges, settled) VALUES (?,?,?,?,0)",
+                (id, self._clock_us(), row.cost, text),
+            )
+        self._insert(ROWS, stored)
+        return rows
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def standings(self) -> dict[str, Standing]:
+        """Every counter as the file has it."""
+        rows = self.connection.execute("SELECT counter, budget, unit, spent, held, resets FROM counters").fetchall()
+        return {row[0]: Standing(*row) for row in rows}
+
+    def rows(self) -> list[Entry]:
+        """Every row of the tail, oldest first: for tests and recovery reports, not for questions (those are the reader's)."""
+        columns = ",".join(quoted(c) for c in Entry._fields)
+        return [Entry(*row) for row in self.connection.execute(f"SELECT {columns} FROM tail ORDER BY seq")]
+
+    def checkpoint(self) -> None:
+        """Bring the log into the file and sync it."""
+        self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def close(self, checkpoint: bool) -> None:
+        """Close the file; the last to close it may bring the log in, which takes a moment."""
+        if not checkpoint:
+            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self.connection.close(True)

@@ -1,0 +1,526 @@
+"""The ledger as a process sees it: queue, group commit, spool, lease, fork and exit. Sync and async faces of the same acts."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import apsw
+
+from ..domain.entry import Entry, Hold, Settlement, Short
+from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
+from .owner import RENEW_US, Owner, ticks_us
+from .schema import Place
+from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail
+
+if TYPE_CHECKING:
+    import asyncio  # for its names only: a wrapper without a loop should not pay for loading it
+
+BATCH_MAX = 256  # ops in one transaction: beyond this a row gets no cheaper, and the first waits for the last
+QUEUE_MAX = 20_000  # calls waiting; more than that are told so at once
+SPOOL_MAX = 10_000  # rows in memory while the disk does not take them, some 3 KB each; over it no call is let out
+BUSY_MS = 5_000  # how long another process may keep the write lock
+ACK_S = 5.0  # how long a row's caller waits for a ledger in trouble; the row stays in hand after that
+RETRY_S = 0.2
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """One ledger on one host's local disk. Safe for many threads and event loops; several processes may open one file.
+
+    `hold` and `book` raise LedgerFault (their `_soon` forms set it on the future) when the ledger cannot do it: nothing is
+    acknowledged that is not in the file, and a row is on the disk when it is acknowledged. A row that could not be written
+    stays in hand and lands when the ledger is well again, also after its caller was told of the fault."""
+
+    def __init__(
+        self,
+        place: Place,
+        node: str,
+        clock_us: Callable[[], int],
+        mode: str,
+        busy_ms: int,
+        ack_s: float,
+        ticks: Callable[[], int],
+    ) -> None:
+        self.place, self._node, self._clock_us, self._mode = place, node, clock_us, mode
+        self._busy_ms, self._ack_s, self._ticks = busy_ms, ack_s, ticks
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """What belongs to one process. A forked child starts from here: the pending work stays its parent's."""
+        self._lock = threading.Lock()  # held while a transaction runs
+        self._pending: deque[Op] = deque()
+        self._spool: deque[Op] = deque()
+        self._tail: Tail | None = None
+        self._keeper: threading.Thread | None = None
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asleep = False
+        self._closed = False
+        self._fault: LedgerFault | None = None
+        self._owner = Owner.here(self._mode, self._node)
+        self._lease_due = 0
+        self._batches = self._rows = self._holds = self._short = 0
+        self._refused = self._recovered = self._released = 0
+        self._duplicates = self._corrections = 0
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        node: str = "",
+        clock_us: Callable[[], int],
+        mode: str = "gateway",
+        busy_ms: int = BUSY_MS,
+        ack_s: float = ACK_S,
+        ticks: Callable[[], int] = ticks_us,
+    ) -> Ledger:
+        """Open or create the ledger at `path` (a folder, or a `.db` file), take a lease, and turn the holds of dead
+        processes into rows. `clock_us` is the wall clock, `ticks` the monotonic one of leases, both in microseconds;
+        `mode` is gateway or wrapper and only recorded."""
+        ledger = cls(Place.at(path), node, clock_us, mode, busy_ms, ack_s, ticks)
+        with ledger._lock:
+            try:
+                ledger._opened()
+                ledger._recover()
+            except OF_DISK as error:
+                raise from_error(error, ledger.place.file) from error
+        _live.add(ledger)
+        atexit.register(ledger._at_exit)
+        return ledger
+
+    # -- sync face ---------------------------------------------------------------------------------------------------
+
+    def hold(self, hold: Hold) -> Short | None:
+        """Set money aside. None when held, else the first charge that did not fit, and then nothing is held anywhere."""
+        op = Op(HOLD, hold.id, hold)
+        self._admit()
+        try:
+            self._run(op)
+        except BaseException:  # interrupted: whoever writes next must not hold it for nobody
+            self._pending.append(Op(RELEASE, hold.id, None))
+            raise
+        if op.fault is not None:
+            raise op.fault
+        return op.result
+
+    def book(self, settlement: Settlement) -> None:
+        """Write the row and settle its hold, in one transaction; on the disk when this returns. An id that was booked
+        before changes nothing."""
+        op = Op(BOOK, settlement.id, settlement)
+        self._take_in()
+        self._run(op)
+        if not op.done:
+            op.waiter.wait(max(0.0, op.deadline - time.monotonic()))
+        if not op.done:
+            raise self._late(op)
+        if op.fault is not None:
+            raise op.fault
+
+    def release(self, hold_id: str) -> None:
+        """Give back a hold whose call never went out. Leaves no row."""
+        self._take_in()
+        self._run(Op(RELEASE, hold_id, None))
+
+    def _run(self, op: Op) -> None:
+        """The thread that comes first writes for all that wait: nothing is handed to another thread, and commits group by
+        themselves. Not done afterwards means: in the spool, with an event to wait on."""
+        self._pending.append(op)
+        with self._lock:
+            while not op.done and self._pending:
+                self._drain()
+        if self._keeper is None:
+            self._keep_watch()
+
+    # -- async face --------------------------------------------------------------------------------------------------
+
+    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | None]:
+        """`hold`, answered on `loop`. Cancelled before the answer: the hold is given back."""
+        future: asyncio.Future[Short | None] = loop.create_future()
+        try:
+            self._admit()
+        except LedgerFault as fault:
+            future.set_exception(fault)
+            return future
+        self._submit(Op(HOLD, hold.id, hold, loop, future))
+        return future
+
+    def book_soon(self, settlement: Settlement, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """`book`, answered on `loop`. Cancelling the future does not unbook the row."""
+        future: asyncio.Future[None] = loop.create_future()
+        try:
+            self._take_in()
+        except LedgerFault as fault:
+            future.set_exception(fault)
+            return future
+        self._submit(Op(BOOK, settlement.id, settlement, loop, future))
+        return future
+
+    def _submit(self, op: Op) -> None:
+        self._pending.append(op)
+        if self._asleep:
+            self._asleep = False
+            self._bell.put(None)
+        elif self._keeper is None:
+            self._keep_watch()
+
+    def _admit(self) -> None:
+        """LedgerFault when no new call may go out: the ledger is in trouble, or too much is in hand already."""
+        fault = self.fault()
+        if fault is not None:
+            self._refused += 1
+            raise fault
+
+    def _take_in(self) -> None:
+        """LedgerFault when not even a row is taken: only what is a bug or a flood gets here."""
+        if self._closed:
+            raise self._shut()
+        if len(self._pending) >= 2 * QUEUE_MAX:
+            raise LedgerFault("busy", f"{len(self._pending)} rows wait for the ledger", "wait for rows before booking more")
+
+    # -- the state of things -----------------------------------------------------------------------------------------
+
+    def fault(self) -> LedgerFault | None:
+        """Why a hold would be refused now; None when the ledger is well."""
+        if self._closed:
+            return self._shut()
+        if len(self._spool) >= SPOOL_MAX:
+            waiting = f"{len(self._spool)} rows wait in memory for the ledger's disk"
+            return LedgerFault("spool_full", waiting, "repair the disk; they land then")
+        if self._fault is not None:
+            return self._fault
+        if len(self._pending) >= QUEUE_MAX:
+            waiting = f"{len(self._pending)} calls wait for the ledger"
+            return LedgerFault("busy", waiting, "send less, or give it a faster disk")
+        return None
+
+    def _shut(self) -> LedgerFault:
+        return LedgerFault("closed", f"{self.place.file} was closed by this process", "open it again")
+
+    def stats(self) -> dict[str, int]:
+        """Whole numbers since this process opened the ledger; the first two as of now."""
+        tail = self._tail
+        return {
+            "queue_depth": len(self._pending), "spooled": len(self._spool), "batches": self._batches, "rows": self._rows,
+            "holds": self._holds, "short": self._short, "refused": self._refused, "released": self._released,
+            "recovered": self._recovered, "duplicates": tail.duplicates if tail else 0,
+            "corrections": tail.corrections if tail else 0,
+        }  # fmt: skip
+
+    def counters(self) -> dict[str, Standing]:
+        """Every counter as the file has it, by name."""
+        return self._look(lambda tail: tail.standings())
+
+    def rows(self) -> list[Entry]:
+        """Every row that is still in the tail, oldest first: for small ledgers. Questions are the reader's business."""
+        return self._look(lambda tail: tail.rows())
+
+    def recover(self) -> list[Entry]:
+        """Turn the holds of dead processes into rows, charged at the hold; gives those rows. The keeper does it too,
+        every five seconds."""
+        return self._look(lambda _: self._recover())
+
+    def _look(self, what: Callable[[Tail], T]) -> T:
+        with self._lock:
+            try:
+                return what(self._opened())
+            except OF_DISK as error:
+                raise from_error(error, self.place.file) from error
+
+    def _opened(self) -> Tail:
+        """The tail, opened where it is not (first use, after a fork, after the disk failed). Needs the lock."""
+        if self._closed:
+            raise self._shut()
+        if self._tail is None:
+            tail = Tail(self.place, self._owner, self._clock_us, self._busy_ms)
+            tail.duplicates, tail.corrections = self._duplicates, self._corrections
+            if self._fault is not None:
+                # A sync that failed may have left rows in the log that look committed and are not on the disk.
+                tail.checkpoint()
+            self._tail = tail
+            self._lease_due = 0
+        now = self._ticks()
+        if now >= self._lease_due:
+            self._tail.renew(now)
+            self._lease_due = now + RENEW_US
+        return self._tail
+
+    def _recover(self) -> list[Entry]:
+        found = self._opened().recover(self._ticks())
+        self._recovered += len(found)
+        return found
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Write the next batch of what is pending. Needs the lock; never raises for what the disk or a row does."""
+        pending, ops = self._pending, []
+        while pending and len(ops) < BATCH_MAX:
+            ops.append(pending.popleft())
+        if self._fault is not None or self._spool:
+            self._put_off(ops, self._fault)  # rows keep their order behind those that wait; the keeper tries again
+            return
+        self._write(ops)
+
+    def _write(self, ops: list[Op]) -> None:
+        try:
+            self._opened().commit(ops)
+        except OF_DATA:
+            ops = self._write_alone(ops)
+        except (*OF_DISK, LedgerFault) as error:
+            self._in_trouble(error)
+            self._put_off(ops, self._fault)
+            return
+        except BaseException:  # interrupted: the next to come writes them, and those written already are known by their ids
+            self._pending.extendleft(reversed(ops))
+            raise
+        self._batches += 1
+        self._finish(ops)
+
+    def _write_alone(self, ops: list[Op]) -> list[Op]:
+        """One transaction each, so that only the op that cannot be stored fails. Gives those that came to an end."""
+        for at, op in enumerate(ops):
+            try:
+                self._opened().commit_alone(op)
+            except OF_DATA as error:
+                op.fault = from_error(error, self.place.file)
+                if op.fault.code != "unstorable":
+                    op.fault = LedgerFault("unstorable", f"{op.id}: {error}", "report this: a row must fit its columns")
+            except (*OF_DISK, LedgerFault) as error:
+                self._in_trouble(error)
+                self._put_off(ops[at:], self._fault)
+                return ops[:at]
+        return ops
+
+    def _in_trouble(self, error: Exception) -> None:
+        self._fault = from_error(error, self.place.file)
+        if not isinstance(error, apsw.BusyError | apsw.FullError):
+            self._drop_tail()  # after an I/O error what the connection believes of the file is not to be trusted
+
+    def _drop_tail(self, checkpoint: bool = False) -> None:
+        if self._tail is not None:
+            self._duplicates, self._corrections = self._tail.duplicates, self._tail.corrections
+            try:
+                self._tail.close(checkpoint)
+            except OF_DISK:
+                pass  # the reason is the fault that brought us here, and that one is told
+            self._tail = None
+
+    def _put_off(self, ops: list[Op], fault: LedgerFault | None) -> None:
+        """Holds fail at once, rows stay in hand."""
+        failed: list[Op] = []
+        for op in ops:
+            if op.kind != HOLD:
+                if op.loop is None and op.waiter is None:
+                    op.waiter = threading.Event()
+                op.deadline = time.monotonic() + self._ack_s
+                if len(self._spool) < 2 * SPOOL_MAX:
+                    self._spool.append(op)
+                    continue
+            op.fault = fault or self.fault() or LedgerFault("busy", "rows wait for the ledger's disk", "try again")
+            self._refused += 1
+            failed.append(op)
+        self._finish(failed)
+        if self._asleep:
+            self._asleep = False
+            self._bell.put(None)
+
+    def _finish(self, ops: list[Op]) -> None:
+        """Tell those who wait: threads by their event, each loop in one go."""
+        loops: dict[asyncio.AbstractEventLoop, list[Op]] = {}
+        for op in ops:
+            if op.fault is None:
+                if op.kind == BOOK:
+                    self._rows += 1
+                elif op.kind == HOLD:
+                    self._holds += 1
+                    self._short += op.result is not None
+            op.done = True
+            if op.loop is not None:
+                loops.setdefault(op.loop, []).append(op)
+            elif op.waiter is not None:
+                op.waiter.set()
+        for loop, told in loops.items():
+            try:
+                loop.call_soon_threadsafe(self._tell, told)
+            except RuntimeError:
+                self._give_back(told)  # the loop is closed: nobody waits any more
+
+    def _tell(self, ops: list[Op]) -> None:
+        """On the loop: set the futures."""
+        abandoned: list[Op] = []
+        for op in ops:
+            future: asyncio.Future[Any] = op.waiter
+            if future.done():
+                abandoned.append(op)
+            elif op.fault is not None:
+                future.set_exception(op.fault)
+            else:
+                future.set_result(op.result)
+        if abandoned:
+            self._give_back(abandoned)
+
+    def _give_back(self, ops: list[Op]) -> None:
+        """Holds that were granted after their caller had left: the provider never saw a byte of them."""
+        for op in ops:
+            if op.kind == HOLD and op.fault is None and op.result is None:
+                self._released += 1
+                self._submit(Op(RELEASE, op.id, None))
+
+    # -- the keeper --------------------------------------------------------------------------------------------------
+
+    def _keep_watch(self) -> None:
+        with self._lock:
+            if self._keeper is None and not self._closed:
+                self._keeper = threading.Thread(target=self._keep, name="bursar-ledger", daemon=True)
+                self._keeper.start()
+
+    def _keep(self) -> None:
+        """The writer thread: batches for the event loops, and every few seconds the lease, the dead, and what is in hand."""
+        due = self._ticks() + RENEW_US
+        while not self._closed:
+            self._asleep = True
+            if not self._pending:
+                troubled = self._fault is not None or bool(self._spool)
+                try:
+                    self._bell.get(timeout=RETRY_S if troubled else RENEW_US / 1e6)
+                except queue.Empty:
+                    pass  # nobody rang: time for the chores
+            self._asleep = False
+            with self._lock:
+                if self._closed:
+                    return
+                if self._pending:
+                    self._drain()
+                if self._fault is not None or self._spool:
+                    self._retry()
+                elif self._ticks() >= due:
+                    due = self._ticks() + RENEW_US
+                    self._chores()
+
+    def _chores(self) -> None:
+        try:
+            self._recover()
+        except (*OF_DISK, LedgerFault) as error:
+            self._in_trouble(error)
+
+    def _retry(self) -> None:
+        """Try to write what is in hand. The first that lands ends the trouble."""
+        if self._fault is not None:
+            try:
+                self._lease_due = 0
+                self._opened()  # a lease is a row too: when it lands, others will
+            except (*OF_DISK, LedgerFault) as error:
+                self._in_trouble(error)
+                self._overdue()
+                return
+            self._fault = None
+        while self._spool and self._fault is None:
+            self._write([self._spool.popleft() for _ in range(min(BATCH_MAX, len(self._spool)))])
+        self._overdue()
+
+    def _overdue(self) -> None:
+        """Tell loops whose row is late; the row stays in the spool and its op is told nothing more."""
+        now = time.monotonic()
+        for op in self._spool:
+            if op.deadline <= now and op.loop is not None:
+                told = Op(op.kind, op.id, op.item, op.loop, op.waiter)
+                told.fault, op.loop, op.waiter = self._late(op), None, None
+                self._finish([told])
+
+    def _late(self, op: Op) -> LedgerFault:
+        because = f" ({self._fault.code}: {self._fault.reason})" if self._fault else ""
+        return LedgerFault(
+            "late", f"the row of {op.id} is not on the disk after {self._ack_s:g} s{because}",
+            "it is kept in hand and lands when the ledger is well; do not book it again",
+        )  # fmt: skip
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write what is pending, give up the lease, close the file. LedgerFault when rows in hand could not be written:
+        their holds are in the file and become rows, charged at the hold, when the ledger is next opened."""
+        with self._lock:
+            if self._closed:
+                return
+            while self._pending:
+                self._drain()
+            if self._fault is not None or self._spool:
+                self._retry()
+            lost, fault = len(self._spool), self._fault
+            try:
+                if self._tail is not None:
+                    self._tail.leave()
+            except OF_DISK as error:
+                fault = fault or from_error(error, self.place.file)
+            self._drop_tail(checkpoint=True)
+            self._closed = True
+            keeper = self._keeper
+        _live.discard(self)
+        atexit.unregister(self._at_exit)
+        self._bell.put(None)
+        if keeper is not None and keeper is not threading.current_thread():
+            keeper.join(timeout=RETRY_S + self._busy_ms / 1000)
+        if lost and fault is not None:
+            raise LedgerFault(fault.code, f"{lost} rows could not be written at the end: {fault.reason}", fault.remedy)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _at_exit(self) -> None:
+        self.close()
+
+    # -- fork --------------------------------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        """No connection is carried across a fork: SQLite keeps the locks of a process in memory, and a child that inherits
+        them believes in locks it does not have. Both sides open again when they next need it."""
+        self._lock.acquire()
+        self._drop_tail()
+
+    def _after_fork_in_parent(self) -> None:
+        self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        closed = self._closed
+        self._fresh()
+        self._closed = closed
+
+
+_live: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_forking: list[Ledger] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = sorted(_live, key=id)
+    for ledger in _forking:
+        ledger._before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for ledger in _forking:
+        ledger._after_fork_in_parent()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in _forking:
+        ledger._after_fork_in_child()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+__all__ = ["Ledger", "LedgerFault"]
