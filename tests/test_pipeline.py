@@ -32,7 +32,7 @@ class Book:
             "input": Rate(a * MTOK), "cache_read": Rate(a * MTOK // 10), "cache_write": Rate(a * MTOK * 5 // 4),
             "cache_write_1h": Rate(a * MTOK * 2), "output": Rate(b * MTOK)}, output_max=1000)  # fmt: skip
 
-    def dearest(self, provider):
+    def dearest(self, provider, model=""):
         return self.find(provider, "large", 0)
 
 

@@ -44,7 +44,7 @@ class Prices(Protocol):
     def find(
         self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False
     ) -> Price | None: ...
-    def dearest(self, provider: str) -> Price | None: ...
+    def dearest(self, provider: str, model: str = "") -> Price | None: ...
 
 
 class ProviderRule(NamedTuple):
@@ -261,7 +261,7 @@ def _prepare(
                 "unpriced_model", f"no price is known for {provider.prices}/{model}, and budget {hard_money!r} is a hard one",
                 f'add [[price]] model = "{model}" with input and output in dollars per million tokens, or free rates of "0"',
             )  # fmt: skip
-        price = desk.prices.dearest(provider.prices)
+        price = desk.prices.dearest(provider.prices, model)
     ratio: estimate.Ratio = yield Recall(provider.name, model)
     edits: list[Edit] = []
     if model != asked.model:

@@ -45,6 +45,7 @@ class Exchange:
 
     __slots__ = (
         "_counters",
+        "_door",
         "_doors",
         "_ledger",
         "_loop",
@@ -71,6 +72,7 @@ class Exchange:
     ) -> None:
         self.client = client
         self.response: UpstreamResponse | None = None
+        self._door: Door | None = None
         self._started_ns = started_ns
         self._sent_ns = started_ns
         self._ledger, self._pool, self._doors, self._ratios = ledger, pool, doors, ratios
@@ -84,7 +86,7 @@ class Exchange:
             return Fault(fault.code, f"{fault.reason}; {fault.remedy}", False)
 
     async def send(self, effect: Send) -> Head | Fault:
-        door = self._doors[effect.provider]
+        self._door = door = self._doors[effect.provider]
         self._sent_ns = sent = time.monotonic_ns()
         sent_us = (sent - self._started_ns) // 1000
         headers = effect.headers + door.auth if door.auth else effect.headers
@@ -160,7 +162,7 @@ class Exchange:
         feed, write = reader.feed, client.write
         relayed = first_us = 0
         how, fault = "complete", None
-        if self._abort_on_leave(effect, response):
+        if self._door is not None and self._door.address.table.on_disconnect == "abort":
             client.on_gone = response.abandon
         try:
             while True:
@@ -193,12 +195,6 @@ class Exchange:
         if client.gone and how == "complete" and not reader.done:
             how = "client_gone"
         return Ended(how, b"", False, fault, first_us, self._since(sent), relayed)
-
-    def _abort_on_leave(self, effect: Relay, response: UpstreamResponse) -> bool:
-        for door in self._doors.values():
-            if door.origin is response.origin:
-                return door.address.table.on_disconnect == "abort"
-        return True
 
     async def book(self, effect: Book) -> Fault | None:
         settlement = effect.settlement
