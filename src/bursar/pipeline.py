@@ -22,7 +22,7 @@ from .domain.call import (
     Reading,
     UseModel,
 )
-from .domain.entry import Entry, Settlement, Short
+from .domain.entry import Charge, Entry, Settlement, Short
 from .domain.entry import Hold as HoldRecord
 from .domain.labels import Labels
 from .domain.policy import Fallback
@@ -41,9 +41,7 @@ from .wire import headers as lines
 class Prices(Protocol):
     """What the pipeline needs of a price book."""
 
-    def find(
-        self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False
-    ) -> Price | None: ...
+    def find(self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None: ...
     def dearest(self, provider: str, model: str = "") -> Price | None: ...
 
 
@@ -88,6 +86,9 @@ Way = Generator[Effect, Any, None]
 # Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
 HASH_KEY = b"bursar request hash, version 1\0\0"
 
+# Tokens assumed for input that bytes cannot bound, where the book does not know the model's window.
+CONTEXT_WINDOW = 200_000
+
 
 class _Trial(NamedTuple):
     """The next try: whom to ask for which model, and why it is not the first."""
@@ -100,8 +101,9 @@ class _Trial(NamedTuple):
     seen: tuple[tuple[str, str], ...] = ()
 
 
-class _Prepared(NamedTuple):
-    hold: HoldRecord
+class _Plan(NamedTuple):
+    worst: int  # pico-dollars
+    charges: tuple[Charge, ...]
     price: Price | None
     edits: tuple[Edit, ...]
     ratio: estimate.Ratio
@@ -115,55 +117,49 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     provider = desk.providers.get(call.provider or route.provider or desk.defaults.get(route.family, ""))
     if provider is None:
         known = ", ".join(sorted(desk.providers))
-        refusal = refuse(
-            "unknown_provider", f"no provider for {call.method} {call.path}", f"begin the path with one of: {known}"
-        )
+        refusal = refuse("unknown_provider", f"no provider for {call.method} {call.path}", f"begin the path with one of: {known}")
         yield Reply(_no(dialect, call, refusal))
         return
     asked = dialect.read(route.path, call.body)
     if isinstance(asked, Malformed):
-        yield Reply(
-            _no(dialect, call, refuse("malformed_json", asked.reason, "send the JSON body that this path documents"))
-        )
+        yield Reply(_no(dialect, call, refuse("malformed_json", asked.reason, "send the JSON body that this path documents")))
         return
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
-    fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
-    draft = record.draft(call, caller.key, dialect.name, asked, labels, fingerprint, desk.policy_hash, desk.node)
-    draft = record.kind_of_first_try(draft, call.headers)
-    if caller.models and asked.model and asked.model not in caller.models:
-        refusal = refuse(
-            "model_not_allowed",
-            f"key {caller.key!r} may not use {asked.model!r}",
-            f"use one of {', '.join(caller.models)}",
-        )
-        yield from _refuse(
-            dialect, call, draft._replace(id=f"{call.call_id}.1", try_no=1, provider=provider.name), refusal
-        )
-        return
-
     trial: _Trial | None = _Trial(provider, asked.model)
+    first: Entry | None = None
     answer = Answer(500, [], b"")
     tries = elapsed_us = 0
     while trial is not None:
         tries += 1
-        entry = _entry(draft, trial, tries, elapsed_us)
-        ready = yield from _prepare(call, desk, caller, dialect, asked, labels, trial, entry)
-        if isinstance(ready, Refusal):
-            yield from _refuse(dialect, call, entry, ready)
+        plan = yield from _plan(call, desk, caller, dialect, asked, labels, trial, call.ts_us + elapsed_us)
+        if first is None:
+            fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
+            first = entry = record.opened(
+                call, caller.key, dialect.name, asked, labels, fingerprint, desk.policy_hash, desk.node,
+                provider=provider.name, hold=0 if isinstance(plan, Refusal) else plan.worst,
+            )  # fmt: skip
+        else:
+            entry = first._replace(
+                id=f"{call.call_id}.{tries}", ts=call.ts_us + elapsed_us, try_no=tries, attempt_kind=trial.kind,
+                operation=trial.kind, cause=trial.cause, provider=trial.provider.name, model_served=trial.model,
+                hold=0 if isinstance(plan, Refusal) else plan.worst,
+            )  # fmt: skip
+        if isinstance(plan, Refusal):
+            yield from _refuse(dialect, call, entry, plan)
             return
-        hold = ready.hold
+        hold = HoldRecord(entry.id, entry.ts, plan.worst, plan.charges, entry)
         held = yield Hold(hold)
         if isinstance(held, Short):
             yield from _refuse(dialect, call, entry, guard.short(held, labels.conversation))
             return
         if isinstance(held, Fault):
-            if ready.closed or held.kind == "spool_full":
-                yield Reply(_no(dialect, call, _unverifiable(held, ready.closed)))
+            if plan.closed or held.kind == "spool_full":
+                yield Reply(_no(dialect, call, _unverifiable(held, plan.closed)))
                 return
-            hold = hold._replace(entry=hold.entry._replace(flags="fault_open"))
+            hold = hold._replace(entry=entry._replace(flags="fault_open"))
 
-        path, body = dialect.edit(route.path, call.body, asked, ready.edits)
+        path, body = dialect.edit(route.path, call.body, asked, plan.edits)
         target = f"{path}?{call.query}" if call.query else path
         head: Head | Fault = yield Send(
             hold.id, trial.provider.name, call.method, target,
@@ -177,7 +173,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         else:
             reply_headers = lines.downstream(head.headers, caller.proxy) + record.stamp(entry, tries)
             if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
-                yield from _relay(call, desk, dialect, asked, trial, ready, hold, head, reply_headers, len(body))
+                yield from _relay(call, desk, dialect, asked, trial, plan, hold, head, reply_headers, len(body))
                 return
             ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
             reading = _read_whole(dialect, head, ended, desk.gather_max)
@@ -185,9 +181,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 retry.fault_failure(ended.fault.kind, True) if ended.fault
                 else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
             )  # fmt: skip
-            settled, sample = _settle(
-                call, desk, asked, trial, ready, hold, head, ended, reading, len(body), dialect.name
-            )
+            if ended.fault is not None and not ended.relayed:
+                settled, sample = record.no_answer(hold, ended.fault._replace(elapsed_us=ended.elapsed_us)), None
+            else:
+                settled, sample = _settle(call, desk, asked, trial, plan, hold, head, ended, reading, len(body), dialect.name)
             if failure is not None and failure.kind == "malformed":
                 settled = settled._replace(entry=settled.entry._replace(status="error", error="malformed_output"))
             yield Book(settled, sample)
@@ -207,53 +204,33 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     yield Reply(answer)
 
 
-def _entry(draft: Entry, trial: _Trial, number: int, elapsed_us: int) -> Entry:
-    entry = draft._replace(
-        id=f"{draft.call}.{number}",
-        ts=draft.ts + elapsed_us,
-        try_no=number,
-        provider=trial.provider.name,
-        model_served=trial.model,
-    )
-    if trial.kind == "first":
-        return entry
-    return entry._replace(attempt_kind=trial.kind, operation=trial.kind, cause=trial.cause)
-
-
-def _prepare(
-    call: Incoming,
-    desk: Desk,
-    caller: Caller,
-    dialect: Dialect,
-    asked: Asked,
-    labels: Labels,
-    trial: _Trial,
-    entry: Entry,
-) -> Generator[Effect, Any, _Prepared | Refusal]:
+def _plan(
+    call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, trial: _Trial, ts_us: int
+) -> Generator[Effect, Any, _Plan | Refusal]:
     """The price of the model that will really be billed, the worst this try can cost, and what it must fit under."""
     provider, model = trial.provider, trial.model
+    if caller.models and model and model not in caller.models:
+        return refuse("model_not_allowed", f"key {caller.key!r} may not use {model!r}", f"use one of {', '.join(caller.models)}")
 
     def fact(name: str) -> str:
-        if name == "key":
-            return caller.key
-        if name == "model":
-            return model
-        if name == "provider":
-            return provider.name
-        if name == "call":
-            return call.call_id
-        if name == "operation":
-            return entry.operation
-        return labels.get(name)
+        match name:
+            case "key":
+                return caller.key
+            case "model":
+                return model
+            case "provider":
+                return provider.name
+            case "call":
+                return call.call_id
+            case _:
+                return labels.get(name)
 
-    found = guard.applicable(desk.budgets, fact, entry.ts)
+    found = guard.applicable(desk.budgets, fact, ts_us) if desk.budgets else []
     closed = next((rule.name for rule, _, _ in found if rule.closed), "")
     if dialect.name == "passthrough" and not model:
-        charges = guard.charges(found, 0, 0, 0)
-        hold = HoldRecord(entry.id, entry.ts, 0, charges, entry)
-        return _Prepared(hold, None, (), estimate.START, closed)
+        return _Plan(0, guard.charges(found, 0, 0, 0), None, (), estimate.START, closed)
 
-    price = desk.prices.find(provider.prices, model, entry.ts, asked.service_tier, asked.batch)
+    price = desk.prices.find(provider.prices, model, ts_us, asked.service_tier, asked.batch)
     hard_money = next((rule.name for rule, _, _ in found if rule.hard and rule.limit.unit == "usd"), "")
     if price is None:
         if hard_money:
@@ -273,33 +250,26 @@ def _prepare(
         cap = (price.output_max if price else 0) or desk.output_cap
         if hard_money and dialect.name != "passthrough":
             edits.append(CapOutput(cap))
-    hard_any = any(rule.hard for rule, _, _ in found)
+    hard = any([rule.hard for rule, _, _ in found])
+    bound = estimate.bound(len(call.body)) if hard else estimate.input_tokens(len(call.body), ratio)
     if asked.unbounded_input:
-        bound = max(
-            (price.context_window if price else 0) or 200_000, estimate.bound(len(call.body)) if hard_any else 0
-        )
-    else:
-        bound = estimate.bound(len(call.body)) if hard_any else estimate.input_tokens(len(call.body), ratio)
+        bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)
     worst = pricing.worst(price, bound, cap, asked.choices) if price else 0
-    charges = guard.charges(found, worst, bound + cap * asked.choices, asked.tools and 0)
-    entry = entry._replace(hold=worst)
-    return _Prepared(HoldRecord(entry.id, entry.ts, worst, charges, entry), price, tuple(edits), ratio, closed)
+    return _Plan(worst, guard.charges(found, worst, bound + cap * asked.choices, 0), price, tuple(edits), ratio, closed)
 
 
 def _relay(
-    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, trial: _Trial, ready: _Prepared, hold: HoldRecord, head: Head,
+    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, trial: _Trial, plan: _Plan, hold: HoldRecord, head: Head,
     reply_headers: Headers, sent_bytes: int,
 ) -> Way:  # fmt: skip
     """Bytes through, usage read on the side; the terminal event waits until the row is written."""
-    reader = dialect.reader(asked, AskUsage() in ready.edits)
+    reader = dialect.reader(asked, AskUsage() in plan.edits)
     coding = lines.get(head.headers, b"content-encoding").decode("ascii", "replace").lower()
     if coding and coding != "identity":
         reader = encoding.Decoding(reader, coding, desk.gather_max)
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
     ended: Ended = yield Relay(head, reader, reply_headers)
-    settled, sample = _settle(
-        call, desk, asked, trial, ready, hold, head, ended, reader.reading(), sent_bytes, dialect.name
-    )
+    settled, sample = _settle(call, desk, asked, trial, plan, hold, head, ended, reader.reading(), sent_bytes, dialect.name)
     yield Book(settled, sample)
     yield Finish(reader.kept, ended.how == "complete")
 
@@ -312,11 +282,11 @@ def _read_whole(dialect: Dialect, head: Head, ended: Ended, limit: int) -> Readi
 
 
 def _settle(
-    call: Incoming, desk: Desk, asked: Asked, trial: _Trial, ready: _Prepared, hold: HoldRecord, head: Head, ended: Ended,
+    call: Incoming, desk: Desk, asked: Asked, trial: _Trial, plan: _Plan, hold: HoldRecord, head: Head, ended: Ended,
     reading: Reading, sent_bytes: int, dialect: str,
 ) -> tuple[Settlement, Sample | None]:  # fmt: skip
     """The bill of an answered try: on the model that served it, at the tier it was served at, where those can be priced."""
-    price = ready.price
+    price = plan.price
     model = reading.model_served
     if (model and model != trial.model) or (reading.service_tier and reading.service_tier != asked.service_tier):
         tier = reading.service_tier or asked.service_tier
@@ -327,15 +297,10 @@ def _settle(
             price = served
     weighed = record.weigh(
         reading.usage, method=call.method, dialect=dialect, status=head.status, asked=asked, price=price,
-        ratio=ready.ratio, request_bytes=sent_bytes, output_bytes=reading.output_bytes,
+        ratio=plan.ratio, request_bytes=sent_bytes, output_bytes=reading.output_bytes,
     )  # fmt: skip
     sample = None
-    if (
-        isinstance(reading.usage, Known)
-        and ended.how == "complete"
-        and not reading.usage.contradiction
-        and not asked.unbounded_input
-    ):
+    if isinstance(reading.usage, Known) and ended.how == "complete" and not reading.usage.contradiction and not asked.unbounded_input:
         tokens = reading.usage.tokens
         sample = Sample(
             trial.provider.name, trial.model, sent_bytes, tokens.input_total, reading.output_bytes,
@@ -351,15 +316,11 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
         return trial._replace(kind="retry", cause=failure.kind, retries=trial.retries + 1), pause
     seen = (*trial.seen, (trial.provider.name, trial.model))
     for line in desk.fallbacks:
-        if line.from_ not in (trial.model, f"{trial.provider.name}/{trial.model}") or not retry.falls_back(
-            failure, tuple(line.on)
-        ):
+        if line.from_ not in (trial.model, f"{trial.provider.name}/{trial.model}") or not retry.falls_back(failure, tuple(line.on)):
             continue
         for name in [line.to] if isinstance(line.to, str) else line.to:
             before, slash, after = name.partition("/")
-            provider, model = (
-                (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
-            )
+            provider, model = (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
             if provider.family == trial.provider.family and (provider.name, model) not in seen:
                 return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen), 0.0
     return None, 0.0
@@ -377,9 +338,7 @@ def _unverifiable(fault: Fault, budget: str) -> Refusal:
             "budget_unverifiable", f"the ledger cannot say whether budget {budget!r} has room: {fault.detail}",
             'repair the ledger (`bursar doctor`); on_fault = "open" on the budget lets calls through meanwhile', 5,
         )  # fmt: skip
-    return refuse(
-        "ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5
-    )
+    return refuse("ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5)
 
 
 def _no(dialect: Dialect, call: Incoming, refusal: Refusal) -> Answer:

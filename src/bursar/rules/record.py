@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
@@ -22,28 +23,36 @@ NOT_BILLED = "rule:no-answer-no-bill"
 NO_CHARGE = "rule:request-without-charge"
 
 
-def draft(
-    call: Incoming, key: str, dialect: str, asked: Asked, labels: Labels, request_hash: str, policy_hash: str, node: str
-) -> Entry:
-    """The columns that every try of this call shares. Counted once, not per try."""
+def opened(
+    call: Incoming, key: str, dialect: str, asked: Asked, labels: Labels, request_hash: str, policy_hash: str, node: str,
+    *, provider: str, hold: int,
+) -> Entry:  # fmt: skip
+    """The first try's row before its outcome is known. Later tries are this row with another try's columns."""
     purpose = labels.operation if labels.operation in PURPOSES else "embedding" if asked.embedding else "primary"
+    kind, operation, cause = "first", purpose, ""
+    if labels.operation in ("retry", "fallback"):
+        kind = operation = labels.operation
+        cause = "label"
+    for name, value in call.headers:
+        # The SDKs number their hidden retries; nobody has to label them.
+        if name == b"x-stainless-retry-count" and value != b"0" and value.isdigit():
+            kind = operation = "retry"
+            cause = "sdk_retry"
     return Entry(
-        id="", ts=call.ts_us, call=call.call_id, try_no=0, key=key, operation=purpose, purpose=purpose,
-        tenant=labels.tenant, feature=labels.feature, flow=labels.flow, user=labels.user, conversation=labels.conversation,
-        turn=asked.human_turns or None, tool_depth=asked.tool_depth if asked.messages else None,
-        labels=json.dumps(dict(labels.extra)) if labels.extra else "{}",
-        label_sources=json.dumps(dict(labels.sources)) if labels.sources else "{}",
-        dialect=dialect, model_requested=asked.model, service_tier=asked.service_tier, stream=1 if asked.stream else 0,
+        f"{call.call_id}.1", call.ts_us, call.call_id, 1, key, kind, operation, purpose, cause,
+        labels.tenant, labels.feature, labels.flow, labels.user, labels.conversation,
+        asked.human_turns or None, asked.tool_depth if asked.messages else None,
+        _json_of_pairs(labels.extra) if labels.extra else "{}", _json_of_pairs(labels.sources) if labels.sources else "{}",
+        provider, dialect, asked.model,
+        model_served=asked.model, service_tier=asked.service_tier, stream=1 if asked.stream else 0, hold=hold,
         request_hash=request_hash, policy_hash=policy_hash, node=node,
     )  # fmt: skip
 
 
-def kind_of_first_try(entry: Entry, headers: Headers) -> Entry:
-    """An SDK's hidden retry says so in a header; a label may say retry or fallback by itself."""
-    for name, value in headers:
-        if name == b"x-stainless-retry-count" and value.isdigit() and int(value) > 0:
-            return entry._replace(attempt_kind="retry", operation="retry", cause="sdk_retry")
-    return entry
+@lru_cache(maxsize=2048)
+def _json_of_pairs(pairs: tuple[tuple[str, str], ...]) -> str:
+    """Remembered: a process sees the same sources, and mostly the same free labels, call after call."""
+    return json.dumps(dict(pairs))
 
 
 class Weighed(NamedTuple):
@@ -90,9 +99,7 @@ def weigh(
         return Weighed(None, "unknown", Priced("unpriced", None, (), ""))
     tokens = tokens._replace(
         input=tokens.input if tokens.input_total else estimate.input_tokens(request_bytes, ratio),
-        output=max(
-            tokens.output, 0 if asked.embedding else estimate.output_tokens(output_bytes, ratio) - tokens.reasoning
-        ),
+        output=max(tokens.output, 0 if asked.embedding else estimate.output_tokens(output_bytes, ratio) - tokens.reasoning),
     )
     priced = bill(tokens, price)
     if priced.status == "priced":
@@ -195,9 +202,7 @@ def fault_refusal(provider: str, fault: Fault) -> Refusal:
             f"{provider}: {fault.kind} ({fault.detail})",
             f"check providers.{provider}.base_url and the network (`bursar doctor`)",
         )
-    return refuse(
-        "provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold"
-    )
+    return refuse("provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold")
 
 
 def stamp(entry: Entry, tries: int) -> Headers:
