@@ -1,0 +1,497 @@
+"""The HTTP/1.1 server of the data path: connections, answers, back-pressure, deadlines, shutdown. Knows no LLMs.
+
+One connection serves its requests in order. While one is answered, what the client sends ahead is held unparsed, up to
+`HELD_BYTES`; then its socket is not read. Until that point the socket *is* read, so that a client who leaves is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl as tls
+import struct
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
+
+from .http_common import Headers, Sweep, header_block, status_line
+from .http_requests import BodyMemory, Incoming, Refused, RequestReader, ServerLimits
+
+__all__ = ["Handler", "Headers", "Incoming", "Responder", "Server", "ServerLimits"]
+
+HELD_BYTES = 64 << 10
+LINGER_S = 2.0  # after a refusal: read on (and drop) so that the answer is not lost to a reset
+SPLIT_BYTES = 16 << 10  # from here on, a second buffer is cheaper than a copy
+FRESH = -1  # no request yet: such a connection gets the headers' deadline, not the idle one
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+Handler = Callable[[Incoming, "Responder"], Awaitable[None]]
+ErrorReply = Callable[[int, str, str], tuple[Headers, bytes]]
+
+
+def plain_error(status: int, code: str, message: str) -> tuple[Headers, bytes]:
+    body = {"error": {"message": message, "type": "invalid_request_error", "code": code}}
+    return [(b"content-type", b"application/json")], json.dumps(body).encode()
+
+
+class Responder:
+    """The answer to one request. Writing to a client who has gone is not an error: it is dropped."""
+
+    __slots__ = (
+        "_bodyless", "_chunked", "_closes", "_connection", "_ended", "_head_only", "_left", "_minor", "_transport",
+        "body_size", "gone", "on_gone", "started", "writable",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport, incoming: Incoming, closing: bool) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._head_only = incoming.method == "HEAD"
+        self._minor = incoming.http_minor
+        self._closes = closing or not incoming.keep_alive
+        self._chunked = self._bodyless = self._ended = False
+        self._left: int | None = None  # bytes still owed of a declared length
+        self.body_size = len(incoming.body)
+        self.started = False
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+        self.writable = connection.flowing
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """The whole answer in one write."""
+        head = self._head(status, headers, len(body))
+        self.started = self._ended = True
+        if self.gone:
+            return
+        if self._bodyless:
+            self._transport.write(head)
+        elif len(body) < SPLIT_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        self._connection.answered(self._closes)
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        """Without a length the body is chunked, or for HTTP/1.0 ends with the connection."""
+        head = self._head(status, headers, length)
+        self.started = True
+        if not self.gone:
+            self._transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        if self.gone:
+            return
+        if not self.started or self._ended:
+            raise RuntimeError("write() belongs between start() and end()")
+        size = len(data)
+        if not size or self._bodyless:
+            return
+        if self._chunked:
+            if size < SPLIT_BYTES:
+                self._transport.write(b"%x\r\n%b\r\n" % (size, data))
+            else:
+                self._transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
+            return
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:
+                self.abort()
+                raise RuntimeError("more was written than the declared length")
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough of what was written, or is gone."""
+        while not self.writable and not self.gone:
+            await self._connection.flow()
+
+    def end(self) -> None:
+        if self.gone:
+            self._ended = True
+            return
+        if not self.started or self._ended:
+            raise RuntimeError("end() belongs after start(), once")
+        if self._left and not self._bodyless:
+            self.abort()
+            raise RuntimeError("less was written than the declared length")
+        self._ended = True
+        if self._chunked and not self._bodyless:
+            self._transport.write(b"0\r\n\r\n")
+        self._connection.answered(self._closes)
+
+    def abort(self) -> None:
+        """Break off, so that the client sees a truncated message. What was written before is still delivered."""
+        if self.gone or self._ended:
+            return
+        self.gone = self._ended = True
+        self._connection.break_off(by_reset=not self.started or (self._left is None and not self._chunked))
+
+    def lost(self) -> None:
+        """The connection's word that the client has left."""
+        if self.gone or self._ended:
+            return
+        self.gone = True
+        if self.on_gone is not None:
+            self.on_gone()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+        if self.started:
+            raise RuntimeError("the answer was started already")
+        if not 200 <= status <= 999:
+            raise ValueError(f"{status} is not the status of an answer")
+        self._closes = self._closes or self._connection.server.closing
+        if status == 204 or status == 304:
+            self._bodyless = True
+            framing = b""
+        elif length is not None:
+            self._bodyless = self._head_only
+            self._left = length
+            framing = b"content-length: %d\r\n" % length
+        elif self._minor:
+            self._bodyless = self._head_only
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            self._bodyless = self._head_only
+            self._closes = True
+            framing = b""
+        if self._closes:
+            framing += b"connection: close\r\n"
+        elif not self._minor:
+            framing += b"connection: keep-alive\r\n"
+        return header_block(status_line(status), headers, framing)
+
+
+class Connection(RequestReader):
+    """One client's connection."""
+
+    __slots__ = (
+        "_active", "_closing_by", "_flow", "_held", "_held_size", "_progress", "_refusal", "_since", "_transport", "flowing",
+        "server",
+    )  # fmt: skip
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.limits, server.memory)
+        self.server = server
+        self.flowing = True
+        self._active: Responder | None = None
+        self._refusal: Refused | None = None
+        self._closing_by = 0.0  # when not zero: nothing is read any more, and this is the last moment to be shut
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._flow: asyncio.Future[None] | None = None
+        self._since = 0.0  # start of the present span: idle, headers, body window, or write stall
+        self._progress = 0  # bytes at its start
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+
+    # -- the loop's callbacks ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        server = self.server
+        self._transport = cast(asyncio.Transport, transport)
+        self.peer = transport.get_extra_info("peername")
+        self.tls = transport.get_extra_info("sslcontext") is not None
+        self._since = server.now
+        self._progress = FRESH
+        server.open.add(self)
+        if len(server.open) > self._limits.connections:
+            self._refuse(Refused(503, "too_many_connections", "this server has all the connections it takes"))
+            self._close()
+        elif server.closing:
+            self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.open.discard(self)
+        self._leave()
+        self.forget()
+
+    def eof_received(self) -> None:
+        """A client that has shut its side has left: to tell it from a half-closed one would take a write."""
+        if self._active is None and self.mid_request and not self._closing_by:
+            self._refuse(Refused(400, "incomplete_request", "the connection was closed in the middle of the request"))
+        self._closing_by = self._closing_by or self.server.now + LINGER_S
+        self._leave()
+
+    def pause_writing(self) -> None:
+        self.flowing = False
+        self._since = self.server.now
+        self._progress = self._transport.get_write_buffer_size()
+        if self._active is not None:
+            self._active.writable = False
+
+    def resume_writing(self) -> None:
+        self.flowing = True
+        self._since = self.server.now
+        self._progress = self._raw
+        if self._active is not None:
+            self._active.writable = True
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        if self._active is not None:
+            self._hold(data)
+        elif not self._closing_by:
+            self._take(data)
+
+    # -- requests in ---------------------------------------------------------------------------------------------------
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._held_size > HELD_BYTES:
+            self._transport.pause_reading()
+
+    def _take(self, data: bytes) -> None:
+        started = not self.mid_request
+        was_body = self.in_body
+        try:
+            rest = self.feed(data)
+            if rest:
+                self._hold(rest)
+        except Refused as refusal:
+            self._refusal = refusal
+        if self.queue:
+            self._serve_next()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        else:
+            if started or was_body != self.in_body:
+                self._since = self.server.now
+                self._progress = self._raw
+            if self._wait and self.wants_continue():
+                self._transport.write(CONTINUE)
+
+    def _serve_next(self) -> None:
+        incoming = self.queue.pop(0)
+        server = self.server
+        self._active = responder = Responder(self, self._transport, incoming, server.closing)
+        task = server.loop.create_task(server.handler(incoming, responder))
+        server.handling[task] = responder
+        task.add_done_callback(server.handled)
+
+    def answered(self, closes: bool) -> None:
+        """The answer is written; on to the next request, or wait for it."""
+        self._active = None
+        if closes:
+            self._close()
+        elif self.queue:
+            self._serve_next()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        elif self._held:
+            data = b"".join(self._held)
+            paused = self._held_size > HELD_BYTES
+            self._held.clear()
+            self._held_size = 0
+            self._take(data)
+            if paused and self._held_size <= HELD_BYTES and not self._transport.is_closing():
+                self._transport.resume_reading()
+        elif self.flowing:
+            self._since = self.server.now
+            self._progress = 0
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Answer, close our side, and listen a little longer: a reset would overtake the answer."""
+        self.forget()
+        headers, body = self.server.error_reply(refusal.status, refusal.code, refusal.message)
+        last = b"content-length: %d\r\nconnection: close\r\n" % len(body)
+        self._transport.write(header_block(status_line(refusal.status), headers, last) + body)
+        self._closing_by = self.server.now + LINGER_S
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        if self._active is not None:
+            self._active.lost()
+        self._wake()
+
+    def _wake(self) -> None:
+        flow, self._flow = self._flow, None
+        if flow is not None and not flow.done():
+            flow.set_result(None)
+
+    async def flow(self) -> None:
+        if self._flow is None:
+            self._flow = self.server.loop.create_future()
+        await asyncio.shield(self._flow)
+
+    def _close(self) -> None:
+        self._closing_by = self.server.now + self._limits.write_stall_s
+        self._transport.close()
+
+    def break_off(self, by_reset: bool) -> None:
+        """Without a length and without chunks only a reset tells the client that this was not the end."""
+        self._active = None
+        self._wake()
+        if by_reset:
+            raw = self._transport.get_extra_info("socket")
+            if raw is not None and raw.family != socket.AF_UNIX:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._transport.abort()
+        else:
+            self._close()
+
+    def kill(self) -> None:
+        self._leave()
+        self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        if self._active is None and not self.mid_request:
+            self._close()
+
+    def judge(self, now: float) -> None:
+        """The deadlines. `slack` because stamps are the last sweep's."""
+        limits = self._limits
+        waited = now - self._since - self.server.slack
+        if not self.flowing:
+            left = self._transport.get_write_buffer_size()
+            if left < self._progress:
+                self._since, self._progress = now, left
+            elif waited > limits.write_stall_s:
+                self.kill()
+        elif self._closing_by:
+            if now > self._closing_by:
+                self._transport.abort()
+        elif self._active is not None:
+            return
+        elif self.in_body:
+            if waited > limits.body_idle_s:
+                if self._raw - self._progress < 1024 * limits.body_idle_s:
+                    self._refuse(Refused(408, "body_timeout", "the body came too slowly"))
+                else:
+                    self._since, self._progress = now, self._raw
+        elif self.mid_request:
+            if waited > limits.header_s:
+                self._refuse(Refused(408, "header_timeout", "the headers came too slowly"))
+        elif waited > limits.idle_s or (self._progress == FRESH and waited > limits.header_s):
+            self._close()
+
+
+class Server:
+    """Listens, hands whole requests to `handler`, keeps the deadlines.
+
+    on_fault: told of what a handler raised (the client gets a 500, or a broken-off message). Tests raise it again.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: ServerLimits | None = None,
+        *,
+        on_error_reply: ErrorReply | None = None,
+        on_fault: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        # A handler is an `async def`: create_task takes nothing less, and a wrapper would cost a frame on every request.
+        self.handler = cast("Callable[[Incoming, Responder], Coroutine[Any, Any, None]]", handler)
+        self.limits = limits or ServerLimits()
+        self.memory = BodyMemory(self.limits.body_total_bytes)
+        self.error_reply = on_error_reply or plain_error
+        self.on_fault = on_fault
+        self.open: set[Connection] = set()
+        self.handling: dict[asyncio.Task[None], Responder] = {}
+        self.closing = False
+        self.slack = 0.0
+        self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
+        self._sweep: Sweep | None = None
+        self._listeners: list[asyncio.Server] = []
+
+    @property
+    def now(self) -> float:
+        return self._sweep.now if self._sweep is not None else 0.0
+
+    @property
+    def connections(self) -> int:
+        return len(self.open)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.handling)
+
+    @property
+    def port(self) -> int:
+        """Of the first listener, as the system gave it."""
+        return self._listeners[0].sockets[0].getsockname()[1]
+
+    async def listen(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        ssl: tls.SSLContext | None = None,
+        sock: socket.socket | None = None,
+        reuse_port: bool = False,
+    ) -> None:
+        """May be called again for a second address. With `sock`, host and port are not used."""
+        self.loop = asyncio.get_running_loop()
+        if self._sweep is None:
+            limits = self.limits
+            shortest = min(limits.header_s, limits.body_idle_s, limits.idle_s, limits.write_stall_s)
+            self.slack = min(0.5, shortest / 4)
+            self._sweep = Sweep(self.loop, self.slack, self._judge)
+
+        def connect() -> Connection:
+            return Connection(self)
+
+        if sock is not None:
+            made = await self.loop.create_server(connect, sock=sock, ssl=ssl, backlog=2048)
+        else:
+            made = await self.loop.create_server(
+                connect, host, port, ssl=ssl, backlog=2048, reuse_port=reuse_port or None
+            )
+        self._listeners.append(made)
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Accept no more, let what is in flight finish (its answers say `connection: close`), after grace break it off."""
+        self.closing = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in tuple(self.open):
+            connection.close_if_idle()
+        await self._wait_for_quiet(grace_s)
+        for connection in tuple(self.open):
+            connection.kill()
+        # Handlers have been told; what they do on the way out (book what was abandoned) gets a moment.
+        await self._wait_for_quiet(1.0)
+        stubborn = list(self.handling)
+        for task in stubborn:
+            task.cancel()
+        await asyncio.gather(*stubborn, return_exceptions=True)
+        if self._sweep is not None:
+            self._sweep.stop()
+
+    async def _wait_for_quiet(self, seconds: float) -> None:
+        until = self.loop.time() + seconds if self._sweep is not None else 0.0
+        while (self.open or self.handling) and self.loop.time() < until:
+            await asyncio.sleep(0.01)
+
+    def _judge(self, now: float) -> None:
+        for connection in tuple(self.open):
+            connection.judge(now)
+
+    def handled(self, task: asyncio.Task[None]) -> None:
+        """A handler is through. Whatever it raised becomes a 500 here (or a broken-off message): the one place where all
+        is caught, as a task's result and not by an `except`."""
+        responder = self.handling.pop(task)
+        self.memory.used -= responder.body_size
+        if task.cancelled():
+            fault: BaseException | None = asyncio.CancelledError() if not responder.ended else None
+        else:
+            fault = task.exception()
+        if fault is None:
+            if responder.ended or responder.gone:
+                return
+            fault = RuntimeError("the handler returned before it ended its answer")
+        if responder.started:
+            responder.abort()
+        else:
+            responder.respond(*self._internal_error())
+        if self.on_fault is not None and not isinstance(fault, asyncio.CancelledError):
+            self.on_fault(fault)
+
+    def _internal_error(self) -> tuple[int, Headers, bytes]:
+        return 500, *self.error_reply(500, "internal_fault", "this server failed on the request; it is not the client's fault")
