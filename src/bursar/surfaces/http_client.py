@@ -7,6 +7,7 @@ system's trust store.) No redirect is followed, nothing is resent, no cookie is 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -65,16 +66,30 @@ def verified_context() -> ssl.SSLContext:
     return context
 
 
+_TARGET = re.compile(r"/[\x21-\x7e]*")
+_METHOD = re.compile(r"[A-Z]{1,16}")
+
+
 class _Place:
     """The connections to one origin."""
 
-    __slots__ = ("host_line", "idle", "making", "open")
+    __slots__ = ("_host_line", "first", "idle", "making", "open")
 
     def __init__(self, origin: Origin) -> None:
-        self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % origin.authority.encode("ascii")
+        self._host_line = b" HTTP/1.1\r\nhost: %b\r\n" % origin.authority.encode("ascii")
         self.idle: list[Line] = []  # the last used is used next, so that the others grow old and are closed
         self.open = 0
         self.making = 0
+        self.first: dict[tuple[str, str], bytes] = {}  # request line and Host, made and checked once per target
+
+    def first_lines(self, method: str, target: str) -> bytes:
+        if not _TARGET.fullmatch(target) or not _METHOD.fullmatch(method):
+            raise ValueError("not a method and a target that can be sent")
+        first = method.encode() + b" " + target.encode() + self._host_line
+        if len(self.first) >= 256:  # targets with a model or an id in them
+            self.first.clear()
+        self.first[method, target] = first
+        return first
 
 
 # A request without a body goes without a length, but for these a provider may insist on one.
@@ -102,7 +117,7 @@ class Pool:
         self._allow_http = allow_http
         self._places: dict[Origin, _Place] = {}
         self.lines: set[Line] = set()
-        self._sweep: Sweep | None = None
+        self.sweep: Sweep | None = None
         self._paced: dict[int, Timeouts] = {}  # by identity: there is one per provider, and hashing one costs 1 µs
         self._closed = False
 
@@ -124,18 +139,11 @@ class Pool:
         place = self._places.get(origin)
         if place is None:
             place = self._places[origin] = _Place(origin)
-        if not target.startswith("/") or " " in target or not target.isascii() or not method.isalpha():
-            raise ValueError("not a method and a target that can be sent")
-        first = b"%b %b%b" % (method.encode("ascii"), target.encode("ascii"), place.host_line)
+        first = place.first.get((method, target)) or place.first_lines(method, target)
         length = b"content-length: %d\r\n" % len(body) if body or method in _BODY_METHODS else b""
-        if first.count(b"\n") != 2 or first.count(b"\r") != 2 or b"\0" in first:
-            raise ValueError("the target holds CR, LF or NUL")
         head = header_block(first, headers, length)
         if id(timeouts) not in self._paced:
             self._pace(timeouts)
-        sweep = self._sweep
-        assert sweep is not None
-        now = sweep.now
         idle = place.idle
         line: Line | None = None
         while idle:
@@ -145,15 +153,22 @@ class Pool:
             line = None
         if line is None:
             line = await self._connect(origin, place, timeouts)
-            now = sweep.now
-        response = UpstreamResponse(line, origin, method == "HEAD", timeouts, now)
-        line.begin(response, now)
+        response = UpstreamResponse(line, origin, method == "HEAD", timeouts)
+        line.begin(response)
         transport = line.transport
         if len(body) < SPLIT_BYTES:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        await response.head()
+        # One future and no coroutine in between: this is waited for on every call.
+        response.waiter = waiter = line.loop.create_future()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            response.abandon()
+            raise
+        if response.fault is not None:
+            raise response.fault
         return response
 
     def _pace(self, timeouts: Timeouts) -> None:
@@ -162,10 +177,10 @@ class Pool:
             raise UpstreamFault("connect", "the pool is closed", False)
         shortest = min(timeouts.headers_s, timeouts.idle_s, timeouts.total_s, timeouts.write_s, self._idle_s)
         period = max(0.01, min(0.5, shortest / 4))
-        if self._sweep is None:
-            self._sweep = Sweep(asyncio.get_running_loop(), period, self._judge)
+        if self.sweep is None:
+            self.sweep = Sweep(asyncio.get_running_loop(), period, self._judge)
         else:
-            self._sweep.hurry(period)
+            self.sweep.hurry(period)
         if len(self._paced) >= 256:
             self._paced.clear()
         self._paced[id(timeouts)] = timeouts
@@ -225,8 +240,6 @@ class Pool:
         if self._closed:
             line.transport.abort()
             return
-        assert self._sweep is not None
-        line.since = self._sweep.now
         place.idle.append(line)
 
     def gone(self, line: Line, place: _Place) -> None:
@@ -236,13 +249,9 @@ class Pool:
         if line in place.idle:
             place.idle.remove(line)
 
-    @property
-    def now(self) -> float:
-        return self._sweep.now if self._sweep is not None else 0.0
-
     def _judge(self, now: float) -> None:
-        assert self._sweep is not None
-        slack = self._sweep.period
+        assert self.sweep is not None
+        slack = self.sweep.period
         for line in tuple(self.lines):
             if line.response is not None:
                 line.judge(now - slack)
@@ -260,7 +269,7 @@ class Pool:
             if not self.lines:
                 break
             await asyncio.sleep(0.01)
-        if self._sweep is not None:
-            self._sweep.stop()
+        if self.sweep is not None:
+            self.sweep.stop()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import http
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, order and duplicates kept."""
@@ -20,15 +20,10 @@ HOP_BY_HOP = frozenset(
 )
 
 
-class _FramingNames(frozenset[bytes]):
-    """Lower case is the rule for `Headers`; the other usual spelling is here because a slip would break the framing."""
-
-
-# Whoever composes a message sets these itself; the same name from a caller is dropped.
-FRAMING = _FramingNames(
-    spelling
-    for name in (*HOP_BY_HOP, b"content-length")
-    for spelling in (name, name.title(), name.upper())
+# Whoever composes a message sets these itself; the same name from a caller is dropped. Lower case is the rule for
+# `Headers`; the other usual spellings are here because a slip would break the framing.
+FRAMING = frozenset(
+    spelling for name in (*HOP_BY_HOP, b"content-length") for spelling in (name, name.title(), name.upper())
 )
 
 
@@ -36,14 +31,16 @@ class BadHeader(ValueError):
     """A header we were asked to send holds CR, LF or NUL: whoever wrote it could write a second message."""
 
 
-def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+def end_to_end(headers: Headers) -> Headers:
     """The headers that may be forwarded: without the hop-by-hop ones and those that `Connection` names."""
+    index = dict(headers)
+    if HOP_BY_HOP.isdisjoint(index):
+        return headers
     kept = [header for header in headers if header[0] not in HOP_BY_HOP]
-    for name, value in headers:
-        if name == b"connection":
-            named = {token.strip().lower() for token in value.split(b",")}
-            kept = [header for header in kept if header[0] not in named]
-    return kept
+    if len(index) == len(headers) and index.get(b"connection", b"close").lower() in (b"keep-alive", b"close"):
+        return kept
+    named = {token.strip() for name, value in headers if name == b"connection" for token in value.lower().split(b",")}
+    return [header for header in kept if header[0] not in named]
 
 
 def header_block(first: bytes, headers: Headers, last: bytes) -> bytes:
@@ -52,9 +49,8 @@ def header_block(first: bytes, headers: Headers, last: bytes) -> bytes:
     if not lines:
         return b"%b%b\r\n" % (first, last)
     text = b"\r\n".join(lines)
-    # One count over the whole block is cheaper than a look at every value (0.1 µs against 1 µs for 15 headers).
-    breaks = len(lines) - 1
-    if text.count(b"\n") != breaks or text.count(b"\r") != breaks or b"\0" in text:
+    # One pass over the whole block (0.25 µs) and not a look at each value: more CR, LF and NUL than we put there?
+    if len(text) - len(text.translate(None, b"\r\n\0")) != 2 * len(lines) - 2:
         raise BadHeader("a header to be sent holds CR, LF or NUL")
     return b"%b%b\r\n%b\r\n" % (first, text, last)
 

@@ -96,12 +96,12 @@ PIPELINED = 100  # requests taken from one slice; more is nobody's client
 CHUNK_OVERHEAD = 8 << 10  # extensions and trailers of a body together; nobody sends any
 CHUNK_LINE = 16  # size in hex, CRLF, and the CRLF after the data
 
+SLASH = ord("/")
 METHODS = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 # Narrower than RFC 3986's reg-name: no percent-encoding, no sub-delims. Nobody's host has any, and a comma in it is the
 # trace of two headers merged on the way.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_DIGITS = re.compile(rb"[0-9]{1,15}")
 _SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
 
 
@@ -117,8 +117,8 @@ class RequestReader(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_chunked", "_chunks", "_expected", "_head_size", "_headers", "_headers_kept", "_index", "_keep_alive", "_limits", "_memory",
-        "_method", "_minor", "_parser", "_raw", "_size", "_upgrade", "_url", "_wait", "in_body", "peer", "queue", "tls",
+        "_body", "_chunked", "_chunks", "_expected", "_head_size", "_headers", "_headers_kept", "_index", "_keep_alive", "_limits",
+        "_memory", "_method", "_minor", "_parser", "_raw", "_size", "_upgrade", "_url", "_wait", "in_body", "peer", "queue", "tls",
     )  # fmt: skip
 
     def __init__(self, limits: ServerLimits, memory: BodyMemory) -> None:
@@ -133,7 +133,7 @@ class RequestReader(asyncio.Protocol):
         self._index: dict[bytes, bytes] = {}
         self._headers_kept: Headers = []
         self._keep_alive = True
-        self._expected = self._head_size = 0
+        self._expected = self._head_size = self._chunks = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -142,7 +142,6 @@ class RequestReader(asyncio.Protocol):
         self._body: list[bytes] = []
         self._size = 0  # of the body so far
         self._raw = 0  # bytes of this message so far, framing included
-        self._chunks = 0
         self.in_body = self._chunked = self._wait = self._upgrade = False
 
     @property
@@ -246,13 +245,17 @@ class RequestReader(asyncio.Protocol):
             for single in _SINGLE:
                 if names.count(single) > 1:
                     raise _bad("duplicate_header", f"more than one {single.decode()} header")
-        version = parser.get_http_version()
-        if version == "1.1":
-            self._minor = 1
-        elif version == "1.0":
-            self._minor = 0
+        self._keep_alive = keep_alive = parser.should_keep_alive()
+        if keep_alive and b"connection" not in index:
+            self._minor = 1  # by llhttp's rule only 1.1 is kept alive without being asked; saves making a string
         else:
-            raise Refused(505, "http_version", f"HTTP/{version} is not spoken here; use HTTP/1.1")
+            version = parser.get_http_version()
+            if version == "1.1":
+                self._minor = 1
+            elif version == "1.0":
+                self._minor = 0
+            else:
+                raise Refused(505, "http_version", f"HTTP/{version} is not spoken here; use HTTP/1.1")
         method = METHODS.get(parser.get_method())
         if method is None:
             raise Refused(501, "method_not_supported", "this method is not served here")
@@ -267,23 +270,18 @@ class RequestReader(asyncio.Protocol):
             if len(_HOSTS_SEEN) < 64:
                 _HOSTS_SEEN.add(host)
         url = self._url
-        if url[:1] != b"/" and not (url == b"*" and method == "OPTIONS"):
+        if url[0] != SLASH and not (url == b"*" and method == "OPTIONS"):
             raise _bad("bad_target", "the target must be a path; this is no forward proxy")
         if b"#" in url:
             raise _bad("bad_target", "the target holds a fragment")
-        self._frame(index, headers)
-        expect = index.get(b"expect")
-        if expect is not None:
-            if expect.lower() != b"100-continue":
-                raise Refused(417, "expectation_failed", "the only expectation known here is 100-continue")
-            self._wait = self._minor == 1
-        self._keep_alive = parser.should_keep_alive()
-        self._upgrade = parser.should_upgrade()
-        self._headers_kept, self._headers = headers, []
-        self.in_body = True
-
-    def _frame(self, index: dict[bytes, bytes], headers: Headers) -> None:
         length = index.get(b"content-length")
+        if length is not None:
+            # llhttp has refused whatever is not digits, and a second length.
+            self._expected = int(length)
+            if self._expected > limits.body_bytes:
+                raise self._too_large()
+        else:
+            self._expected = 0
         coding = index.get(b"transfer-encoding")
         if coding is not None:
             if length is not None:
@@ -293,15 +291,16 @@ class RequestReader(asyncio.Protocol):
             if coding.lower() != b"chunked":
                 raise _bad("transfer_coding", "the only transfer coding known here is chunked")
             self._chunked = True
+            self._chunks = 0
             self._head_size = _size_of(headers) + len(self._url)
-        elif length is not None:
-            if not _DIGITS.fullmatch(length):
-                raise _bad("bad_length", "Content-Length is not a number")
-            self._expected = int(length)
-            if self._expected > self._limits.body_bytes:
-                raise self._too_large()
-        else:
-            self._expected = 0
+        expect = index.get(b"expect")
+        if expect is not None:
+            if expect.lower() != b"100-continue":
+                raise Refused(417, "expectation_failed", "the only expectation known here is 100-continue")
+            self._wait = self._minor == 1
+        self._upgrade = parser.should_upgrade()
+        self._headers_kept, self._headers = headers, []
+        self.in_body = True
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -325,12 +324,11 @@ class RequestReader(asyncio.Protocol):
             return  # feed_data raises HttpParserUpgrade next, and _stay_http1 reads it again
         path, _, query = self._url.decode("ascii").partition("?")
         body = self._body
-        self.queue.append(
-            Incoming(
-                self._method, path, query, self._headers_kept, body[0] if len(body) == 1 else b"".join(body), self.peer,
-                self._minor, time.monotonic_ns(), self.tls, self._index, self._keep_alive,
-            )  # fmt: skip
-        )
+        incoming = Incoming(
+            self._method, path, query, self._headers_kept, body[0] if len(body) == 1 else b"".join(body), self.peer,
+            self._minor, time.monotonic_ns(), self.tls, self._index, self._keep_alive,
+        )  # fmt: skip
+        self.queue.append(incoming)
         self._reset()
         if len(self.queue) > PIPELINED:
             raise _bad("too_many_pipelined", f"more than {PIPELINED} requests sent ahead")

@@ -40,11 +40,11 @@ class UpstreamResponse:
     """A response whose headers are in. `complete`: all of it has arrived, cleanly; some may still wait to be read."""
 
     __slots__ = (
-        "_fault", "_line", "_pieces", "_size", "_waiter", "_want", "bodyless", "complete", "content_length", "headers", "origin",
-        "started", "status", "timeouts", "total_by",
+        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "origin",
+        "started", "status", "timeouts", "waiter",
     )  # fmt: skip
 
-    def __init__(self, line: Line, origin: Origin, bodyless: bool, timeouts: Timeouts, now: float) -> None:
+    def __init__(self, line: Line, origin: Origin, bodyless: bool, timeouts: Timeouts) -> None:
         self.origin = origin
         self.status = 0
         self.headers: Headers = []
@@ -53,13 +53,12 @@ class UpstreamResponse:
         self.bodyless = bodyless
         self.started = False
         self.timeouts = timeouts
-        self.total_by = now + timeouts.total_s
         self._line = line
         self._pieces: list[bytes] = []
         self._size = 0
         self._want = BUFFER_BYTES  # how much may wait before the provider is paused
-        self._fault: UpstreamFault | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self.fault: UpstreamFault | None = None
+        self.waiter: asyncio.Future[None] | None = None
 
     async def chunk(self) -> bytes:
         """The next bytes of the body, all that have arrived; b"" at its clean end."""
@@ -81,8 +80,8 @@ class UpstreamResponse:
             return data
         if self.complete:
             return b""
-        if self._fault is not None:
-            raise self._fault
+        if self.fault is not None:
+            raise self.fault
         return None
 
     async def read(self, limit: int) -> bytes:
@@ -92,12 +91,12 @@ class UpstreamResponse:
         self._want = max(BUFFER_BYTES, limit)
         if self._line.paused and not self.complete:
             self._line.resume()
-        while not self.complete and self._fault is None and self._size <= limit:
+        while not self.complete and self.fault is None and self._size <= limit:
             await self._wait()
         if self._size > limit:
             self._too_large(limit)
-        if self._fault is not None:
-            raise self._fault
+        if self.fault is not None:
+            raise self.fault
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
@@ -106,37 +105,27 @@ class UpstreamResponse:
 
     def abandon(self) -> None:
         """Close the connection now, which tells the provider to stop. Whoever waits for a chunk gets a `reset`."""
-        if not self.complete and self._fault is None:
+        if not self.complete and self.fault is None:
             self._line.break_off(UpstreamFault("reset", "abandoned by us", True))
 
     # -- the line's side -----------------------------------------------------------------------------------------------
-
-    async def head(self) -> None:
-        while not self.started:
-            if self._fault is not None:
-                raise self._fault
-            try:
-                await self._wait()
-            except asyncio.CancelledError:
-                self.abandon()
-                raise
 
     def put(self, data: bytes) -> None:
         self._pieces.append(data)
         self._size += len(data)
         if self._size > self._want:
             self._line.pause()
-        waiter = self._waiter
+        waiter = self.waiter
         # read() waits for all of it, and is not woken for each piece.
         if waiter is not None and (self._want == BUFFER_BYTES or self._size > self._want):
-            self._waiter = None
+            self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
 
     def wake(self) -> None:
-        waiter = self._waiter
+        waiter = self.waiter
         if waiter is not None:
-            self._waiter = None
+            self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -145,12 +134,12 @@ class UpstreamResponse:
         self.wake()
 
     def fail(self, fault: UpstreamFault) -> None:
-        if not self.complete and self._fault is None:
-            self._fault = fault
+        if not self.complete and self.fault is None:
+            self.fault = fault
             self.wake()
 
     async def _wait(self) -> None:
-        self._waiter = waiter = self._line.loop.create_future()
+        self.waiter = waiter = self._line.loop.create_future()
         await waiter
 
     def _too_large(self, limit: int) -> None:
@@ -173,8 +162,8 @@ class Line(asyncio.Protocol):
     """One connection. Carries one request at a time; `response` is None between them."""
 
     __slots__ = (
-        "_by_eof", "_clean", "_header_bytes", "_headers", "_interim", "_parser", "_place", "_pool", "_quiet", "loop", "paused",
-        "response", "since", "transport", "unsent", "usable",
+        "_by_eof", "_clean", "_header_bytes", "_headers", "_interim", "_parser", "_place", "_pool", "_quiet", "_sweep", "began",
+        "loop", "paused", "response", "since", "transport", "unsent", "usable",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, place: _Place, header_bytes: int) -> None:
@@ -188,19 +177,20 @@ class Line(asyncio.Protocol):
         self.usable = True
         self.paused = False
         self.response: UpstreamResponse | None = None
-        self.since = 0.0  # last sign of life, or of progress in sending
+        assert pool.sweep is not None
+        self._sweep = pool.sweep
+        self.began = self.since = self._sweep.now  # last sign of life, or of progress in sending
         self.unsent = 0
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.since = self._pool.now
         self._pool.opened(self, self._place)
 
-    def begin(self, response: UpstreamResponse, now: float) -> None:
+    def begin(self, response: UpstreamResponse) -> None:
         self.response = response
-        self.since = now
+        self.began = self.since = self._sweep.now
         self.unsent = 0
         self._quiet = 0
         self._clean = False
@@ -230,7 +220,7 @@ class Line(asyncio.Protocol):
             self.usable = False
             self.transport.abort()
             return
-        self.since = self._pool.now
+        self.since = self._sweep.now
         self._quiet += len(data)
         try:
             self._parser.feed_data(data)
@@ -281,7 +271,7 @@ class Line(asyncio.Protocol):
 
     def resume(self) -> None:
         self.paused = False
-        self.since = self._pool.now
+        self.since = self._sweep.now
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -290,7 +280,7 @@ class Line(asyncio.Protocol):
         response = self.response
         assert response is not None
         timeouts = response.timeouts
-        if now > response.total_by:
+        if now - self.began > timeouts.total_s:
             self.break_off(UpstreamFault("total_timeout", f"not through in {timeouts.total_s} s", True))
             return
         waited = now - self.since
@@ -298,7 +288,7 @@ class Line(asyncio.Protocol):
             if not self.paused and waited > timeouts.idle_s:
                 self.break_off(UpstreamFault("idle_timeout", f"no byte of the body in {timeouts.idle_s} s", True))
             return
-        if now > response.total_by - timeouts.total_s + timeouts.headers_s:
+        if now - self.began > timeouts.headers_s:
             self.break_off(UpstreamFault("headers_timeout", f"no headers in {timeouts.headers_s} s", True))
             return
         unsent = self.transport.get_write_buffer_size()
@@ -307,7 +297,7 @@ class Line(asyncio.Protocol):
                 self.break_off(UpstreamFault("write_timeout", f"no byte of the request taken in {timeouts.write_s} s", True))
         elif unsent:
             self.unsent = unsent
-            self.since = self._pool.now
+            self.since = self._sweep.now
 
     # -- llhttp's callbacks --------------------------------------------------------------------------------------------
 
@@ -330,29 +320,26 @@ class Line(asyncio.Protocol):
             self._interim = True
             return
         index = dict(headers)
-        version = parser.get_http_version()
-        if version != "1.1" and version != "1.0":
-            raise _Garbled("protocol", f"HTTP/{version} was answered")
         if self._quiet > self._header_bytes and sum(len(n) + len(v) + 4 for n, v in headers) > self._header_bytes:
             raise _Garbled("too_large", f"the response's headers are over {self._header_bytes} bytes")
         length = index.get(b"content-length")
         coding = index.get(b"transfer-encoding")
         if coding is not None and (
             length is not None
-            or version == "1.0"
             or coding.lower() != b"chunked"
+            or parser.get_http_version() != "1.1"
             or (len(index) != len(headers) and sum(name == b"transfer-encoding" for name, _ in headers) > 1)
         ):
             raise _Garbled("protocol", "the response's length is ambiguous")
+        ends_here = response.bodyless
         if length is not None:
             response.content_length = int(length)
-        framed = length is not None or coding is not None
-        # llhttp waits for a body here: it was not told that HEAD was asked, and believes the length of a 304. Rare, so
-        # the response ends here and the connection is given up.
-        ends_here = response.bodyless or (framed and status in (204, 304))
-        if status in (204, 304):
+        if status == 204 or status == 304:
+            # llhttp believes the length of a 304, and of HEAD's response (it was not told who asked), and would wait for
+            # a body. Both are rare: the response ends here, and the connection is given up.
+            ends_here = ends_here or length is not None or coding is not None
             response.bodyless = True
-        elif not framed and not ends_here:
+        elif coding is None and length is None and not ends_here:
             self._by_eof = True
         response.status = status
         response.headers = headers

@@ -169,7 +169,7 @@ class Connection(RequestReader):
     """One client's connection."""
 
     __slots__ = (
-        "_active", "_closing_by", "_flow", "_held", "_held_size", "_progress", "_refusal", "_since", "_transport", "flowing",
+        "_active", "_closing_by", "_flow", "_held", "_held_size", "_progress", "_refusal", "_since", "_sweep", "_transport", "flowing",
         "server",
     )  # fmt: skip
 
@@ -191,10 +191,12 @@ class Connection(RequestReader):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self.server
+        assert server.sweep is not None
+        self._sweep = server.sweep
         self._transport = cast(asyncio.Transport, transport)
         self.peer = transport.get_extra_info("peername")
         self.tls = transport.get_extra_info("sslcontext") is not None
-        self._since = server.now
+        self._since = self._sweep.now
         self._progress = FRESH
         server.open.add(self)
         if len(server.open) > self._limits.connections:
@@ -212,19 +214,19 @@ class Connection(RequestReader):
         """A client that has shut its side has left: to tell it from a half-closed one would take a write."""
         if self._active is None and self.mid_request and not self._closing_by:
             self._refuse(Refused(400, "incomplete_request", "the connection was closed in the middle of the request"))
-        self._closing_by = self._closing_by or self.server.now + LINGER_S
+        self._closing_by = self._closing_by or self._sweep.now + LINGER_S
         self._leave()
 
     def pause_writing(self) -> None:
         self.flowing = False
-        self._since = self.server.now
+        self._since = self._sweep.now
         self._progress = self._transport.get_write_buffer_size()
         if self._active is not None:
             self._active.writable = False
 
     def resume_writing(self) -> None:
         self.flowing = True
-        self._since = self.server.now
+        self._since = self._sweep.now
         self._progress = self._raw
         if self._active is not None:
             self._active.writable = True
@@ -259,7 +261,7 @@ class Connection(RequestReader):
             self._refuse(self._refusal)
         else:
             if started or was_body != self.in_body:
-                self._since = self.server.now
+                self._since = self._sweep.now
                 self._progress = self._raw
             if self._wait and self.wants_continue():
                 self._transport.write(CONTINUE)
@@ -290,7 +292,7 @@ class Connection(RequestReader):
             if paused and self._held_size <= HELD_BYTES and not self._transport.is_closing():
                 self._transport.resume_reading()
         elif self.flowing:
-            self._since = self.server.now
+            self._since = self._sweep.now
             self._progress = 0
 
     def _refuse(self, refusal: Refused) -> None:
@@ -299,7 +301,7 @@ class Connection(RequestReader):
         headers, body = self.server.error_reply(refusal.status, refusal.code, refusal.message)
         last = b"content-length: %d\r\nconnection: close\r\n" % len(body)
         self._transport.write(header_block(status_line(refusal.status), headers, last) + body)
-        self._closing_by = self.server.now + LINGER_S
+        self._closing_by = self._sweep.now + LINGER_S
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -321,7 +323,7 @@ class Connection(RequestReader):
         await asyncio.shield(self._flow)
 
     def _close(self) -> None:
-        self._closing_by = self.server.now + self._limits.write_stall_s
+        self._closing_by = self._sweep.now + self._limits.write_stall_s
         self._transport.close()
 
     def break_off(self, by_reset: bool) -> None:
@@ -397,12 +399,8 @@ class Server:
         self.closing = False
         self.slack = 0.0
         self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
-        self._sweep: Sweep | None = None
+        self.sweep: Sweep | None = None
         self._listeners: list[asyncio.Server] = []
-
-    @property
-    def now(self) -> float:
-        return self._sweep.now if self._sweep is not None else 0.0
 
     @property
     def connections(self) -> int:
@@ -420,7 +418,7 @@ class Server:
     async def listen(
         self,
         host: str | None = None,
-        port: int | None = None,
+        port: int = 0,
         *,
         ssl: tls.SSLContext | None = None,
         sock: socket.socket | None = None,
@@ -428,11 +426,11 @@ class Server:
     ) -> None:
         """May be called again for a second address. With `sock`, host and port are not used."""
         self.loop = asyncio.get_running_loop()
-        if self._sweep is None:
+        if self.sweep is None:
             limits = self.limits
             shortest = min(limits.header_s, limits.body_idle_s, limits.idle_s, limits.write_stall_s)
             self.slack = min(0.5, shortest / 4)
-            self._sweep = Sweep(self.loop, self.slack, self._judge)
+            self.sweep = Sweep(self.loop, self.slack, self._judge)
 
         def connect() -> Connection:
             return Connection(self)
@@ -461,11 +459,11 @@ class Server:
         for task in stubborn:
             task.cancel()
         await asyncio.gather(*stubborn, return_exceptions=True)
-        if self._sweep is not None:
-            self._sweep.stop()
+        if self.sweep is not None:
+            self.sweep.stop()
 
     async def _wait_for_quiet(self, seconds: float) -> None:
-        until = self.loop.time() + seconds if self._sweep is not None else 0.0
+        until = self.loop.time() + seconds if self.sweep is not None else 0.0
         while (self.open or self.handling) and self.loop.time() < until:
             await asyncio.sleep(0.01)
 
