@@ -12,7 +12,7 @@ from ..domain.entry import Charge, Entry, Hold, Settlement, Short
 from .fault import LedgerFault
 from .lapse import charged, late
 from .owner import LEASE_US, Owner
-from .schema import STORED, Place, connect, quoted
+from .schema import HOLDS_EACH, STORED, Place, connect, quoted
 
 HOLD, BOOK, RELEASE = range(3)
 
@@ -24,7 +24,7 @@ LAPSE_BATCH = 500
 
 _encode = msgspec.json.encode
 _charges = msgspec.json.Decoder(list[Charge])
-_entry = msgspec.json.Decoder(Entry)
+_hold = msgspec.json.Decoder(Hold)
 
 
 def _multi(head: str, columns: int, tail: str = "") -> dict[int, str]:
@@ -33,11 +33,16 @@ def _multi(head: str, columns: int, tail: str = "") -> dict[int, str]:
 
 
 ROWS = _multi(f"INSERT INTO tail ({','.join(quoted(c) for c in STORED)})", len(STORED))
-HOLDS = _multi("INSERT INTO holds (id, owner, ts, amount, charges, entry)", 6)
-COUNTERS = _multi(
-    "INSERT INTO counters (counter, budget, unit, spent, held, resets)", 6,
-    " ON CONFLICT (counter) DO UPDATE SET spent = excluded.spent, held = excluded.held",
-)  # fmt: skip
+HOLDS = _multi("INSERT INTO holds (n, id, hold)", 3)
+NEW_COUNTERS = _multi("INSERT INTO counters (n, counter, budget, unit, spent, held, resets)", 7)
+COUNTERS = {
+    n: "UPDATE counters SET spent = v.column2, held = v.column3 FROM (VALUES "
+    + ",".join(["(?,?,?)"] * n)
+    + ") v WHERE n = v.column1"
+    for n in SIZES
+}
+DROP = "DELETE FROM holds WHERE n IN (SELECT value FROM json_each(?))"
+ORPHANS = f"SELECT n, hold FROM holds WHERE n / {HOLDS_EACH} <> ? AND n / {HOLDS_EACH} NOT IN (SELECT n FROM owners)"
 SEEN = """
     SELECT id, 'lapsed', amount, charges, settled FROM lapsed WHERE id IN (SELECT value FROM json_each(?1))
     UNION ALL SELECT id, 'booked', 0, '', 0 FROM tail WHERE id IN (SELECT value FROM json_each(?1))
@@ -69,10 +74,11 @@ class Standing(NamedTuple):
 
 
 class _Counter:
-    __slots__ = ("budget", "held", "resets", "spent", "unit")
+    __slots__ = ("budget", "held", "n", "name", "resets", "spent", "unit")
 
-    def __init__(self, budget: str, unit: str, spent: int, held: int, resets: int) -> None:
-        self.budget, self.unit, self.spent, self.held, self.resets = budget, unit, spent, held, resets
+    def __init__(self, n: int, name: str, budget: str, unit: str, resets: int) -> None:
+        self.n, self.name, self.budget, self.unit, self.resets = n, name, budget, unit, resets
+        self.spent = self.held = 0
 
 
 class _Gone(Exception):
@@ -85,9 +91,11 @@ class Tail:
     def __init__(self, place: Place, owner: Owner, clock_us: Callable[[], int], busy_ms: int) -> None:
         self.place, self.owner, self._clock_us = place, owner, clock_us
         self.connection = connect(place, busy_ms=busy_ms)
-        self._open: dict[str, tuple[Charge, ...]] = {}  # our own holds, which need not be read back to be settled
+        self._number = 0  # the owner's
+        self._count = 0  # of holds so far
+        self._open: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # our own holds, which need not be read back
         self._known: dict[str, _Counter] = {}
-        self._dirty: set[str] = set()
+        self._dirty: set[_Counter] = set()
         self._seen_version = -1
         self._full = True
         self.duplicates = self.corrections = 0
@@ -114,7 +122,7 @@ class Tail:
 
     def _commit(self, books: list[Op], holds: list[Op], releases: list[Op], careful: bool) -> None:
         self._begin(full=bool(books))
-        opened: dict[str, tuple[Charge, ...]] = {}
+        opened: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         duplicates, corrections = self.duplicates, self.corrections
         try:
             if books:
@@ -145,11 +153,13 @@ class Tail:
 
     def _end(self) -> None:
         if self._dirty:
-            known, rows = self._known, []
-            for name in self._dirty:
-                c = known[name]
-                rows.append((name, c.budget, c.unit, c.spent, c.held, c.resets))
-            self._insert(COUNTERS, rows)
+            self._insert(COUNTERS, [(c.n, c.spent, c.held) for c in self._dirty if c.n])
+            new = [c for c in self._dirty if not c.n]
+            if new:
+                last = self.connection.execute("SELECT coalesce(max(n), 0) FROM counters").get
+                for c in new:
+                    c.n = last = last + 1
+                self._insert(NEW_COUNTERS, [(c.n, c.name, c.budget, c.unit, c.spent, c.held, c.resets) for c in new])
         self.connection.execute("COMMIT")
         self._dirty.clear()
         self._seen_version = self.connection.data_version()
@@ -179,87 +189,96 @@ class Tail:
         if not missing:
             return
         for name, c in missing.items():
-            known[name] = _Counter(c.budget, c.unit, 0, 0, c.resets_us)
-        for name, spent, held in self.connection.execute(
-            "SELECT counter, spent, held FROM counters WHERE counter IN (SELECT value FROM json_each(?))",
+            known[name] = _Counter(0, name, c.budget, c.unit, c.resets_us)
+        for name, n, spent, held in self.connection.execute(
+            "SELECT counter, n, spent, held FROM counters WHERE counter IN (SELECT value FROM json_each(?))",
             (_encode(list(missing)).decode(),),
         ):
-            known[name].spent, known[name].held = spent, held
+            counter = known[name]
+            counter.n, counter.spent, counter.held = n, spent, held
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def _book(self, books: list[Op], careful: bool) -> None:
-        ours: list[str] = []
-        others: list[str] = []
-        for op in books:
-            (others if careful or op.id not in self._open else ours).append(op.id)
-        held: dict[str, Sequence[Charge]] = {}
+        own = {} if careful else self._open
+        ours = [own[op.id] for op in books if op.id in own]
         if ours:
-            self.connection.execute(
-                "DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?))", (_encode(ours).decode(),)
-            )
+            self.connection.execute(DROP, (_encode([n for n, _ in ours]).decode(),))
             if self.connection.changes() != len(ours):
                 raise _Gone
-            held = {id: self._open[id] for id in ours}
-        seen: dict[str, tuple[str, int | None, str, int]] = {}
-        if others:
-            asked = (_encode(others).decode(),)
-            for id, charges in self.connection.execute(
-                "SELECT id, charges FROM holds WHERE id IN (SELECT value FROM json_each(?))", asked
-            ).fetchall():
-                held[id] = _charges.decode(charges)
-            for id, *rest in self.connection.execute(SEEN, asked).fetchall():
-                seen.setdefault(id, tuple(rest))
-            if any(id in held for id in others):
-                self.connection.execute("DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?))", asked)
         rows: list[tuple[object, ...]] = []
         moves: list[tuple[Charge, int, int]] = []  # counter, added to spent, added to held
+        if len(ours) < len(books):
+            self._book_strangers([op for op in books if op.id not in own], rows, moves)
         for op in books:
-            self._book_one(op, held.pop(op.id, None), seen, rows, moves)
+            if op.id in own:
+                settlement: Settlement = op.item
+                charges = own[op.id][1]
+                moves += [(c, 0, -c.amount) for c in charges]
+                rows.append(self._taking(settlement.entry, settlement.charges or charges, settlement.actual, moves))
         self._move(moves)
         self._insert(ROWS, rows)
 
-    def _book_one(
-        self,
-        op: Op,
-        charges: Sequence[Charge] | None,
-        seen: dict[str, tuple[str, int | None, str, int]],
-        rows: list[tuple[object, ...]],
-        moves: list[tuple[Charge, int, int]],
+    def _taking(
+        self, entry: Entry, charges: Sequence[Charge], actual: Sequence[int], moves: list[tuple[Charge, int, int]]
+    ) -> tuple[object, ...]:
+        """The row as stored, with what it takes from which counter."""
+        if not charges and not actual:
+            return (*entry, "[]")
+        moves += [(c, spent, 0) for c, spent in zip(charges, actual, strict=True)]
+        return (*entry, _encode([(c.counter, c.unit, spent) for c, spent in zip(charges, actual)]).decode())
+
+    def _book_strangers(
+        self, books: list[Op], rows: list[tuple[object, ...]], moves: list[tuple[Charge, int, int]]
     ) -> None:
-        settlement: Settlement = op.item
-        entry, known = settlement.entry, seen.get(op.id)
-        if charges is not None:
-            moves += [(c, 0, -c.amount) for c in charges]
-        if known is not None and (known[0] == "booked" or known[3]):
-            self.duplicates += 1
-            return
-        lapsed = _charges.decode(known[2]) if known is not None else []
-        charges = settlement.charges or charges or lapsed
-        if len(charges) != len(settlement.actual):
-            raise ValueError(f"{op.id}: {len(settlement.actual)} amounts for {len(charges)} charges")
-        already = {c.counter: c.amount for c in lapsed}
-        if known is not None:
-            entry = late(settlement, known[1] or 0)
+        """Rows whose hold this connection did not make: without a hold, after a hold was given up, or booked before."""
+        asked = (_encode([op.id for op in books]).decode(),)
+        held: dict[str, tuple[Charge, ...]] = {}
+        drop: list[int] = []
+        for n, id, hold in self.connection.execute(
+            "SELECT n, id, hold FROM holds WHERE id IN (SELECT value FROM json_each(?))", asked
+        ).fetchall():
+            held[id] = _hold.decode(hold).charges
+            drop.append(n)
+        if drop:
+            self.connection.execute(DROP, (_encode(drop).decode(),))
+        seen: dict[str, tuple[str, int | None, str, int]] = {}
+        for id, kind, amount, charges, settled in self.connection.execute(SEEN, asked).fetchall():
+            seen.setdefault(id, (kind, amount, charges, settled))
+        for op in books:
+            settlement: Settlement = op.item
+            charges = held.pop(op.id, None)
+            if charges is not None:
+                moves += [(c, 0, -c.amount) for c in charges]
+            kind, amount, text, settled = seen.get(op.id, ("", 0, "", 0))
+            if kind == "booked" or settled:
+                self.duplicates += 1
+                continue
+            seen[op.id] = ("booked", 0, "", 0)  # the same id again in this batch
+            if not kind:
+                rows.append(self._taking(settlement.entry, settlement.charges or charges or (), settlement.actual, moves))
+                continue
+            lapsed = _charges.decode(text)
+            already = {c.counter: c.amount for c in lapsed}
+            charges = settlement.charges or lapsed
+            actual = [spent - already.get(c.counter, 0) for c, spent in zip(charges, settlement.actual, strict=True)]
+            rows.append(self._taking(late(settlement, amount or 0), charges, actual, moves))
             self.connection.execute("UPDATE lapsed SET settled = 1 WHERE id = ?", (op.id,))
             self.corrections += 1
-        taken = [(c, actual - already.get(c.counter, 0)) for c, actual in zip(charges, settlement.actual, strict=True)]
-        moves += [(c, spent, 0) for c, spent in taken]
-        seen[op.id] = ("booked", 0, "", 0)  # the same id again in this batch
-        rows.append((*entry, _encode([(c.counter, c.unit, spent) for c, spent in taken]).decode() if taken else "[]"))
 
     def _move(self, moves: list[tuple[Charge, int, int]]) -> None:
         self._load([c for c, _, _ in moves])
+        known, dirty = self._known, self._dirty
         for c, spent, held in moves:
-            counter = self._known[c.counter]
+            counter = known[c.counter]
             counter.spent += spent
             counter.held += held
-            self._dirty.add(c.counter)
+            dirty.add(counter)
 
     # -- holds -------------------------------------------------------------------------------------------------------
 
-    def _hold(self, holds: list[Op], careful: bool) -> dict[str, tuple[Charge, ...]]:
-        opened: dict[str, tuple[Charge, ...]] = {}
+    def _hold(self, holds: list[Op], careful: bool) -> dict[str, tuple[int, tuple[Charge, ...]]]:
+        opened: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         rows: list[tuple[object, ...]] = []
         self._load([c for op in holds for c in op.item.charges])
         written = self._written(holds) if careful else frozenset[str]()
@@ -270,17 +289,18 @@ class Tail:
                 continue
             op.result = self._reserve(hold.charges)
             if op.result is None:
-                opened[op.id] = hold.charges
-                charges = _encode(hold.charges).decode()
-                rows.append((op.id, self.owner.id, hold.ts, hold.amount, charges, _encode(hold.entry).decode()))
+                self._count += 1
+                n = self._number * HOLDS_EACH + self._count
+                opened[op.id] = (n, hold.charges)
+                rows.append((n, op.id, _encode(hold).decode()))
         self._insert(HOLDS, rows)
         return opened
 
     def _written(self, holds: list[Op]) -> frozenset[str]:
         """Which of these a commit that seemed to fail wrote after all."""
         rows = self.connection.execute(
-            "SELECT id FROM holds WHERE owner = ? AND id IN (SELECT value FROM json_each(?))",
-            (self.owner.id, _encode([op.id for op in holds]).decode()),
+            f"SELECT id FROM holds WHERE n / {HOLDS_EACH} = ? AND id IN (SELECT value FROM json_each(?))",
+            (self._number, _encode([op.id for op in holds]).decode()),
         )
         return frozenset(id for (id,) in rows)
 
@@ -294,16 +314,16 @@ class Tail:
                     known[back.counter].held -= back.amount
                 return Short(c, counter.spent, counter.held)
             counter.held += c.amount
-        self._dirty.update([c.counter for c in charges])
+        self._dirty.update([known[c.counter] for c in charges])
         return None
 
     def _release(self, releases: list[Op]) -> None:
         """Give back holds that nobody was told of: their calls never went out."""
         asked = (_encode([op.id for op in releases]).decode(),)
         found = self.connection.execute(
-            "DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?)) RETURNING charges", asked
+            "DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?)) RETURNING hold", asked
         ).fetchall()
-        self._move([(c, 0, -c.amount) for (charges,) in found for c in _charges.decode(charges)])
+        self._move([(c, 0, -c.amount) for (hold,) in found for c in _hold.decode(hold).charges])
 
     # -- owners ------------------------------------------------------------------------------------------------------
 
@@ -312,11 +332,19 @@ class Tail:
         o = self.owner
         self._begin(full=False)
         try:
-            self.connection.execute(
-                """INSERT INTO owners (id, "where", boot, pid, start, mode, node, lease_until) VALUES (?,?,?,?,?,?,?,?)
-                   ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until""",
-                (o.id, o.where, o.boot, o.pid, o.start, o.mode, o.node, now + LEASE_US),
-            )
+            self.connection.execute("UPDATE owners SET lease_until = ? WHERE id = ?", (now + LEASE_US, o.id))
+            if not self.connection.changes():  # new, or given up while this process slept
+                self.connection.execute(
+                    """INSERT INTO owners (n, id, "where", boot, pid, start, mode, node, lease_until)
+                       VALUES (?,?,?,?,?,?,?,?,?)""",
+                    (self._number or None, o.id, o.where, o.boot, o.pid, o.start, o.mode, o.node, now + LEASE_US),
+                )
+            if not self._number:  # a connection opened again has holds from before
+                self._number = self.connection.execute("SELECT n FROM owners WHERE id = ?", (o.id,)).get
+                self._count = self.connection.execute(
+                    "SELECT coalesce(max(n), 0) FROM holds WHERE n BETWEEN ?1 AND ?1 + ?2",
+                    (self._number * HOLDS_EACH, HOLDS_EACH - 1),
+                ).get % HOLDS_EACH
             self._end()
         except BaseException:
             self._undo()
@@ -324,7 +352,7 @@ class Tail:
 
     def leave(self) -> None:
         """This process is done: what it still holds, nobody will settle."""
-        self.connection.execute("DELETE FROM owners WHERE id = ?", (self.owner.id,))
+        self.connection.execute("DELETE FROM owners WHERE n = ?", (self._number,))
 
     def recover(self, now: int) -> list[Entry]:
         """Turn the holds of dead owners into rows, charged at the hold. Several processes may do this at once."""
@@ -348,33 +376,27 @@ class Tail:
         return [o.id for o, until in owners if o.id != self.owner.id and self.owner.gone(o, until, now)]
 
     def _orphans(self) -> bool:
-        return bool(
-            self.connection.execute(
-                "SELECT EXISTS (SELECT 1 FROM holds WHERE owner <> ? AND owner NOT IN (SELECT id FROM owners))",
-                (self.owner.id,),
-            ).get
-        )
+        return bool(self.connection.execute(f"SELECT EXISTS ({ORPHANS})", (self._number,)).get)
 
     def _lapse(self, dead: list[str]) -> list[Entry]:
         gone = _encode(dead).decode()
         self.connection.execute("DELETE FROM owners WHERE id IN (SELECT value FROM json_each(?))", (gone,))
-        holds = self.connection.execute(
-            "SELECT id, amount, charges, entry FROM holds WHERE owner <> ? AND owner NOT IN (SELECT id FROM owners) LIMIT ?",
-            (self.owner.id, LAPSE_BATCH),
-        ).fetchall()
+        found = self.connection.execute(f"{ORPHANS} ORDER BY n LIMIT {LAPSE_BATCH}", (self._number,)).fetchall()
         rows: list[Entry] = []
         stored: list[tuple[object, ...]] = []
-        for id, amount, text, entry in holds:
-            charges = _charges.decode(text)
-            row = charged(_entry.decode(entry), amount)
+        moves: list[tuple[Charge, int, int]] = []
+        for _, text in found:
+            hold = _hold.decode(text)
+            row = charged(hold.entry, hold.amount)
             rows.append(row)
-            self._move([(c, c.amount, -c.amount) for c in charges])
-            stored.append((*row, _encode([(c.counter, c.unit, c.amount) for c in charges]).decode()))
-            self.connection.execute("DELETE FROM holds WHERE id = ?", (id,))
+            moves += [(c, 0, -c.amount) for c in hold.charges]
+            stored.append(self._taking(row, hold.charges, [c.amount for c in hold.charges], moves))
             self.connection.execute(
                 "INSERT INTO lapsed (id, at, amount, charges, settled) VALUES (?,?,?,?,0)",
-                (id, self._clock_us(), row.cost, text),
+                (hold.id, self._clock_us(), row.cost, _encode(hold.charges).decode()),
             )
+        self.connection.execute(DROP, (_encode([n for n, _ in found]).decode(),))
+        self._move(moves)
         self._insert(ROWS, stored)
         return rows
 

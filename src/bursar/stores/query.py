@@ -1,0 +1,269 @@
+"""The closed question: measures by dimensions under filters. Becomes SQL as a syntax tree; what a stranger chose is bound."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from sqlglot import exp
+
+from .fault import LedgerFault
+
+GRAINS = ("hour", "day", "week", "month")
+LABEL = "label:"
+TOP_MAX = 100_000
+
+# Dimension -> stored column. Free labels are asked for as `label:NAME`.
+DIMENSIONS = {
+    name: name
+    for name in (
+        "key", "attempt_kind", "operation", "purpose", "cause", "tenant", "feature", "flow", "user", "conversation", "turn",
+        "tool_depth", "provider", "dialect", "model_requested", "model_served", "tier", "route_reason", "service_tier", "status",
+        "http_status", "error", "finish", "stream", "ended", "usage_source", "price_id", "price_status", "saved_by", "policy_hash",
+        "prefix_hash", "request_hash", "source", "node", "call", "id", "corrects",
+    )
+} | {"try": "try_no", "model": "model_served"}  # fmt: skip
+
+_TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
+_MONEY = (
+    "cost", "cost_input", "cost_cache_read", "cost_cache_write", "cost_output", "cost_other", "cost_new", "cost_history",
+    "cost_tools", "cost_system", "hold", "saved",
+)  # fmt: skip
+_TIMES = ("latency_ms", "ttft_ms", "overhead_us")
+
+
+class Filter(NamedTuple):
+    """`name` (a dimension or `label:NAME`) is one of `values`; `negate`: none of them, and then rows without it pass too."""
+
+    name: str
+    values: tuple[str | int, ...]
+    negate: bool = False
+
+
+class Query(NamedTuple):
+    """What is asked. Times in microseconds since the epoch, [since, until). With a grain, rows carry `period`: the hour's
+    start in UTC, or the local date in `zone` that a day, week (Monday) or month begins with.
+
+    Measures: `calls`, `tries`, `rows`, `conversations`, `users`, `errors`, `refused`, `retries`, `fallbacks`, `unpriced`,
+    `unknown`, `estimated`, `corrections`; the sums `tokens`, `input` … `reasoning`, `cost` and every `cost_…`, `hold`, `saved`;
+    and `p50:`, `p95:`, `p99:` or `max:` before `latency_ms`, `ttft_ms`, `overhead_us`, `turn`, `tool_depth`."""
+
+    measures: tuple[str, ...] = ("cost", "calls")
+    by: tuple[str, ...] = ()
+    where: tuple[Filter, ...] = ()
+    since_us: int | None = None
+    until_us: int | None = None
+    grain: str = ""
+    zone: str = "UTC"
+    order: str = ""  # a measure, largest first; empty: by period, else by the first measure
+    top: int = 0  # 0: all
+
+
+class Plan(NamedTuple):
+    """SQL with named parameters, their values, and the stored columns it needs."""
+
+    sql: str
+    values: dict[str, Any]
+    columns: tuple[str, ...]
+
+
+def compile_query(query: Query, dialect: str = "duckdb") -> Plan:
+    """The plan of a question. LedgerFault(code="query") names what is not known and what is."""
+    return _Compiler(query).plan(dialect)
+
+
+def _refuse(reason: str, remedy: str) -> LedgerFault:
+    return LedgerFault("query", reason, remedy)
+
+
+def _is(column: str, *values: str) -> exp.Expression:
+    return exp.column(column, quoted=True).isin(*[exp.Literal.string(v) for v in values])
+
+
+def _count(condition: exp.Expression) -> exp.Expression:
+    return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=condition))
+
+
+def _sum(column: exp.Expression) -> exp.Expression:
+    return exp.Sum(this=column)
+
+
+class _Compiler:
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._values: dict[str, Any] = {}
+        self._columns: dict[str, None] = {}
+
+    def plan(self, dialect: str) -> Plan:
+        query = self._query
+        if not query.measures:
+            raise _refuse("no measure is asked for", "ask for cost or calls")
+        names = [*query.by, *query.measures]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise _refuse(f"{', '.join(map(repr, twice))} asked for twice", "ask once")
+        keys = [exp.alias_(self._dimension(name), self._alias(name)) for name in query.by]
+        if query.grain:
+            keys.insert(0, exp.alias_(self._period(), exp.to_identifier("period", quoted=True)))
+        measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
+        select = exp.select(*keys, *measures).from_(exp.to_table("calls"))
+        for condition in self._conditions():
+            select = select.where(condition)
+        for number in range(1, len(keys) + 1):
+            select = select.group_by(exp.Literal.number(number))
+        for term in self._order(len(keys)):
+            select = select.order_by(term)
+        if query.top:
+            if not 0 < query.top <= TOP_MAX:
+                raise _refuse(f"top is {query.top}", f"ask for 1 to {TOP_MAX}")
+            select = select.limit(query.top)
+        return Plan(select.sql(dialect=dialect), self._values, tuple(self._columns))
+
+    def _bind(self, value: str | int) -> exp.Expression:
+        name = f"v{len(self._values)}"
+        self._values[name] = value
+        return exp.Placeholder(this=name)
+
+    def _column(self, stored: str) -> exp.Expression:
+        self._columns[stored] = None
+        return exp.column("try" if stored == "try_no" else stored, quoted=True)
+
+    def _alias(self, name: str) -> exp.Identifier:
+        # A label's name is a stranger's: as a quoted identifier, with its own quotes doubled by the generator.
+        return exp.to_identifier(name, quoted=True)
+
+    def _dimension(self, name: str) -> exp.Expression:
+        if name.startswith(LABEL) and len(name) > len(LABEL):
+            value = exp.Anonymous(this="map_extract_value", expressions=[self._column("labels"), self._bind(name[len(LABEL) :])])
+            return exp.Coalesce(this=value, expressions=[exp.Literal.string("")])  # absent, as with the chargeable labels
+        if name not in DIMENSIONS:
+            raise _refuse(f"{name!r} is not a dimension", f"use label:NAME for a free label, or one of {', '.join(sorted(DIMENSIONS))}")
+        return self._column(DIMENSIONS[name])
+
+    def _measure(self, name: str) -> exp.Expression:
+        if name == "cost" or name in _MONEY or name in _TOKENS:
+            return _sum(self._column(name))
+        share, colon, column = name.partition(":")
+        if colon and column in (*_TIMES, "turn", "tool_depth") and share in ("p50", "p95", "p99", "max"):
+            if share == "max":
+                return exp.Max(this=self._column(column))
+            at = exp.Literal.number(f"0.{share[1:]}")
+            return exp.Anonymous(this="quantile_disc", expressions=[self._column(column), at])
+        made = getattr(self, f"_m_{name}", None) if name.isidentifier() else None
+        if made is None:
+            raise _refuse(f"{name!r} is not a measure", f"use cost, calls, {', '.join(sorted(MEASURES - {'cost', 'calls'}))}")
+        return made()
+
+    def _flag(self, column: str, *values: str) -> exp.Expression:
+        self._column(column)
+        return _count(_is(column, *values))
+
+    def _m_calls(self) -> exp.Expression:
+        # Every call has exactly one first try, and a retry's dollars are not another call: so calls foot over any partition.
+        first = exp.EQ(this=self._column("try_no"), expression=exp.Literal.number(1))
+        self._column("attempt_kind")
+        return _count(exp.and_(first, exp.not_(_is("attempt_kind", "correction"))))
+
+    def _m_tries(self) -> exp.Expression:
+        self._column("attempt_kind")
+        self._column("status")
+        return _count(exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused"))))
+
+    def _m_rows(self) -> exp.Expression:
+        return exp.Count(this=exp.Star())
+
+    def _m_conversations(self) -> exp.Expression:
+        return self._distinct("conversation")
+
+    def _m_users(self) -> exp.Expression:
+        return self._distinct("user")
+
+    def _distinct(self, column: str) -> exp.Expression:
+        said = exp.Nullif(this=self._column(column), expression=exp.Literal.string(""))
+        return exp.Count(this=exp.Distinct(expressions=[said]))
+
+    def _m_tokens(self) -> exp.Expression:
+        total: exp.Expression | None = None
+        for name in _TOKENS:
+            part = exp.Coalesce(this=self._column(name), expressions=[exp.Literal.number(0)])
+            total = part if total is None else exp.Add(this=total, expression=part)
+        assert total is not None
+        return _sum(total)
+
+    def _m_errors(self) -> exp.Expression:
+        return self._flag("status", "error", "unknown")
+
+    def _m_refused(self) -> exp.Expression:
+        return self._flag("status", "refused")
+
+    def _m_unknown(self) -> exp.Expression:
+        return self._flag("status", "unknown")
+
+    def _m_corrections(self) -> exp.Expression:
+        return self._flag("attempt_kind", "correction")
+
+    def _m_retries(self) -> exp.Expression:
+        return self._flag("attempt_kind", "retry")
+
+    def _m_fallbacks(self) -> exp.Expression:
+        return self._flag("attempt_kind", "fallback")
+
+    def _m_unpriced(self) -> exp.Expression:
+        return self._flag("price_status", "unpriced")
+
+    def _m_estimated(self) -> exp.Expression:
+        return self._flag("price_status", "estimated")
+
+    def _local(self) -> exp.Expression:
+        zone = self._query.zone
+        try:
+            ZoneInfo(zone)
+        except (KeyError, ValueError, OSError):
+            raise _refuse(f"{zone!r} is not a time zone", "use an IANA name, such as Europe/Berlin") from None
+        return exp.AtTimeZone(this=self._column("ts"), zone=self._bind(zone))
+
+    def _period(self) -> exp.Expression:
+        grain = self._query.grain
+        if grain not in GRAINS:
+            raise _refuse(f"{grain!r} is not a grain", f"use {', '.join(GRAINS)}")
+        local = self._local()
+        start = exp.Anonymous(this="date_trunc", expressions=[exp.Literal.string(grain), local])
+        if grain != "hour":
+            return exp.Anonymous(this="strftime", expressions=[start, exp.Literal.string("%Y-%m-%d")])
+        # An hour is told as its instant: the one that comes twice in autumn is then two rows, as it was.
+        into = exp.Paren(this=exp.Sub(this=local.copy(), expression=start))
+        instant = exp.Sub(this=exp.AtTimeZone(this=self._column("ts"), zone=exp.Literal.string("UTC")), expression=into)
+        return exp.Anonymous(this="strftime", expressions=[instant, exp.Literal.string("%Y-%m-%dT%H:%M:%SZ")])
+
+    def _conditions(self) -> list[exp.Expression]:
+        found: list[exp.Expression] = []
+        for bound, kind in ((self._query.since_us, exp.GTE), (self._query.until_us, exp.LT)):
+            if bound is not None:
+                moment = exp.Anonymous(this="make_timestamptz", expressions=[self._bind(bound)])
+                found.append(kind(this=self._column("ts"), expression=moment))
+        for one in self._query.where:
+            # An empty IN is a trap (it is no condition at all in some engines): nothing is in no values.
+            inside = (
+                exp.In(this=self._dimension(one.name), expressions=[self._bind(v) for v in one.values]) if one.values else exp.false()
+            )
+            if one.negate:
+                found.append(exp.not_(exp.Coalesce(this=inside, expressions=[exp.false()])))
+            else:
+                found.append(inside)
+        return found
+
+    def _order(self, keys: int) -> list[exp.Expression]:
+        query = self._query
+        if query.order and query.order not in query.measures:
+            raise _refuse(f"order {query.order!r} is not among the measures", f"order by one of {', '.join(query.measures)}")
+        terms: list[exp.Expression] = []
+        if query.order or not query.grain:
+            at = keys + query.measures.index(query.order or query.measures[0]) + 1
+            terms.append(exp.Ordered(this=exp.Literal.number(at), desc=True, nulls_first=False))
+        # Then by every key, so that the same question always has the same answer.
+        return terms + [exp.Ordered(this=exp.Literal.number(n), nulls_first=False) for n in range(1, keys + 1)]
+
+
+MEASURES: frozenset[str] = (
+    frozenset(n.removeprefix("_m_") for n in vars(_Compiler) if n.startswith("_m_")) | frozenset(_TOKENS) | frozenset(_MONEY)
+)
