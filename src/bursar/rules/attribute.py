@@ -24,6 +24,7 @@ DIRECT: dict[bytes, tuple[str, str]] = {
     b"session-id": ("conversation", "codex"),
     b"x-session-id": ("conversation", "opencode"),
 }
+_CHARGEABLE = frozenset(CHARGEABLE)
 STRUCTURED = frozenset((b"x-bursar-labels", b"x-litellm-tags", b"x-portkey-metadata", b"baggage"))
 HELICONE_PROPERTY = b"helicone-property-"
 
@@ -55,13 +56,13 @@ def attribute(
     structured: list[tuple[bytes, bytes]] = []
     aliases: list[tuple[str, str, bytes]] = []
     for key, value in headers:
-        direct = DIRECT.get(key)
-        if direct is not None:
-            if direct[1] == "header":
-                _say(said, direct[0], value.decode("utf-8", "replace"), "header")
+        if key in DIRECT:
+            name, source = DIRECT[key]
+            if source == "header":
+                _say(said, name, value.decode("utf-8", "replace"), "header")
             else:
-                aliases.append((direct[0], direct[1], value))
-        elif key in STRUCTURED or key.startswith(HELICONE_PROPERTY):
+                aliases.append((name, source, value))
+        elif key in STRUCTURED or key[:18] == HELICONE_PROPERTY:
             structured.append((key, value))
     if structured:
         for name, value, source in _structured(structured):
@@ -90,7 +91,9 @@ def attribute(
         operation = ("embedding", "inferred") if asked.embedding else ("", "")
     if not said:
         return Labels(operation=operation[0])
-    extra = sorted((name, value) for name, (value, _) in said.items() if name not in CHARGEABLE)[:FREE_LABELS_MAX]
+    extra = [(name, value) for name, (value, _) in said.items() if name not in _CHARGEABLE]
+    if extra:
+        extra = sorted(extra)[:FREE_LABELS_MAX]
     get = said.get
     none = ("", "")
     return Labels(
@@ -102,7 +105,7 @@ def attribute(
 def _say(said: dict[str, tuple[str, str]], name: str, value: str, source: str) -> None:
     if not value or name in said:
         return
-    if name not in CHARGEABLE:
+    if name not in _CHARGEABLE:
         if len(said) >= FREE_LABELS_MAX + len(CHARGEABLE):
             return
         name = clean(name, NAME_CHARS_MAX)

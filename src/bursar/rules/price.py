@@ -177,7 +177,9 @@ def split(legs: Sequence[Leg]) -> dict[str, int]:
 
 def legs_json(legs: Sequence[Leg]) -> str:
     """Legs as they stand in the row: [[unit, count, femto-dollars each, pico-dollars], …]."""
-    return json.dumps(legs, separators=(",", ":")) if legs else "[]"
+    if not legs:
+        return "[]"
+    return "[" + ",".join([f'["{u}",{n},{f},{p}]' if u.isidentifier() else json.dumps((u, n, f, p)) for u, n, f, p in legs]) + "]"
 
 
 def read_legs(text: str) -> tuple[Leg, ...]:

@@ -30,23 +30,43 @@ def get(headers: Headers, name: bytes) -> bytes:
 
 def upstream(headers: Headers, proxy: bool, own_key: bool, stream: bool) -> Headers:
     """Lines for the provider. `own_key`: the operator's key goes on at the edge, so the caller's credentials stay here."""
-    named = get(headers, b"connection").lower()
+    unwanted = NEVER | (ABROAD if proxy else 0) | (CREDENTIAL if proxy and own_key else 0) | (CODING if stream else 0)
     out: Headers = []
+    named = b""
     for line in headers:
         name = line[0]
-        if name in HOP_BY_HOP or name.startswith(LABELS):
-            continue
-        if proxy and (name in FOREIGN or (own_key and (name in AUTH or name in ACCOUNT))):
-            continue
-        if named and name in named and name in [n.strip() for n in named.split(b",")]:
-            continue
-        if stream and name == b"accept-encoding":
-            continue
-        out.append(line)
+        kind = _kinds.get(name)
+        if kind is None:
+            kind = _kind(name)
+        if not kind:
+            out.append(line)
+        elif not kind & unwanted:
+            out.append(line)
+        elif name == b"connection" and line[1] not in (b"keep-alive", b"close"):
+            named = line[1].lower()
+    if named:
+        listed = {n.strip() for n in named.split(b",")}
+        out = [line for line in out if line[0] not in listed]
     if stream:
         # A compressed stream could not be relayed event by event with its last one kept back until the row is written.
         out.append((b"accept-encoding", b"identity"))
     return out
+
+
+NEVER, ABROAD, CREDENTIAL, CODING = 1, 2, 4, 8
+KINDS_MAX = 4096  # names remembered; strangers choose names, so the memory is bounded
+_kinds: dict[bytes, int] = {}
+
+
+def _kind(name: bytes) -> int:
+    """What a name is, remembered: the same dozen names come with every call."""
+    kind = NEVER if name in HOP_BY_HOP or name.startswith(LABELS) else 0
+    kind |= ABROAD if name in FOREIGN else 0
+    kind |= CREDENTIAL if name in AUTH or name in ACCOUNT else 0
+    kind |= CODING if name == b"accept-encoding" else 0
+    if len(_kinds) < KINDS_MAX:
+        _kinds[name] = kind
+    return kind
 
 
 def downstream(headers: Headers, proxy: bool) -> Headers:
