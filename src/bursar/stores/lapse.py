@@ -46,6 +46,4 @@ def late(settlement: Settlement, amount: int) -> Entry:
     if not amount:
         return row
     legs = [*_decoder.decode(entry.legs), *held_leg(amount, -1)]
-    return row._replace(
-        cost=entry.cost - amount, cost_other=(entry.cost_other or 0) - amount, legs=msgspec.json.encode(legs).decode()
-    )
+    return row._replace(cost=entry.cost - amount, cost_other=(entry.cost_other or 0) - amount, legs=msgspec.json.encode(legs).decode())

@@ -137,7 +137,9 @@ class _Compiler:
             value = exp.Anonymous(this="map_extract_value", expressions=[self._column("labels"), self._bind(name[len(LABEL) :])])
             return exp.Coalesce(this=value, expressions=[exp.Literal.string("")])  # absent, as with the chargeable labels
         if name not in DIMENSIONS:
-            raise _refuse(f"{name!r} is not a dimension", f"use label:NAME for a free label, or one of {', '.join(sorted(DIMENSIONS))}")
+            raise _refuse(
+                f"{name!r} is not a dimension", f"use label:NAME for a free label, or one of {', '.join(sorted(DIMENSIONS))}"
+            )
         return self._column(DIMENSIONS[name])
 
     def _measure(self, name: str) -> exp.Expression:

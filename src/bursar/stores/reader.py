@@ -13,6 +13,7 @@ import msgspec
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
+from .owner import Owner, ticks_us
 from .query import Query, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted
 
@@ -97,10 +98,14 @@ class Reader:
         return {row["id"] for row in self._run("SELECT DISTINCT id FROM calls SEMI JOIN wanted USING (id)", None)}
 
     def holds(self) -> list[tuple[Hold, bool]]:
-        """Tries under way at this moment, each with whether its owner still has a lease row."""
-        rows = self.sqlite.execute(f"SELECT hold, n / {HOLDS_EACH} IN (SELECT n FROM owners) FROM holds ORDER BY n").fetchall()
+        """Tries under way at this moment, each with whether the process that would settle it still lives."""
+        me, now = Owner.here("reader", ""), ticks_us()
+        columns = 'n, id, "where", boot, pid, start, mode, node, lease_until'
+        owners = self.sqlite.execute(f"SELECT {columns} FROM owners").fetchall()
+        alive = {n for n, *fields, until in owners if not me.gone(Owner(*fields), until, now)}
+        rows = self.sqlite.execute(f"SELECT hold, n / {HOLDS_EACH} FROM holds ORDER BY n").fetchall()
         decoder = msgspec.json.Decoder(Hold)
-        return [(decoder.decode(hold), bool(owned)) for hold, owned in rows]
+        return [(decoder.decode(hold), owner in alive) for hold, owner in rows]
 
     def _run(self, text: str, values: Mapping[str, object] | Sequence[object] | None) -> list[Row]:
         try:
@@ -173,10 +178,8 @@ class Reader:
 
 def _damaged(path: Path, segment: Segment, what: str) -> LedgerFault:
     code = "segment_missing" if what == "missing" else "segment_corrupt"
-    return LedgerFault(
-        code, f"{path} is {what}; it held {segment.rows} rows" if code == "segment_missing" else f"{path}: {what}; {segment.rows} rows",
-        "put it back from a backup (its bytes never change), or read without it: --skip-damaged",
-    )  # fmt: skip
+    remedy = "put it back from a backup (its bytes never change), or read without it: --skip-damaged"
+    return LedgerFault(code, f"{path}: {what}; {segment.rows} rows are in it", remedy)
 
 
 def _unanswerable(error: duckdb.Error) -> LedgerFault:

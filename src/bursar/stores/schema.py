@@ -69,7 +69,7 @@ def _first() -> list[str]:
            rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, at INTEGER NOT NULL) STRICT""",
         # Files that were replaced: readers with an older snapshot may still be at them.
         "CREATE TABLE retired (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT",
-        'CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT',
+        "CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT",
     ]
 
 

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,9 @@ def compact(
     done (tests stop there). Whatever moment this process dies at, every row is in exactly one place for every reader."""
     place = Place.at(path)
     if not place.file.exists():
-        raise LedgerFault("cannot_open", f"there is no ledger at {place.file}", "give the folder that `bursar serve --ledger` was given")
+        raise LedgerFault(
+            "cannot_open", f"there is no ledger at {place.file}", "give the folder that `bursar serve --ledger` was given"
+        )
     connection = connect(place, busy_ms=30_000)
     try:
         with _lease(connection) as still_ours:
@@ -79,7 +81,9 @@ def compact(
     except _Lost:
         return Compacted(busy=True)
     except duckdb.Error as error:
-        raise LedgerFault("io_error", f"{place.segments}: {error}", "check the disk and `bursar check`; the tail keeps the rows") from error
+        raise LedgerFault(
+            "io_error", f"{place.segments}: {error}", "check the disk and `bursar check`; the tail keeps the rows"
+        ) from error
     except OF_DISK as error:
         raise from_error(error, place.file) from error
     finally:
@@ -179,7 +183,9 @@ class _Work:
             shaped = ", ".join(shape(c) for c in ALL)
             files = [self._write(work, f"SELECT {shaped} FROM raw WHERE ts // {DAY_US} = {day} ORDER BY raw.ts", day) for day in days]
         if sum(file.rows for file in files) != loaded:
-            raise LedgerFault("io_error", f"{loaded} rows read, {sum(f.rows for f in files)} written", "the tail keeps them; try again")
+            raise LedgerFault(
+                "io_error", f"{loaded} rows read, {sum(f.rows for f in files)} written", "the tail keeps them; try again"
+            )
         self._step("written")
         with _transaction(self._connection):
             self._still_ours()
@@ -229,7 +235,7 @@ class _Work:
     def _write(self, work: duckdb.DuckDBPyConnection, select: str, day: int) -> _File:
         """Under another name, synced, renamed, the folder synced: a listed file is whole, on the disk, and never changes."""
         folder = self._place.segments
-        date = (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(days=day)).date()
+        date = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date()
         name = f"{date}-{uuid.uuid4().hex}.parquet"
         temporary = folder / f"{name}.tmp"
         work.execute(f"COPY ({select}) TO {literal(str(temporary))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})")

@@ -36,9 +36,7 @@ ROWS = _multi(f"INSERT INTO tail ({','.join(quoted(c) for c in STORED)})", len(S
 HOLDS = _multi("INSERT INTO holds (n, id, hold)", 3)
 NEW_COUNTERS = _multi("INSERT INTO counters (n, counter, budget, unit, spent, held, resets)", 7)
 COUNTERS = {
-    n: "UPDATE counters SET spent = v.column2, held = v.column3 FROM (VALUES "
-    + ",".join(["(?,?,?)"] * n)
-    + ") v WHERE n = v.column1"
+    n: "UPDATE counters SET spent = v.column2, held = v.column3 FROM (VALUES " + ",".join(["(?,?,?)"] * n) + ") v WHERE n = v.column1"
     for n in SIZES
 }
 DROP = "DELETE FROM holds WHERE n IN (SELECT value FROM json_each(?))"
@@ -228,9 +226,7 @@ class Tail:
         moves += [(c, spent, 0) for c, spent in zip(charges, actual, strict=True)]
         return (*entry, _encode([(c.counter, c.unit, spent) for c, spent in zip(charges, actual)]).decode())
 
-    def _book_strangers(
-        self, books: list[Op], rows: list[tuple[object, ...]], moves: list[tuple[Charge, int, int]]
-    ) -> None:
+    def _book_strangers(self, books: list[Op], rows: list[tuple[object, ...]], moves: list[tuple[Charge, int, int]]) -> None:
         """Rows whose hold this connection did not make: without a hold, after a hold was given up, or booked before."""
         asked = (_encode([op.id for op in books]).decode(),)
         held: dict[str, tuple[Charge, ...]] = {}
@@ -341,10 +337,13 @@ class Tail:
                 )
             if not self._number:  # a connection opened again has holds from before
                 self._number = self.connection.execute("SELECT n FROM owners WHERE id = ?", (o.id,)).get
-                self._count = self.connection.execute(
-                    "SELECT coalesce(max(n), 0) FROM holds WHERE n BETWEEN ?1 AND ?1 + ?2",
-                    (self._number * HOLDS_EACH, HOLDS_EACH - 1),
-                ).get % HOLDS_EACH
+                self._count = (
+                    self.connection.execute(
+                        "SELECT coalesce(max(n), 0) FROM holds WHERE n BETWEEN ?1 AND ?1 + ?2",
+                        (self._number * HOLDS_EACH, HOLDS_EACH - 1),
+                    ).get
+                    % HOLDS_EACH
+                )
             self._end()
         except BaseException:
             self._undo()
