@@ -1,0 +1,390 @@
+"""Anthropic messages, streamed and whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.usage import Known, Tokens, Unknown, Usage
+from ..domain.verdict import Refusal
+from . import anthropic_usage, edges, error, generated, splice, usage
+from . import body as gate
+from .dialect import EVENTS, JSON, encode, event, refusal_headers, refusal_message
+from .openai_chat import broken, is_json, text_of, texts, value
+from .stream import KEEP, PASS, Relay
+
+# --- asked ---
+
+
+class _Model(gate.Text):
+    __slots__ = ()
+
+
+class _Stream(gate.Flag):
+    __slots__ = ()
+
+
+class _MaxTokens(gate.Count):
+    __slots__ = ()
+
+
+class _Tier(gate.Text):
+    __slots__ = ()
+
+
+class _Speed(gate.Text):
+    __slots__ = ()
+
+
+class _Source(msgspec.Struct):
+    type: Any = ""
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    source: _Source | str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+    content: str | list[_Part] | None = None
+
+
+class _Tool(msgspec.Struct):
+    type: str | None = None
+
+
+class _Body(msgspec.Struct):
+    model: _Model | UnsetType = UNSET
+    stream: _Stream | UnsetType = UNSET
+    max_tokens: _MaxTokens | UnsetType = UNSET
+    service_tier: _Tier | UnsetType = UNSET
+    speed: _Speed | UnsetType = UNSET
+    messages: list[_Message] | None = None
+    tools: list[_Tool] | None = None
+    metadata: dict[str, Any] | None = None
+    mcp_servers: list[Raw] | None = None
+    output_format: Raw = Raw(b"")
+    output_config: Raw = Raw(b"")
+
+
+# Tools that Anthropic runs itself, whose results come in as input nobody has counted. bash, text_editor, computer and
+# memory are typed too, but the client runs them.
+_HOSTED = ("web_", "code_execution", "mcp", "advisor", "tool_search")
+_SESSION = re.compile(r"session_([0-9a-fA-F-]{36})")
+
+
+def _session(pairs: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """(conversation, user) from metadata.user_id: Claude Code packs its session into it, as JSON or as a suffix."""
+    packed = dict(pairs).get("user_id", "")
+    if packed.startswith("{"):
+        try:
+            inner = msgspec.json.decode(packed, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            return "", packed
+        return text_of(inner.get("session_id")), text_of(inner.get("account_uuid")) or text_of(inner.get("device_id"))
+    found = _SESSION.search(packed)
+    return (found[1], packed[: found.start()].rstrip("_")) if found else ("", packed)
+
+
+class _Messages:
+    name = "anthropic_messages"
+
+    def read(self, path: str, body: bytes) -> Asked | Malformed:
+        found = gate.read(body, _Body)
+        if isinstance(found, Malformed):
+            return found
+        human = depth = 0
+        remote = ""
+        for message in found.messages or ():
+            parts = message.content
+            if isinstance(parts, list):
+                results = 0
+                for part in parts:
+                    if part.type == "tool_result":
+                        results += 1
+                    elif (part.type == "image" or part.type == "document") and not remote:
+                        remote = _remote(part)
+                if message.role == "user":
+                    if results == len(parts) and results:
+                        depth += results
+                    else:  # Claude Code appends reminders as text to tool results: results still came from tools
+                        human += 0 if results else 1
+                        depth = depth + results if results else 0
+            elif message.role == "user":
+                human += 1
+                depth = 0
+        if found.mcp_servers or any(tool.type and tool.type.startswith(_HOSTED) for tool in found.tools or ()):
+            remote = remote or "tools that the provider runs"
+        pairs = texts(found.metadata)
+        conversation, user = _session(pairs)
+        return Asked(
+            model=value(found.model) or "", stream=value(found.stream) is True, output_cap=value(found.max_tokens),
+            usage_asked=True, unbounded_input=remote,
+            service_tier="fast" if value(found.speed) == "fast" else value(found.service_tier) or "",
+            conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()), human_turns=human,
+            tool_depth=depth, tools=len(found.tools or ()), cache_1h=b'"1h"' in body and b'"ttl"' in body,
+            json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),
+        )  # fmt: skip
+
+    def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
+        for edit in edits:
+            match edit:
+                case UseModel(model):
+                    body = splice.put(body, b"model", encode(model))
+                case CapOutput(tokens):
+                    body = splice.put(body, b"max_tokens", b"%d" % tokens)
+                case AskUsage():
+                    pass  # Anthropic always says
+        return path, body
+
+    def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:
+        if body.startswith((b"event:", b"data:", b":")):
+            reader = _Reader(Asked())
+            reader.feed(body)
+            reader.finish()
+            return reader.reading()
+        try:
+            answer = _answer.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
+            return broken(status, f"the answer is not a message: {bad}")
+        known, tier = _counted(bytes(answer.usage))
+        code = message = ""
+        if status >= 400 or bytes(answer.error) not in (b"", b"null"):
+            code, message = error.read(body)
+            code = code or str(status)
+        malformed = ""
+        if json_demanded and answer.stop_reason == "end_turn":
+            said = [part.text for part in answer.content or () if part.type == "text" and isinstance(part.text, str)]
+            if said and not is_json("".join(said)):
+                malformed = "JSON was demanded, the reply is not JSON"
+        return Reading(
+            usage=known, model_served=text_of(answer.model), service_tier=tier, response_id=text_of(answer.id),
+            finish=text_of(answer.stop_reason), error=code, error_message=message,
+            output_bytes=0 if code else _whole_bytes(answer), malformed=malformed,
+        )  # fmt: skip
+
+    def edges(self, head: bytes, tail: bytes) -> Reading:
+        known, tier = _counted(edges.member(head, tail, b"usage"))
+        return Reading(usage=known, model_served=edges.text(head, b"model"), service_tier=tier, response_id=edges.text(head, b"id"))
+
+    def reader(self, asked: Asked, hide_usage: bool) -> _Reader:
+        return _Reader(asked)
+
+    def refuse(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        kind = _TYPES.get(refusal.status) or ("api_error" if refusal.status >= 500 else "invalid_request_error")
+        body = {
+            "type": "error",
+            "error": {"type": kind, "message": refusal_message(refusal), "code": refusal.code},
+            "request_id": None,
+        }
+        return refusal_headers(refusal), encode(body)
+
+    def say(self, text: str, asked: Asked, model: str, call_id: str) -> tuple[Headers, bytes]:
+        message = _empty_message(f"msg_{call_id}", model)
+        if not asked.stream:
+            message.update(content=[{"type": "text", "text": text}], stop_reason="end_turn")
+            return [JSON], encode(message)
+        out = event({"type": "message_start", "message": message}, "message_start")
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        out += event(block, "content_block_start")
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+        out += event(delta, "content_block_delta")
+        out += event({"type": "content_block_stop", "index": 0}, "content_block_stop")
+        return [EVENTS], out + _ending("end_turn", 0)
+
+
+_TYPES = {
+    401: "authentication_error", 402: "billing_error", 403: "permission_error", 404: "not_found_error",
+    413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error",
+}  # fmt: skip
+
+
+def _remote(part: _Part) -> str:
+    kind = part.source.type if isinstance(part.source, _Source) else ""
+    if kind == "url":
+        return f"{part.type} by URL"
+    if kind == "file":
+        return f"{part.type} by file id"
+    if part.type == "document" and kind == "base64":
+        return "a document: its pages are compressed"
+    return ""
+
+
+def _empty_message(ident: str, model: str) -> dict[str, Any]:
+    return {
+        "id": ident, "type": "message", "role": "assistant", "model": model, "content": [], "stop_reason": None,
+        "stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": 0},
+    }  # fmt: skip
+
+
+def _ending(stop_reason: str, output_tokens: int) -> bytes:
+    delta = {
+        "type": "message_delta",
+        "delta": {"stop_reason": stop_reason, "stop_sequence": None},
+        "usage": {"output_tokens": output_tokens},
+    }
+    return event(delta, "message_delta") + event({"type": "message_stop"}, "message_stop")
+
+
+# --- answered whole ---
+
+
+class _Said(msgspec.Struct):
+    type: Any = ""
+    text: Any = ""
+    thinking: Any = ""
+    input: Raw = Raw(b"")
+
+
+class _Answer(msgspec.Struct):
+    id: Any = ""
+    model: Any = ""
+    stop_reason: Any = ""
+    content: list[_Said] | None = None
+    usage: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def _whole_bytes(answer: _Answer) -> int:
+    total = 0
+    for part in answer.content or ():
+        if part.type in ("tool_use", "server_tool_use"):
+            total += len(bytes(part.input))
+        else:
+            total += len(text_of(part.text).encode("utf-8", "replace"))
+            total += len(text_of(part.thinking).encode("utf-8", "replace"))
+    return total
+
+
+def _counted(raw: bytes) -> tuple[Usage, str]:
+    try:
+        stated = usage.read(raw)
+    except usage.Unreadable as why:
+        return Unknown(str(why)), ""
+    if stated is None:
+        return Unknown("no usage in the answer"), ""
+    return anthropic_usage.tally(stated, raw), anthropic_usage.tier(stated)
+
+
+# --- answered as a stream ---
+
+
+class _Start(msgspec.Struct):
+    id: Any = ""
+    model: Any = ""
+    usage: Raw = Raw(b"")
+
+
+class _Delta(msgspec.Struct):
+    stop_reason: Any = None
+
+
+class _Event(msgspec.Struct):
+    type: Any = ""
+    message: _Start | UnsetType | str | None = UNSET
+    delta: _Delta | None = None
+    index: Any = 0
+    usage: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+
+
+_event = msgspec.json.Decoder(_Event)
+_GENERATED = generated.pattern("text", "partial_json", "thinking")
+
+
+class _Reader(Relay):
+    """message_start says input and cache counts, message_delta the running total of output; message_stop is the end."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__()
+        self._asked = asked
+        self._id = self._model = self._finish = self._error = self._message = ""
+        self._open = -1  # the content block that has begun and not ended
+        self._started = self._counted = False
+        self._bytes = 0
+
+    def _dull(self, chunk: bytes) -> bool:
+        if b'"message_' in chunk or b'"content_block_s' in chunk or b'"usage"' in chunk or b"error" in chunk:
+            return False
+        self._bytes += generated.size(_GENERATED, chunk)
+        return True
+
+    def _event(self, name: bytes, data: bytes) -> int:
+        if not data:
+            return PASS
+        try:
+            found = _event.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return PASS
+        kind = found.type
+        if kind == "message_stop":
+            return KEEP
+        if kind == "error":
+            self._error, self._message = error.read(data)
+            return KEEP
+        if kind == "content_block_delta":
+            self._bytes += generated.size(_GENERATED, data)
+        elif kind == "content_block_start":
+            self._open = found.index if isinstance(found.index, int) else -1
+            self._bytes += generated.size(_GENERATED, data)
+        elif kind == "content_block_stop":
+            self._open = -1
+        elif kind == "message_start":
+            self._started = True
+            if isinstance(found.message, _Start):
+                self._id, self._model = text_of(found.message.id), text_of(found.message.model)
+                self._state(bytes(found.message.usage))
+        elif kind == "message_delta":
+            if found.delta is not None and isinstance(found.delta.stop_reason, str):
+                self._finish = found.delta.stop_reason
+            stated = self._state(bytes(found.usage))
+            if stated and stated.get("output_tokens") is not None:
+                self._counted = True
+        return PASS
+
+    def _state(self, raw: bytes) -> usage.Object | None:
+        try:
+            stated = usage.read(raw)
+        except usage.Unreadable as why:
+            self._unreadable(why)
+            return None
+        self._add_usage(stated, raw)
+        return stated
+
+    def _huge(self, head: bytes, tail: bytes) -> int:
+        return PASS  # only content is ever that large
+
+    def reading(self) -> Reading:
+        known: Usage = Unknown(self._trouble or "no usage in the stream")
+        if self._usage and not self._trouble:
+            known = anthropic_usage.tally(self._usage, self._usage_bytes, final=self._counted)
+        return Reading(
+            usage=known, model_served=self._model, service_tier=anthropic_usage.tier(self._usage), response_id=self._id,
+            finish=self._finish, complete=self._done, error=self._error, error_message=self._message,
+            output_bytes=self._bytes,
+        )  # fmt: skip
+
+    def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
+        """stop_reason max_tokens and message_stop: a normal end. (An error event makes Claude Code pay for the call twice.)"""
+        out = b""
+        if not self._started:
+            message = _empty_message("msg_bursar", self._model or self._asked.model)
+            out += event({"type": "message_start", "message": message}, "message_start")
+        if self._open >= 0:
+            out += event({"type": "content_block_stop", "index": self._open}, "content_block_stop")
+        if tokens is None:
+            known = self.reading().usage
+            tokens = known.tokens if isinstance(known, Known) else Tokens()
+        return out + _ending("max_tokens", tokens.output_total)
+
+
+anthropic_messages = _Messages()

@@ -1,0 +1,45 @@
+"""Usage out of the two ends of an answer too large to gather."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from . import splice
+
+
+def member(head: bytes, tail: bytes, key: bytes, level: int = 1) -> bytes:
+    """The bytes of member `key` (an object) at that nesting level, when the tail (or, for level 1, the head) holds it
+    whole; empty otherwise. Head and tail may overlap. A namesake at another level is not taken for it."""
+    opening = re.compile(rb'"' + key + rb'"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
+    for found in reversed(list(opening.finditer(tail))):
+        end = splice.value_end(tail, found.end())
+        if end > 0 and _closes_document(tail, end, level):
+            return tail[found.end() : end]
+    for found in splice.members(head) if level == 1 else ():
+        if found.key == key and head[found.value : found.value + 1] == b"{":
+            return head[found.value : found.end]
+    return b""
+
+
+def text(head: bytes, key: bytes) -> str:
+    """The string value of top-level member `key` near the beginning, empty when it is not there."""
+    for member in splice.members(head):
+        if member.key == key and head[member.value : member.value + 1] == b'"':
+            try:
+                return msgspec.json.decode(head[member.value : member.end], type=str)
+            except msgspec.DecodeError:
+                return ""
+    return ""
+
+
+def _closes_document(tail: bytes, end: int, level: int) -> bool:
+    """Whether what follows closes exactly `level` levels, the last at the very end: then the member stood there."""
+    depth = level
+    for token in splice.TOKEN.finditer(tail, end):
+        if depth == 0:
+            return False
+        mark = tail[token.start()]
+        depth += 1 if mark in b"[{" else -1 if mark in b"]}" else 0
+    return depth == 0

@@ -1,0 +1,412 @@
+"""Gemini generateContent and streamGenerateContent (AI Studio and Vertex): the model is in the path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.usage import Tokens, Unknown, Usage
+from ..domain.verdict import Refusal
+from . import body as gate
+from . import edges, error, gemini_usage, generated, splice, usage
+from .dialect import EVENTS, JSON, Reader, encode, event, refusal_headers, refusal_message
+from .gemini_array import ArrayRelay
+from .openai_chat import broken, session, text_of, texts, value
+from .stream import HOLD, PASS, Relay
+
+_MODEL = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):")
+
+# --- asked ---
+
+
+class _Config(gate.Object):
+    __slots__ = ()
+
+
+class _SnakeConfig(gate.Object):
+    __slots__ = ()
+
+
+class _Part(msgspec.Struct):
+    functionResponse: Raw | UnsetType = UNSET
+    function_response: Raw | UnsetType = UNSET
+    fileData: Raw | UnsetType = UNSET
+    file_data: Raw | UnsetType = UNSET
+    inlineData: Raw | UnsetType = UNSET
+    inline_data: Raw | UnsetType = UNSET
+
+
+class _Content(msgspec.Struct):
+    role: str | None = None
+    parts: list[_Part] | None = None
+
+
+class _Body(msgspec.Struct):
+    """The protocol's JSON takes every name in camel and in snake case."""
+
+    generationConfig: _Config | UnsetType = UNSET
+    generation_config: _SnakeConfig | UnsetType = UNSET
+    contents: list[_Content] | _Content | None = None
+    tools: list[dict[str, Raw]] | None = None
+    cachedContent: str | None = None
+    cached_content: str | None = None
+    labels: dict[str, Any] | None = None
+
+
+_OWN_TOOLS = frozenset(("functionDeclarations", "function_declarations", "computerUse", "computer_use"))
+_UNBOUNDED_TYPES = re.compile(rb'"(?:application/|video/)')  # pages and frames are compressed: bytes do not bound them
+
+
+def _number(config: dict[str, Any], *names: str) -> int | Malformed | None:
+    """A count of generationConfig; the protocol's JSON takes 100, 100.0 and "100"."""
+    given = [config[name] for name in names if config.get(name) is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        return Malformed(f"generationConfig names {names[0]} twice")
+    raw = given[0]
+    if isinstance(raw, str) and raw.isdigit():
+        raw = int(raw)
+    if isinstance(raw, float) and raw.is_integer():
+        raw = int(raw)
+    if isinstance(raw, bool) or not isinstance(raw, int) or raw < 0:
+        return Malformed(f"generationConfig.{names[0]} is not a whole number from 0 up")
+    return raw
+
+
+def _remote(part: _Part) -> str:
+    if part.fileData is not UNSET or part.file_data is not UNSET:
+        return "a file by URI"
+    inline = part.inlineData if part.inlineData is not UNSET else part.inline_data
+    if not isinstance(inline, UnsetType) and _UNBOUNDED_TYPES.search(bytes(inline)):
+        return "a document or video: its pages or frames are compressed"
+    return ""
+
+
+class _Generate:
+    name = "gemini_generate"
+
+    def read(self, path: str, body: bytes) -> Asked | Malformed:
+        found = gate.read(body, _Body)
+        if isinstance(found, Malformed):
+            return found
+        camel, snake = value(found.generationConfig), value(found.generation_config)
+        if camel is not None and snake is not None:
+            return Malformed("the body names generationConfig twice, in camel and in snake case")
+        config = cast("dict[str, Any]", camel or snake or {})
+        cap = _number(config, "maxOutputTokens", "max_output_tokens")
+        choices = _number(config, "candidateCount", "candidate_count")
+        if isinstance(cap, Malformed):
+            return cap
+        if isinstance(choices, Malformed):
+            return choices
+        contents = [found.contents] if isinstance(found.contents, _Content) else found.contents or []
+        human = depth = 0
+        why = ""
+        for content in contents:
+            parts = content.parts or ()
+            results = sum(p.functionResponse is not UNSET or p.function_response is not UNSET for p in parts)
+            if results:
+                depth += results
+            elif content.role in (None, "", "user"):
+                human += 1
+                depth = 0
+            for part in parts:
+                why = why or _remote(part)
+        offered = found.tools or []
+        if found.cachedContent or found.cached_content:
+            why = "cached content kept by the provider"
+        elif any(name not in _OWN_TOOLS for tool in offered for name in tool):
+            why = why or "tools that the provider runs"
+        model = _MODEL.search(path)
+        pairs = texts(found.labels)
+        kind = config.get("responseMimeType") or config.get("response_mime_type")
+        return Asked(
+            model=model[1] if model else "", stream=path.endswith(":streamGenerateContent"), output_cap=cap,
+            choices=max(choices or 1, 1), usage_asked=True, unbounded_input=why, conversation=session(pairs),
+            metadata=pairs, messages=len(contents), human_turns=human, tool_depth=depth, tools=_declared(offered),
+            json_demanded=kind == "application/json",
+        )  # fmt: skip
+
+    def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
+        for edit in edits:
+            match edit:
+                case UseModel(model):
+                    path = _MODEL.sub(lambda found, to=model: found[0].replace(found[1] + ":", to + ":"), path, count=1)
+                case CapOutput(tokens):
+                    body = _cap(body, b"%d" % tokens)
+                case AskUsage():
+                    pass  # every event says
+        return path, body
+
+    def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:
+        if (status < 400 and body.lstrip()[:1] == b"[") or body.startswith((b"data:", b"event:", b":")):
+            reader = _Reader(Asked())
+            reader.feed(body)
+            reader.finish()
+            return reader.reading()
+        try:
+            answer = _answer.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
+            code, message = error.read(body)  # an error of the streaming form comes in an array
+            return (
+                Reading(usage=Unknown(f"HTTP {status}"), error=code, error_message=message)
+                if code
+                else broken(status, f"the answer is not a generateContent response: {bad}")
+            )
+        tally = _Tally()
+        tally.take(answer, body)
+        reading = tally.reading(True)
+        if status >= 400 or bytes(answer.error) not in (b"", b"null"):
+            code, message = error.read(body)
+            reading = reading._replace(error=code or str(status), error_message=message, output_bytes=0)
+        return reading
+
+    def edges(self, head: bytes, tail: bytes) -> Reading:
+        raw = edges.member(head, tail, b"usageMetadata")
+        model = edges.text(head, b"modelVersion")
+        tally = _Tally()
+        tally.take(_Answer(usageMetadata=Raw(raw), modelVersion=model), b"")
+        return tally.reading(True)
+
+    def reader(self, asked: Asked, hide_usage: bool) -> Reader:
+        return _Reader(asked)
+
+    def refuse(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        info: dict[str, Any] = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": refusal.code.upper(), "domain": "bursar",
+            "metadata": {"code": refusal.code},
+        }  # fmt: skip
+        details = [info]
+        if refusal.retry_after_s:
+            details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{refusal.retry_after_s}s"})
+        word = _STATUS.get(refusal.status) or ("INTERNAL" if refusal.status >= 500 else "INVALID_ARGUMENT")
+        inner = {"code": refusal.status, "message": refusal_message(refusal), "status": word, "details": details}
+        return refusal_headers(refusal), encode({"error": inner})
+
+    def say(self, text: str, asked: Asked, model: str, call_id: str) -> tuple[Headers, bytes]:
+        answer = {
+            "candidates": [_candidate([{"text": text}], "STOP")],
+            "usageMetadata": {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0},
+            "modelVersion": model, "responseId": call_id,
+        }  # fmt: skip
+        return ([EVENTS], event(answer)) if asked.stream else ([JSON], encode(answer))
+
+
+_STATUS = {
+    401: "UNAUTHENTICATED", 402: "RESOURCE_EXHAUSTED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+
+
+def _declared(tools: list[dict[str, Raw]]) -> int:
+    """Functions declared, plus one for each tool of Google's."""
+    total = 0
+    for tool in tools:
+        for name, raw in tool.items():
+            if name in ("functionDeclarations", "function_declarations"):
+                try:
+                    total += len(msgspec.json.decode(raw, type=list[Raw]))
+                except msgspec.DecodeError:
+                    total += 1
+            else:
+                total += 1
+    return total
+
+
+def _cap(body: bytes, tokens: bytes) -> bytes:
+    outer = b"generation_config" if splice.find(body, b"generation_config") else b"generationConfig"
+    member = splice.find(body, outer)
+    inner = b"maxOutputTokens"
+    if member and body[member.value : member.value + 1] == b"{" and splice.find(body, b"max_output_tokens", member.value):
+        inner = b"max_output_tokens"
+    return splice.put_inside(body, outer, inner, tokens)
+
+
+def _candidate(parts: list[dict[str, str]], finish: str) -> dict[str, Any]:
+    return {"content": {"role": "model", "parts": parts}, "finishReason": finish, "index": 0}
+
+
+# --- answered ---
+
+
+class _Grounding(msgspec.Struct):
+    webSearchQueries: list[Any] | None = None
+
+
+class _Said(msgspec.Struct):
+    parts: Raw = Raw(b"")
+
+
+class _Candidate(msgspec.Struct):
+    finishReason: Any = None
+    content: _Said | None = None
+    groundingMetadata: _Grounding | None = None
+
+
+class _Feedback(msgspec.Struct):
+    blockReason: Any = ""
+
+
+class _Answer(msgspec.Struct):
+    candidates: list[_Candidate] | None = None
+    usageMetadata: Raw = Raw(b"")
+    modelVersion: Any = ""
+    responseId: Any = ""
+    promptFeedback: _Feedback | None = None
+    error: Raw = Raw(b"")
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_TEXT = generated.pattern("text")
+_ARGS = re.compile(rb'"args"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
+
+
+def _bytes(parts: bytes) -> int:
+    total = generated.size(_TEXT, parts)
+    for found in _ARGS.finditer(parts):
+        total += max(splice.value_end(parts, found.end()) - found.end(), 0)
+    return total
+
+
+class _Tally:
+    """What the events of one answer said so far; a whole answer is one event."""
+
+    def __init__(self) -> None:
+        self.usage: usage.Object = {}
+        self.raw: list[bytes] = []
+        self.model = self.ident = self.finish = self.error = self.message = self.trouble = ""
+        self.searches = self.bytes = 0
+
+    def take(self, answer: _Answer, data: bytes) -> bool:
+        """Whether this event may be the last: it names a finishReason, or why the prompt was blocked."""
+        ends = False
+        self.model = text_of(answer.modelVersion) or self.model
+        self.ident = text_of(answer.responseId) or self.ident
+        for candidate in answer.candidates or ():
+            finish = candidate.finishReason
+            if finish and finish != "FINISH_REASON_UNSPECIFIED":
+                self.finish, ends = str(finish), True
+            if candidate.content is not None:
+                self.bytes += _bytes(bytes(candidate.content.parts))
+            if candidate.groundingMetadata is not None:
+                self.searches = max(self.searches, len(candidate.groundingMetadata.webSearchQueries or ()))
+        if answer.promptFeedback is not None and text_of(answer.promptFeedback.blockReason):
+            self.finish, ends = text_of(answer.promptFeedback.blockReason), True
+        if bytes(answer.error) not in (b"", b"null"):
+            self.error, self.message = error.read(data)
+        raw = bytes(answer.usageMetadata)
+        try:
+            stated = usage.read(raw)
+        except usage.Unreadable as why:
+            self.trouble = str(why)
+            stated = None
+        if stated:
+            self.usage = usage.merge(self.usage, stated)
+            self.raw = [*self.raw[:1], raw]
+        return ends
+
+    def reading(self, complete: bool) -> Reading:
+        known: Usage = Unknown(self.trouble or "no usage in the answer")
+        if self.usage and not self.trouble:
+            raw = b"\n".join(self.raw)
+            known = gemini_usage.tally(self.usage, raw, final=bool(complete or self.finish), searches=self.searches)
+        return Reading(
+            usage=known, model_served=self.model, service_tier=gemini_usage.tier(self.usage), response_id=self.ident,
+            finish=self.finish, complete=complete, error=self.error, error_message=self.message, output_bytes=self.bytes,
+        )  # fmt: skip
+
+
+# --- answered as a stream ---
+
+
+class _Events(Relay):
+    """The SSE form. There is no terminal event: one with a finishReason is the last if nothing follows."""
+
+    def __init__(self, tally: _Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def _dull(self, chunk: bytes) -> bool:
+        return False  # every event carries usage
+
+    def _event(self, name: bytes, data: bytes) -> int:
+        try:
+            answer = _answer.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return PASS
+        return HOLD if self._tally.take(answer, data) else PASS
+
+    def _huge(self, head: bytes, tail: bytes) -> int:
+        raw = edges.member(b"", tail.rstrip(b"\r\n"), b"usageMetadata")
+        self._tally.take(_Answer(usageMetadata=Raw(raw)), b"")
+        return HOLD if b'"finishReason"' in tail or b'"finishReason"' in head else PASS
+
+
+class _Array(ArrayRelay):
+    """The JSON-array form, which a client gets that does not ask for alt=sse."""
+
+    def __init__(self, tally: _Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def _element(self, data: bytes) -> bool:
+        try:
+            answer = _answer.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return False
+        return self._tally.take(answer, data)
+
+
+class _Reader:
+    """Which of the two forms it is, the first byte says."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._tally = _Tally()
+        self._form: _Events | _Array | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._form is None:
+            first = chunk.lstrip(b"\xef\xbb\xbf \t\r\n")
+            if not first:
+                return chunk
+            self._form = _Array(self._tally) if first[:1] == b"[" else _Events(self._tally)
+        return self._form.feed(chunk)
+
+    def finish(self) -> None:
+        if self._form is not None:
+            self._form.finish()
+
+    @property
+    def kept(self) -> bytes:
+        return self._form.kept if self._form is not None else b""
+
+    @property
+    def done(self) -> bool:
+        return self._form is not None and self._form.done
+
+    def reading(self) -> Reading:
+        return self._tally.reading(self.done)
+
+    def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
+        """A last candidate with finishReason MAX_TOKENS, in the form the stream has."""
+        answer: dict[str, Any] = {"candidates": [_candidate([], "MAX_TOKENS")]}
+        if tokens is not None:
+            answer["usageMetadata"] = {
+                "promptTokenCount": tokens.input_total, "cachedContentTokenCount": tokens.cache_read,
+                "candidatesTokenCount": tokens.output_total - tokens.reasoning, "thoughtsTokenCount": tokens.reasoning,
+                "totalTokenCount": tokens.total,
+            }  # fmt: skip
+        answer["modelVersion"] = self._tally.model or self._asked.model
+        if isinstance(self._form, _Array):
+            return self._form.separator() + encode(answer) + b"]"
+        return event(answer)
+
+
+gemini_generate = _Generate()

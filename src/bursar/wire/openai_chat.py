@@ -1,0 +1,508 @@
+"""OpenAI chat completions, as OpenAI speaks it and as the vendors that copy it do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.usage import Tokens, Unknown, Usage
+from ..domain.verdict import Refusal
+from . import body as gate
+from . import edges, error, generated, openai_usage, splice, usage
+from .dialect import EVENTS, JSON, encode, event, refusal_headers, refusal_message
+from .stream import HIDE, KEEP, PASS, Relay
+
+# --- asked ---
+
+
+class _Model(gate.Text):
+    __slots__ = ()
+
+
+class _Stream(gate.Flag):
+    __slots__ = ()
+
+
+class _MaxTokens(gate.Count):
+    __slots__ = ()
+
+
+class _MaxCompletion(gate.Count):
+    __slots__ = ()
+
+
+class _N(gate.Count):
+    __slots__ = ()
+
+
+class _StreamOptions(gate.Object):
+    __slots__ = ()
+
+
+class _Tier(gate.Text):
+    __slots__ = ()
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+    content: Raw = Raw(b"")
+
+
+class _Tool(msgspec.Struct):
+    type: str = "function"
+
+
+class _Format(msgspec.Struct):
+    type: str = ""
+
+
+class _Body(msgspec.Struct):
+    model: _Model | UnsetType = UNSET
+    stream: _Stream | UnsetType = UNSET
+    max_tokens: _MaxTokens | UnsetType = UNSET
+    max_completion_tokens: _MaxCompletion | UnsetType = UNSET
+    n: _N | UnsetType = UNSET
+    stream_options: _StreamOptions | UnsetType = UNSET
+    service_tier: _Tier | UnsetType = UNSET
+    messages: list[_Message] | None = None
+    tools: list[_Tool] | None = None
+    functions: list[Raw] | None = None
+    response_format: _Format | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    web_search_options: Raw | UnsetType = UNSET
+    plugins: Raw | UnsetType = UNSET
+
+
+DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
+_HUMAN = frozenset(("user",))
+_RESULTS = frozenset(("tool", "function"))
+# Names that want max_completion_tokens (OpenAI refuses max_tokens for its reasoning models); vendors that copy the API
+# know max_tokens only.
+_OPENAI_NAMES = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|o\d|chatgpt)")
+
+
+def value(field: gate.Field | UnsetType) -> Any:
+    return None if isinstance(field, UnsetType) else field.value
+
+
+def texts(metadata: dict[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """A request's metadata as text pairs; what is not text is nobody's label."""
+    if not metadata:
+        return ()
+    return tuple((k, v) for k, v in list(metadata.items())[:64] if isinstance(v, str))
+
+
+def session(pairs: tuple[tuple[str, str], ...]) -> str:
+    for key, text in pairs:
+        if key in ("conversation_id", "session_id", "thread_id"):
+            return text
+    return ""
+
+
+def remote_parts(content: bytes, names: tuple[tuple[bytes, str], ...]) -> str:
+    """Why bytes do not bound this content: it names something the provider fetches. Text cannot fake it (its quotes are
+    escaped); an image sent in place counts as bytes."""
+    for key, why in names:
+        at = content.find(key)
+        while at >= 0:
+            rest = content[at + len(key) : at + len(key) + 64].lstrip(b' \t\r\n:{"url')
+            if not rest.startswith((b"data:", b"null")):
+                return why
+            at = content.find(key, at + len(key))
+    return ""
+
+
+_REMOTE = (
+    (b'"image_url"', "an image by URL"),
+    (b'"file"', "a file"),
+    (b'"video_url"', "a video by URL"),
+    (b'"document_url"', "a document by URL"),
+)
+
+
+class _Chat:
+    name = "openai_chat"
+
+    def read(self, path: str, body: bytes) -> Asked | Malformed:
+        found = gate.read(body, _Body)
+        if isinstance(found, Malformed):
+            return found
+        human = depth = 0
+        remote = ""
+        for message in found.messages or ():
+            if message.role in _HUMAN:
+                human += 1
+                depth = 0
+            elif message.role in _RESULTS:
+                depth += 1
+            if not remote:
+                content = memoryview(message.content)
+                if len(content) and content[0] == 0x5B:
+                    remote = _parts(bytes(message.content))
+        caps = [cap for cap in (value(found.max_tokens), value(found.max_completion_tokens)) if cap is not None]
+        model: str = value(found.model) or ""
+        if not model:
+            deployment = DEPLOYMENT.search(path)
+            model = deployment[1] if deployment else ""
+        options = cast("dict[str, Any]", value(found.stream_options) or {})
+        pairs = texts(found.metadata)
+        if (
+            found.web_search_options is not UNSET
+            or found.plugins is not UNSET
+            or any(t.type != "function" and t.type != "custom" for t in found.tools or ())
+        ):
+            remote = remote or "tools that the provider runs"
+        return Asked(
+            model=model, stream=value(found.stream) is True, output_cap=max(caps) if caps else None,
+            choices=max(value(found.n) or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=remote,
+            service_tier=value(found.service_tier) or "", conversation=session(pairs),
+            user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
+            human_turns=human, tool_depth=depth, tools=len(found.tools or ()) + len(found.functions or ()),
+            json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
+        )  # fmt: skip
+
+    def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
+        for edit in edits:
+            match edit:
+                case UseModel(model):
+                    path = DEPLOYMENT.sub(lambda _, to=model: f"/deployments/{to}/", path, count=1)
+                    body = splice.put(body, b"model", encode(model))
+                case CapOutput(tokens):
+                    named = [key for key in (b"max_completion_tokens", b"max_tokens") if splice.find(body, key)]
+                    for key in named or [b"max_completion_tokens" if _OPENAI_NAMES.match(asked.model) else b"max_tokens"]:
+                        body = splice.put(body, key, b"%d" % tokens)
+                case AskUsage():
+                    body = splice.put_inside(body, b"stream_options", b"include_usage", b"true")
+        return path, body
+
+    def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:
+        if body.startswith((b"data:", b"event:", b":")):  # asked whole, answered as a stream
+            reader = _Reader(Asked(), False)
+            reader.feed(body)
+            reader.finish()
+            return reader.reading()
+        return whole(status, body, json_demanded, embedding=False)
+
+    def edges(self, head: bytes, tail: bytes) -> Reading:
+        return edge_reading(head, tail, embedding=False)
+
+    def reader(self, asked: Asked, hide_usage: bool) -> _Reader:
+        return _Reader(asked, hide_usage)
+
+    def refuse(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        return refuse(refusal)
+
+    def say(self, text: str, asked: Asked, model: str, call_id: str) -> tuple[Headers, bytes]:
+        base = {"id": f"chatcmpl-{call_id}", "created": 0, "model": model}
+        spent = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        if not asked.stream:
+            message = {"role": "assistant", "content": text, "refusal": None}
+            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+            return [JSON], encode({**base, "object": "chat.completion", "choices": [choice], "usage": spent})
+        chunk = {**base, "object": "chat.completion.chunk"}
+        out = event({**chunk, "choices": [_choice({"role": "assistant", "content": text}, None)]})
+        out += event({**chunk, "choices": [_choice({}, "stop")]})
+        if asked.usage_asked:
+            out += event({**chunk, "choices": [], "usage": spent})
+        return [EVENTS], out + b"data: [DONE]\n\n"
+
+
+def _parts(content: bytes) -> str:
+    return remote_parts(content, _REMOTE)
+
+
+def _choice(delta: dict[str, str], finish: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+# --- refused ---
+
+_TYPES = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+def refuse(refusal: Refusal) -> tuple[Headers, bytes]:
+    """The OpenAI family's error body."""
+    kind = _TYPES.get(refusal.status) or ("server_error" if refusal.status >= 500 else "invalid_request_error")
+    body = {"error": {"message": refusal_message(refusal), "type": kind, "param": None, "code": refusal.code}}
+    return refusal_headers(refusal), encode(body)
+
+
+# --- answered whole ---
+
+
+class _Function(msgspec.Struct):
+    arguments: Any = ""
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Said(msgspec.Struct):
+    content: Any = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: Any = None
+    message: _Said | None = None
+
+
+class _Answer(msgspec.Struct):
+    id: Any = ""
+    model: Any = ""
+    service_tier: Any = ""
+    choices: list[_Choice] | None = None
+    usage: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+
+
+class _Bare(msgspec.Struct):
+    """The same where the rest has an unexpected shape: usage is still usage."""
+
+    id: Any = ""
+    model: Any = ""
+    service_tier: Any = ""
+    usage: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+
+
+_answer, _bare = msgspec.json.Decoder(_Answer), msgspec.json.Decoder(_Bare)
+GENERATED = generated.pattern("content", "reasoning_content", "reasoning", "refusal", "arguments", "text")
+_ONCE = generated.pattern("content", "reasoning_content", "reasoning", "refusal", "arguments")
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def broken(status: int, why: str) -> Reading:
+    """An answer that cannot be read at all."""
+    if status >= 400:
+        return Reading(usage=Unknown(f"HTTP {status}"), error=str(status))
+    return Reading(usage=Unknown(why), malformed=why)
+
+
+def counted(raw: bytes, embedding: bool) -> tuple[Usage, int | None, str]:
+    """(usage, provider's cost, tier) of a whole answer's usage member."""
+    try:
+        stated = usage.read(raw)
+    except usage.Unreadable as why:
+        return Unknown(str(why)), None, ""
+    if stated is None:
+        return Unknown("no usage in the answer"), None, ""
+    return openai_usage.tally(stated, raw, embedding=embedding), openai_usage.cost(stated), openai_usage.tier(stated)
+
+
+def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Reading:
+    """A chat completion, legacy completion or embedding that came whole."""
+    choices: list[_Choice] = []
+    try:
+        answer: _Answer | _Bare = _answer.decode(body)
+        choices = answer.choices or []
+    except msgspec.ValidationError:
+        try:
+            answer = _bare.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            code, message = error.read(body)
+            return Reading(usage=Unknown("the answer is not an object"), error=code or str(status), error_message=message)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
+        return broken(status, f"the answer is not JSON: {bad}")
+    raw = bytes(answer.usage)
+    known, cost, tier = counted(raw, embedding)
+    code = message = ""
+    if status >= 400 or bytes(answer.error) not in (b"", b"null"):
+        code, message = error.read(body)
+        code = code or str(status)
+    finish = next((c.finish_reason for c in choices if isinstance(c.finish_reason, str)), "")
+    return Reading(
+        usage=known, model_served=text_of(answer.model), service_tier=text_of(answer.service_tier) or tier,
+        response_id=text_of(answer.id), finish=finish, error=code, error_message=message,
+        output_bytes=0 if embedding else _generated(body),
+        malformed="" if status >= 400 or code else _malformed(choices, json_demanded), provider_cost_pico=cost,
+    )  # fmt: skip
+
+
+def _malformed(choices: list[_Choice], json_demanded: bool) -> str:
+    """Why a model's output is unusable. Cut by the cap it is not malformed but cut; an empty argument text means none."""
+    for choice in choices:
+        if choice.message is None or choice.finish_reason in ("length", "content_filter"):
+            continue
+        for call in choice.message.tool_calls or ():
+            arguments = call.function.arguments if call.function else ""
+            if isinstance(arguments, str) and arguments and not is_json(arguments):
+                return "tool arguments are not JSON"
+        content = choice.message.content
+        if json_demanded and isinstance(content, str) and not choice.message.tool_calls and not is_json(content):
+            return "JSON was demanded, the reply is not JSON"
+    return ""
+
+
+def is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _generated(data: bytes) -> int:
+    """Reasoning that is told twice (OpenRouter's reasoning_details) counts once."""
+    return generated.size(_ONCE if b'"reasoning_details"' in data else GENERATED, data)
+
+
+def edge_reading(head: bytes, tail: bytes, embedding: bool) -> Reading:
+    known, cost, tier = counted(edges.member(head, tail, b"usage"), embedding)
+    return Reading(
+        usage=known, model_served=edges.text(head, b"model"), service_tier=edges.text(head, b"service_tier") or tier,
+        response_id=edges.text(head, b"id"), provider_cost_pico=cost,
+    )  # fmt: skip
+
+
+# --- answered as a stream ---
+
+
+class _Groq(msgspec.Struct):
+    usage: Raw = Raw(b"")
+
+
+class _Delta(msgspec.Struct):
+    finish_reason: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    id: Any = ""
+    model: Any = ""
+    created: Any = 0
+    service_tier: Any = ""
+    choices: list[_Delta] | None = None
+    usage: Raw = Raw(b"")
+    x_groq: _Groq | None = None
+    error: Raw = Raw(b"")
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_LEARNING = 8  # events looked into for id and model: Azure's first one names neither
+
+
+class _Reader(Relay):
+    """`data: [DONE]` is the end. The usage event has empty choices; some vendors put usage into the last content chunk or
+    into every chunk as a running count."""
+
+    def __init__(self, asked: Asked, hide_usage: bool) -> None:
+        super().__init__()
+        self._asked, self._hide = asked, hide_usage
+        self._id = self._model = self._tier = self._finish = self._error = self._message = ""
+        self._created = 0
+        self._bytes = 0
+        self._learn = _LEARNING
+        self._final = False
+        self._shown = False  # the client saw a finish_reason
+
+    def _dull(self, chunk: bytes) -> bool:
+        if self._learn:
+            return False
+        found = chunk.count(b'"usage"')
+        if found and found != chunk.count(b'"usage":null'):
+            return False
+        found = chunk.count(b'"finish_reason"')
+        if found and found != chunk.count(b'"finish_reason":null'):
+            return False
+        if b"[DONE]" in chunk or b'"error"' in chunk:
+            return False
+        self._bytes += _generated(chunk)
+        return True
+
+    def _event(self, name: bytes, data: bytes) -> int:
+        if data.strip() == b"[DONE]":
+            return KEEP
+        if not data:
+            return PASS
+        try:
+            chunk = _chunk.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return PASS  # nothing we know: the client may know more
+        self._bytes += _generated(data)
+        if self._learn:
+            self._learn -= 1
+            self._id = self._id or text_of(chunk.id)
+            self._created = self._created or (chunk.created if isinstance(chunk.created, int) else 0)
+            self._model = self._model or text_of(chunk.model)
+            if self._id and self._model:
+                self._learn = 0
+        self._tier = text_of(chunk.service_tier) or self._tier
+        for choice in chunk.choices or ():
+            if isinstance(choice.finish_reason, str) and choice.finish_reason:
+                self._finish, self._final = choice.finish_reason, True
+        raw = bytes(chunk.usage)
+        if raw in (b"", b"null") and chunk.x_groq is not None:
+            raw = bytes(chunk.x_groq.usage)
+        try:
+            stated = usage.read(raw)
+        except usage.Unreadable as why:
+            self._unreadable(why)
+            stated = None
+        if bytes(chunk.error) not in (b"", b"null"):
+            self._error, self._message = error.read(data)
+        elif name == b"error":
+            self._error, self._message = error.read(data)
+        if stated is None:
+            return PASS
+        self._add_usage(stated, raw)
+        if not chunk.choices:
+            self._final = True
+            if self._hide and not self._error:
+                return HIDE
+        return PASS
+
+    def _huge(self, head: bytes, tail: bytes) -> int:
+        self._trouble = self._trouble or "an event was too large to read"
+        return PASS
+
+    def reading(self) -> Reading:
+        known: Usage = Unknown(self._trouble or "no usage in the stream")
+        if self._usage and not self._trouble:
+            known = openai_usage.tally(self._usage, self._usage_bytes, final=self._final or self._done)
+        return Reading(
+            usage=known, model_served=self._model,
+            service_tier=self._tier or openai_usage.tier(self._usage), response_id=self._id, finish=self._finish,
+            complete=self._done, error=self._error, error_message=self._message, output_bytes=self._bytes,
+            provider_cost_pico=openai_usage.cost(self._usage),
+        )  # fmt: skip
+
+    def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
+        """`finish_reason: length`, the usage chunk if the client asked for it and it is known, `[DONE]`: every client tried
+        takes that as a normal end."""
+        chunk = {
+            "id": self._id or "chatcmpl-bursar", "object": "chat.completion.chunk", "created": self._created,
+            "model": self._model or self._asked.model,
+        }  # fmt: skip
+        out = event({**chunk, "choices": [_choice({}, "length")], "bursar_verdict": reason})
+        if tokens is not None and self._asked.usage_asked:
+            out += event({**chunk, "choices": [], "usage": as_usage(tokens)})
+        return out + b"data: [DONE]\n\n"
+
+
+def as_usage(tokens: Tokens) -> dict[str, Any]:
+    """Our buckets in OpenAI's words."""
+    return {
+        "prompt_tokens": tokens.input_total, "completion_tokens": tokens.output_total, "total_tokens": tokens.total,
+        "prompt_tokens_details": {"cached_tokens": tokens.cache_read + tokens.cache_read_audio},
+        "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
+    }  # fmt: skip
+
+
+openai_chat = _Chat()

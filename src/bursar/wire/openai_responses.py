@@ -1,0 +1,399 @@
+"""OpenAI responses, as OpenAI speaks it and as xAI, OpenRouter, Azure, DeepSeek and Bedrock do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.usage import Known, Tokens, Unknown, Usage
+from ..domain.verdict import Refusal
+from . import body as gate
+from . import edges, error, generated, openai_usage, splice, usage
+from .dialect import EVENTS, JSON, encode, event
+from .openai_chat import broken, is_json, refuse, remote_parts, session, text_of, texts, value
+from .stream import KEEP, PASS, Relay
+
+# --- asked ---
+
+
+class _Model(gate.Text):
+    __slots__ = ()
+
+
+class _Stream(gate.Flag):
+    __slots__ = ()
+
+
+class _MaxOutput(gate.Count):
+    __slots__ = ()
+
+
+class _Tier(gate.Text):
+    __slots__ = ()
+
+
+class _Previous(gate.Text):
+    __slots__ = ()
+
+
+class _Conversation(gate.Field):
+    __slots__ = ()
+
+
+class _Item(msgspec.Struct):
+    type: str = "message"
+    role: str = ""
+    content: Raw = Raw(b"")
+    output: Raw = Raw(b"")
+
+
+class _Tool(msgspec.Struct):
+    type: str = "function"
+
+
+class _Body(msgspec.Struct):
+    model: _Model | UnsetType = UNSET
+    stream: _Stream | UnsetType = UNSET
+    max_output_tokens: _MaxOutput | UnsetType = UNSET
+    service_tier: _Tier | UnsetType = UNSET
+    previous_response_id: _Previous | UnsetType = UNSET
+    conversation: _Conversation | UnsetType = UNSET
+    input: str | list[_Item] | None = None
+    tools: list[_Tool] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    prompt: Raw = Raw(b"")
+    text: Raw = Raw(b"")
+
+
+# Tools that the client runs; every other type runs at the provider and brings in tokens that nobody has counted.
+_OWN_TOOLS = frozenset(("function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview", "namespace"))
+_REMOTE = (
+    (b'"image_url"', "an image by URL"), (b'"file_id"', "a file by id"), (b'"file_url"', "a file by URL"),
+    (b'"file_data"', "a file"), (b'"filename"', "a file"),
+)  # fmt: skip
+
+
+def _remote(content: Raw) -> str:
+    view = memoryview(content)
+    return remote_parts(bytes(view), _REMOTE) if len(view) and view[0] == 0x5B else ""
+
+
+class _Responses:
+    name = "openai_responses"
+
+    def read(self, path: str, body: bytes) -> Asked | Malformed:
+        found = gate.read(body, _Body)
+        if isinstance(found, Malformed):
+            return found
+        human = depth = count = 0
+        why = ""
+        if isinstance(found.input, str):
+            human = count = 1
+        else:
+            for item in found.input or ():
+                count += 1
+                if item.type == "message":
+                    if item.role == "user":
+                        human += 1
+                        depth = 0
+                    why = why or _remote(item.content)
+                elif item.type.endswith("_output"):
+                    depth += 1
+                    why = why or _remote(item.output)
+                elif item.type == "item_reference":
+                    why = why or "an item by reference"
+        previous: str = value(found.previous_response_id) or ""
+        conversation = value(found.conversation)
+        if isinstance(conversation, dict):
+            conversation = conversation.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        conversation = text_of(conversation)
+        if previous:
+            why = "previous_response_id"
+        elif conversation:
+            why = "a conversation kept by the provider"
+        elif bytes(found.prompt) not in (b"", b"null"):
+            why = why or "a prompt kept by the provider"
+        elif any(tool.type not in _OWN_TOOLS for tool in found.tools or ()):
+            why = why or "tools that the provider runs"
+        pairs = texts(found.metadata)
+        return Asked(
+            model=value(found.model) or "", stream=value(found.stream) is True, output_cap=value(found.max_output_tokens),
+            usage_asked=True, unbounded_input=why, service_tier=value(found.service_tier) or "",
+            conversation=conversation or session(pairs), previous=previous,
+            user=found.user or found.safety_identifier or "", metadata=pairs, messages=count, human_turns=human,
+            tool_depth=depth, tools=len(found.tools or ()),
+            json_demanded=b'"json_schema"' in bytes(found.text) or b'"json_object"' in bytes(found.text),
+        )  # fmt: skip
+
+    def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
+        for edit in edits:
+            match edit:
+                case UseModel(model):
+                    body = splice.put(body, b"model", encode(model))
+                case CapOutput(tokens):
+                    body = splice.put(body, b"max_output_tokens", b"%d" % tokens)
+                case AskUsage():
+                    pass  # the terminal event always says
+        return path, body
+
+    def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:
+        if body.startswith((b"event:", b"data:", b":")):
+            reader = _Reader(Asked())
+            reader.feed(body)
+            reader.finish()
+            return reader.reading()
+        try:
+            answer = _answer.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
+            return broken(status, f"the answer is not a response: {bad}")
+        reading = _read(answer)
+        if status >= 400 or bytes(answer.error) not in (b"", b"null"):
+            code, message = error.read(body)
+            return reading._replace(error=code or str(status), error_message=message)
+        return reading._replace(output_bytes=_whole_bytes(answer), malformed=_malformed(answer, json_demanded))
+
+    def edges(self, head: bytes, tail: bytes) -> Reading:
+        raw = edges.member(head, tail, b"usage")
+        return _read(_Answer(id=edges.text(head, b"id"), model=edges.text(head, b"model"), usage=Raw(raw)))
+
+    def reader(self, asked: Asked, hide_usage: bool) -> _Reader:
+        return _Reader(asked)
+
+    def refuse(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        return refuse(refusal)
+
+    def say(self, text: str, asked: Asked, model: str, call_id: str) -> tuple[Headers, bytes]:
+        answer = _shell(f"resp_{call_id}", model, 0, "completed", Tokens())
+        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        item = {"id": f"msg_{call_id}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        if not asked.stream:
+            return [JSON], encode({**answer, "output": [item]})
+        place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        begun = {**item, "status": "in_progress", "content": []}
+        told: list[dict[str, Any]] = [
+            {"type": "response.created", "response": {**answer, "status": "in_progress", "usage": None}},
+            {"type": "response.in_progress", "response": {**answer, "status": "in_progress", "usage": None}},
+            {"type": "response.output_item.added", "output_index": 0, "item": begun},
+            {"type": "response.content_part.added", **place, "part": {**part, "text": ""}},
+            {"type": "response.output_text.delta", **place, "delta": text, "logprobs": []},
+            {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
+            {"type": "response.content_part.done", **place, "part": part},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": {**answer, "output": [item]}},
+        ]
+        return [EVENTS], b"".join(event({**e, "sequence_number": n}, e["type"]) for n, e in enumerate(told))
+
+
+def _shell(ident: str, model: str, created: int, status: str, tokens: Tokens | None) -> dict[str, Any]:
+    """A response object with all that SDKs expect to find."""
+    spent = None
+    if tokens is not None:
+        spent = {
+            "input_tokens": tokens.input_total, "input_tokens_details": {"cached_tokens": tokens.cache_read},
+            "output_tokens": tokens.output_total, "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
+            "total_tokens": tokens.total,
+        }  # fmt: skip
+    return {
+        "id": ident, "object": "response", "created_at": created, "status": status, "error": None,
+        "incomplete_details": None, "instructions": None, "metadata": {}, "model": model, "output": [],
+        "parallel_tool_calls": True, "temperature": None, "tool_choice": "auto", "tools": [], "top_p": None,
+        "usage": spent,
+    }  # fmt: skip
+
+
+# --- answered ---
+
+
+class _Reason(msgspec.Struct):
+    reason: Any = ""
+
+
+class _Action(msgspec.Struct):
+    type: Any = "search"
+
+
+class _Said(msgspec.Struct):
+    type: Any = ""
+    arguments: Any = ""
+    content: Raw = Raw(b"")
+    summary: Raw = Raw(b"")
+    input: Raw = Raw(b"")
+    action: Raw = Raw(b"")
+    container_id: Any = ""
+
+
+class _Answer(msgspec.Struct):
+    id: Any = ""
+    model: Any = ""
+    created_at: Any = 0
+    status: Any = ""
+    service_tier: Any = ""
+    incomplete_details: _Reason | None = None
+    output: list[_Said] | None = None
+    usage: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_TEXT = generated.pattern("text", "refusal")
+
+
+def _whole_bytes(answer: _Answer) -> int:
+    total = 0
+    for item in answer.output or ():
+        total += generated.size(_TEXT, bytes(item.content)) + generated.size(_TEXT, bytes(item.summary))
+        total += len(text_of(item.arguments)) + len(bytes(item.input))
+    return total
+
+
+def _malformed(answer: _Answer, json_demanded: bool) -> str:
+    if answer.status != "completed":
+        return ""
+    said: list[_Said] = answer.output or []
+    for item in said:
+        if item.type == "function_call" and isinstance(item.arguments, str) and item.arguments and not is_json(item.arguments):
+            return "tool arguments are not JSON"
+    if json_demanded and not any(item.type in ("function_call", "custom_tool_call") for item in said):
+        texts_ = [text for item in said if item.type == "message" for text in _TEXT.findall(bytes(item.content))]
+        if texts_ and not is_json(msgspec.json.decode(b'"' + texts_[-1] + b'"', type=str)):
+            return "JSON was demanded, the reply is not JSON"
+    return ""
+
+
+def _tools(answer: _Answer) -> tuple[tuple[str, int], ...]:
+    """What OpenAI bills beside tokens, as the output items show it. Of a web search only the search is billed, not the
+    opening of its pages; a code session is billed once per container."""
+    searches = files = 0
+    containers: set[str] = set()
+    for item in answer.output or ():
+        if item.type == "web_search_call":
+            try:
+                action = msgspec.json.decode(item.action, type=_Action).type if bytes(item.action) else "search"
+            except msgspec.DecodeError:
+                action = "search"
+            searches += action == "search"
+        elif item.type == "file_search_call":
+            files += 1
+        elif item.type == "code_interpreter_call":
+            containers.add(text_of(item.container_id))
+    found = (("code_session", len(containers)), ("file_search", files), ("web_search", searches))
+    return tuple((unit, n) for unit, n in found if n)
+
+
+def _read(answer: _Answer) -> Reading:
+    raw = bytes(answer.usage)
+    known: Usage = Unknown("no usage in the answer")
+    cost = None
+    try:
+        stated = usage.read(raw)
+        if stated is not None:
+            known = openai_usage.tally(stated, raw, tools=_tools(answer))
+            cost = openai_usage.cost(stated)
+    except usage.Unreadable as why:
+        known = Unknown(str(why))
+    finish = text_of(answer.status)
+    if answer.incomplete_details is not None:
+        finish = text_of(answer.incomplete_details.reason) or finish
+    return Reading(
+        usage=known, model_served=text_of(answer.model), service_tier=text_of(answer.service_tier),
+        response_id=text_of(answer.id), finish=finish, provider_cost_pico=cost,
+    )  # fmt: skip
+
+
+# --- answered as a stream ---
+
+
+class _Event(msgspec.Struct):
+    type: Any = ""
+    response: Raw = Raw(b"")
+
+
+_event = msgspec.json.Decoder(_Event)
+_TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed"))
+_GENERATED = generated.pattern("delta")
+_SEQUENCE = re.compile(rb'"sequence_number"[ ]?:[ ]?(\d+)')
+
+
+class _Reader(Relay):
+    """response.completed, .incomplete or .failed is the end, and repeats the whole answer with its usage."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__()
+        self._asked = asked
+        self._reading = Reading(usage=Unknown("no usage in the stream"))
+        self._created = 0
+        self._error = self._message = ""
+        self._bytes = 0
+        self._latest = b""
+
+    def _dull(self, chunk: bytes) -> bool:
+        if b'"response"' in chunk or b'"error"' in chunk or b"[DONE]" in chunk:
+            return False
+        self._bytes += generated.size(_GENERATED, chunk)
+        self._latest = chunk
+        return True
+
+    def _event(self, name: bytes, data: bytes) -> int:
+        if not data:
+            return PASS
+        try:
+            found = _event.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return PASS
+        kind = found.type or name.decode("utf-8", "replace")
+        self._latest = data[-4096:]
+        if kind == "error":
+            self._error, self._message = error.read(data)
+            return KEEP
+        if not bytes(found.response):
+            self._bytes += generated.size(_GENERATED, data)
+            return PASS
+        try:
+            answer = _answer.decode(found.response)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            self._trouble = f"{kind} could not be read"
+            return KEEP if kind in _TERMINAL else PASS
+        self._created = answer.created_at if isinstance(answer.created_at, int) else self._created
+        before = self._reading
+        self._reading = _read(answer)
+        if isinstance(self._reading.usage, Unknown) and not isinstance(before.usage, Unknown):
+            self._reading = self._reading._replace(usage=before.usage)
+        if bytes(answer.error) not in (b"", b"null"):
+            self._error, self._message = error.read(bytes(answer.error))
+        return KEEP if kind in _TERMINAL else PASS
+
+    def _huge(self, head: bytes, tail: bytes) -> int:
+        kind = next((k for k in _TERMINAL if f'"{k}"'.encode() in head[:4096] or b"event: " + k.encode() in head[:4096]), "")
+        if not kind and not any(f'"{k}"'.encode() in tail[-4096:] for k in _TERMINAL):
+            return PASS
+        raw = edges.member(b"", tail.rstrip(b"\r\n"), b"usage", level=2)
+        read = _read(_Answer(id=self._reading.response_id, model=self._reading.model_served, usage=Raw(raw)))
+        self._reading = read._replace(finish=kind.removeprefix("response."))
+        return KEEP
+
+    def reading(self) -> Reading:
+        read = self._reading
+        if self._trouble and isinstance(read.usage, Unknown):
+            read = read._replace(usage=Unknown(self._trouble))
+        return read._replace(complete=self._done, error=self._error, error_message=self._message, output_bytes=self._bytes)
+
+    def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
+        """response.incomplete: Codex goes on after it without another paid call (response.failed makes it try five times)."""
+        numbers = _SEQUENCE.findall(self._latest)
+        if tokens is None and isinstance(self._reading.usage, Known):
+            tokens = self._reading.usage.tokens
+        read = self._reading
+        answer = _shell(read.response_id or "resp_bursar", read.model_served or self._asked.model, self._created, "incomplete", tokens)
+        answer["incomplete_details"] = {"reason": "max_output_tokens"}
+        number = int(numbers[-1]) + 1 if numbers else 0
+        return event({"type": "response.incomplete", "sequence_number": number, "response": answer}, "response.incomplete")
+
+
+openai_responses = _Responses()
