@@ -357,7 +357,10 @@ class _Reader(Relay):
         except usage.Unreadable as why:
             self._unreadable(why)
             return None
-        self._add_usage(stated, raw)
+        # With its list of iterations a usage object is complete: what moved from the totals into the list is zero above.
+        self._add_usage(stated, raw, zeros=bool(stated and stated.get("iterations")))
+        if stated and stated.get("cache_creation_input_tokens") and "cache_creation" not in stated:
+            self._usage = anthropic_usage.with_grown_cache(self._usage)
         return stated
 
     def _huge(self, head: bytes, tail: bytes) -> int:

@@ -57,6 +57,16 @@ def _buckets(usage: Object, odd: list[str]) -> Tokens:
     )  # fmt: skip
 
 
+def with_grown_cache(usage: Object) -> Object:
+    """A merged stream usage whose last event states more cache writes but not their lifetimes (a server tool ran and its
+    result was cached): what grew since message_start has the default lifetime."""
+    split = part(usage, "cache_creation") if isinstance(usage.get("cache_creation"), dict) else {}
+    hour, total = split.get("ephemeral_1h_input_tokens") or 0, usage.get("cache_creation_input_tokens")
+    if not split or not isinstance(hour, int) or not isinstance(total, int) or total < hour:
+        return usage
+    return {**usage, "cache_creation": {"ephemeral_1h_input_tokens": hour, "ephemeral_5m_input_tokens": total - hour}}
+
+
 def _plus(a: Tokens, b: Tokens) -> Tokens:
     return a._replace(
         input=a.input + b.input, cache_read=a.cache_read + b.cache_read, cache_write=a.cache_write + b.cache_write,

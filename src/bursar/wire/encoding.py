@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import Any, cast
 
-import brotli
+import brotli  # pyright: ignore[reportMissingTypeStubs]
 import zstandard
 
 from ..domain.call import Reading
@@ -16,6 +17,7 @@ from .dialect import Reader
 RATIO_MAX = 200
 RATIO_FREE = 1 << 20  # no ratio is judged on less output than this: a small body of spaces harms nobody
 _STEP = 64 * 1024
+_BROTLI_ERROR: type[Exception] = brotli.error  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class Bad(ValueError):
@@ -57,7 +59,7 @@ class Decoder:
                 out.append(self._bound.passed(piece))
                 if not more:
                     return b"".join(out)
-        except (zlib.error, brotli.error, zstandard.ZstdError) as broken:
+        except (zlib.error, _BROTLI_ERROR, zstandard.ZstdError) as broken:
             raise Bad(f"the body is not {self.coding}: {broken}") from broken
 
 
@@ -97,12 +99,12 @@ def _deflate() -> _Step:
 
 
 def _brotli() -> _Step:
-    state = brotli.Decompressor()
+    state = cast(Any, brotli.Decompressor())  # pyright: ignore[reportUnknownMemberType]
 
     def step(chunk: bytes) -> tuple[bytes, bytes, bool]:
         if state.is_finished():
             return b"", b"", False
-        piece = state.process(chunk, output_buffer_limit=_STEP)
+        piece: bytes = state.process(chunk, output_buffer_limit=_STEP)
         return piece, b"", not state.can_accept_more_data()
 
     return step
@@ -126,7 +128,8 @@ def _zstd() -> _Step:
     return step
 
 
-# zstandard gives all it can from what it is fed, with no limit of its own: fed little, it can give at most 128 KiB for each block of 4 bytes.
+# zstandard gives all it can from what it is fed, with no limit of its own; fed 256 bytes it can give at most 8 MiB (128 KiB for
+# a block of 4 bytes).
 _FRAME_STEP = 256
 _STEPS: dict[str, Callable[[], _Step]] = {"gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}
 

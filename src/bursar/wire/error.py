@@ -37,4 +37,4 @@ def _of(value: Any) -> tuple[str, str]:
     word = word or next((str(w) for w in words if isinstance(w, int) and not isinstance(w, bool)), "")
     if not word and message:
         word = "error"
-    return word, (message if isinstance(message, str) else str(cast(Any, message)))[:MESSAGE_MAX]
+    return word, (message if isinstance(message, str) else str(message))[:MESSAGE_MAX]

@@ -52,7 +52,7 @@ class _Body(msgspec.Struct):
     generationConfig: _Config | UnsetType = UNSET
     generation_config: _SnakeConfig | UnsetType = UNSET
     contents: list[_Content] | _Content | None = None
-    tools: list[dict[str, Raw]] | None = None
+    tools: list[dict[str, Raw]] | dict[str, Raw] | None = None  # one may stand without its list
     cachedContent: str | None = None
     cached_content: str | None = None
     labels: dict[str, Any] | None = None
@@ -118,7 +118,7 @@ class _Generate:
                 depth = 0
             for part in parts:
                 why = why or _remote(part)
-        offered = found.tools or []
+        offered = [found.tools] if isinstance(found.tools, dict) else found.tools or []
         if found.cachedContent or found.cached_content:
             why = "cached content kept by the provider"
         elif any(name not in _OWN_TOOLS for tool in offered for name in tool):

@@ -81,7 +81,7 @@ class _Body(msgspec.Struct):
 
 
 DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
-_HUMAN = frozenset(("user",))
+_OWN_TOOLS = frozenset(("function", "custom"))
 _RESULTS = frozenset(("tool", "function"))
 # Names that want max_completion_tokens (OpenAI refuses max_tokens for its reasoning models); vendors that copy the API
 # know max_tokens only.
@@ -137,7 +137,7 @@ class _Chat:
         human = depth = 0
         remote = ""
         for message in found.messages or ():
-            if message.role in _HUMAN:
+            if message.role == "user":
                 human += 1
                 depth = 0
             elif message.role in _RESULTS:
@@ -156,7 +156,7 @@ class _Chat:
         if (
             found.web_search_options is not UNSET
             or found.plugins is not UNSET
-            or any(t.type != "function" and t.type != "custom" for t in found.tools or ())
+            or any(tool.type not in _OWN_TOOLS for tool in found.tools or ())
         ):
             remote = remote or "tools that the provider runs"
         return Asked(

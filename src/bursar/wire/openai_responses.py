@@ -171,12 +171,18 @@ class _Responses:
 
     def say(self, text: str, asked: Asked, model: str, call_id: str) -> tuple[Headers, bytes]:
         answer = _shell(f"resp_{call_id}", model, 0, "completed", Tokens())
-        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-        item = {"id": f"msg_{call_id}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        item: dict[str, Any] = {
+            "id": f"msg_{call_id}",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [part],
+        }
         if not asked.stream:
             return [JSON], encode({**answer, "output": [item]})
-        place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
-        begun = {**item, "status": "in_progress", "content": []}
+        place: dict[str, Any] = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        begun: dict[str, Any] = {**item, "status": "in_progress", "content": []}
         told: list[dict[str, Any]] = [
             {"type": "response.created", "response": {**answer, "status": "in_progress", "usage": None}},
             {"type": "response.in_progress", "response": {**answer, "status": "in_progress", "usage": None}},

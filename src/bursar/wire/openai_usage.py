@@ -128,7 +128,11 @@ def _first(usage: Object, *names: str) -> int | None:
 
 
 def _part(usage: Object, *names: str) -> Object:
-    return next((found for name in names if (found := part(usage, name))), {})
+    for name in names:
+        found = part(usage, name)
+        if found:
+            return found
+    return {}
 
 
 def _other(usage: Object, tools: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:

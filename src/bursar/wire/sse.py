@@ -14,7 +14,8 @@ def parse(event: bytes) -> tuple[bytes, bytes]:
     """(event name, data) of one event's bytes; data lines joined by LF, both empty where there are none."""
     if event.startswith(b"data: {") and event.find(b"\n") >= len(event) - 2 and b"\r" not in event:
         return b"", event[6:].rstrip(b"\n")
-    name, data = b"", []
+    name = b""
+    data: list[bytes] = []
     if event.startswith(BOM):
         event = event[3:]
     for line in _LINE_END.split(event):

@@ -20,11 +20,11 @@ class Relay:
 
     def __init__(self) -> None:
         self._held = bytearray()  # the beginning of an unfinished event
-        self._scan = 0  # how far the held bytes have been searched for the event's end
+        self._scan: int = 0  # how far the held bytes have been searched for the event's end
         self._last = PASS  # where the last event went: the LF of a CRLF that was cut in two goes the same way
         self._torn = False  # the last event ended in CR
         self._maybe = b""  # an event that is the last one if nothing follows
-        self._long = 0  # bytes already handed on of an event larger than EVENT_MAX
+        self._long: int = 0  # bytes already handed on of an event larger than EVENT_MAX
         self._head = b""
         self._kept = b""
         self._done = False
@@ -167,9 +167,9 @@ class Relay:
 
     # for dialects
 
-    def _add_usage(self, usage: Object | None, raw: bytes) -> None:
+    def _add_usage(self, usage: Object | None, raw: bytes, zeros: bool = False) -> None:
         if usage:
-            self._usage = merge(self._usage, usage) if self._usage else usage
+            self._usage = merge(self._usage, usage, zeros) if self._usage else usage
             if self._raw and len(self._raw) > 1:
                 self._raw.pop()
             self._raw.append(raw)

@@ -79,18 +79,16 @@ def dollars(value: object) -> int | None:
     return int((amount * PICO).to_integral_value(rounding=ROUND_HALF_UP))
 
 
-def merge(known: Object, later: Object) -> Object:
-    """Two usage objects of one stream as one. Running totals only grow: per count the larger stands, never the sum; a
-    null or absent count never takes back what was said before."""
+def merge(known: Object, later: Object, zeros: bool = False) -> Object:
+    """Two usage objects of one stream as one, per count: the later stands (Gemini has been seen to correct its prompt count
+    downwards), they are never added; absent, null and, unless `zeros`, zero never take back what was said before."""
     out = dict(known)
     for name, value in later.items():
         before = out.get(name)
-        if value is None:
+        if value is None or (value == 0 and before and not zeros):
             continue
         if isinstance(before, dict) and isinstance(value, dict):
-            out[name] = merge(cast(Object, before), cast(Object, value))
-        elif isinstance(before, int) and isinstance(value, int):
-            out[name] = max(before, value)
+            out[name] = merge(cast(Object, before), cast(Object, value), zeros)
         else:
             out[name] = value
     return out
