@@ -105,9 +105,7 @@ def test_an_unknown_model_has_no_price_and_never_a_zero(book: PriceBook, name: s
 
 def test_models_that_the_library_lists_without_a_price_are_unpriced_here(book: PriceBook) -> None:
     """There are over a hundred, and it bills each at $0: free and unknown look alike there."""
-    bare = [
-        (cid, model.id) for cid, model in book.models() if not any(line.rates for line in (*model.lines, *model.tiers))
-    ]
+    bare = [(cid, model.id) for cid, model in book.models() if not any(line.rates for line in (*model.lines, *model.tiers))]
     assert len(bare) > 100
     resolved = [(cid, name) for cid, name in bare if (hit := book.resolve(cid, name)) and hit.model.id == name]
     assert len(resolved) > 100

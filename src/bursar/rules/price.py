@@ -76,9 +76,7 @@ def rate_of(price: Price, unit: str) -> tuple[Rate, bool] | None:
     same = SAME_AS.get(unit)
     if same is not None and same in price.rates:
         return price.rates[same], False
-    stands = [
-        _times(price.rates[base], times, by) for base, times, by in STAND_IN.get(unit, ()) if base in price.rates
-    ]
+    stands = [_times(price.rates[base], times, by) for base, times, by in STAND_IN.get(unit, ()) if base in price.rates]
     return (max(stands, key=lambda rate: rate.base), True) if stands else None
 
 
@@ -130,9 +128,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     return Priced(status, total if legs or not left_out else None, tuple(legs), price.id, tuple(missing))
 
 
-def worst(
-    price: Price, input_tokens: int, output_cap: int, choices: int = 1, *, cache_1h: bool = True, media: bool = True
-) -> int:
+def worst(price: Price, input_tokens: int, output_cap: int, choices: int = 1, *, cache_1h: bool = True, media: bool = True) -> int:
     """Pico-dollars that no bill can exceed for at most `input_tokens` read and `choices` x `output_cap` written, in any
     mix of units that the price can rate. Rises with each argument. `cache_1h=False` and `media=False` say that the
     request asks for no one-hour cache writes, and for no audio or images either way: the bound is then for the rest.

@@ -45,7 +45,7 @@ def compile_override(line: PriceOverride, number: int) -> Override:
         rates[unit] = Rate(femto_per_unit(_number(value, f"{where}.units.{unit}", DEAREST), 1))
     multiplier = None if line.multiplier is None else _number(line.multiplier, f"{where}.multiplier", LARGEST)
     if not rates and multiplier is None:
-        raise ValueError(f'{where} states no price; give input and output in dollars per million tokens, or multiplier')
+        raise ValueError(f"{where} states no price; give input and output in dollars per million tokens, or multiplier")
     since, until = _moment(line.from_, f"{where}.from", 0), _moment(line.until, f"{where}.until", EVER)
     if since >= until:
         raise ValueError(f"{where}: from {line.from_!r} is not before until {line.until!r}, so it never holds")

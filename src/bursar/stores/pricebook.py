@@ -76,6 +76,9 @@ STANDARD = frozenset(("", "default", "standard", "auto", "on_demand", "standard_
 PREMIUM = {"openai": ("priority", "fast"), "google": ("priority",), "anthropic": ("fast",)}
 PREMIUM_TIMES = (5, 2)
 
+# Whose dearest prices stand in where not even the provider is known.
+LARGE = ("openai", "anthropic", "google")
+
 # An unknown dated snapshot or version of a known model; prices of snapshots do differ, so such a price is estimated.
 _SNAPSHOT = re.compile(r"[-@:](20\d\d-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])|latest|v\d+(:\d+)?)$")
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d\d)(0[1-9]|1[0-2])([0-2]\d|3[01])(?=-|:|$)")
@@ -177,7 +180,7 @@ class PriceBook:
         self._catalogues: dict[str, Catalogue] = {}
         self._hot: dict[tuple[str, str, str, bool], tuple[int, int, Price | None]] = {}
         self._names: dict[tuple[str, str], Found | None] = {}
-        self._dearest: dict[tuple[str, str], Price | None] = {}
+        self._dearest: dict[str, dict[str, Price]] = {}
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[PriceOverride] = ()) -> PriceBook:
@@ -185,9 +188,7 @@ class PriceBook:
         ValueError when an override cannot be meant (the message names its number and key)."""
         return cls(read(Path(path)), [compile_override(o, n) for n, o in enumerate(overrides)])
 
-    def find(
-        self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False
-    ) -> Price | None:
+    def find(self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None:
         """The price in force, or None when nobody knows one. `estimated` is set where it is a sibling's, a family's or
         another tier's. Times are microseconds since the epoch, UTC."""
         key = (provider, model, service_tier, batch)
@@ -204,20 +205,20 @@ class PriceBook:
         """The dearest rate of each unit that this provider (any large one, when it is unknown) charges for a model
         still sold, tiers and dates folded in. With a model name, among its family (`gpt`, `claude`, …), if any."""
         cid = self.book_name(provider)
-        stem = _stem(model)
-        key = (cid, stem)
-        if key not in self._dearest:
-            if len(self._dearest) >= HOT_MAX:
-                self._dearest = {}
-            price = self._dearest[key] = self._dear(cid, stem) or self._dear(cid, "")
-            return price
-        return self._dearest[key]
+        families = self._dearest.get(cid)
+        if families is None:
+            families = self._dearest[cid] = self._dear(cid)
+        return families.get(_stem(model)) or families.get("")
 
     def book_name(self, provider: str) -> str:
         """The book's name for a provider of ours; empty when it has none."""
         name = provider.lower()
         name = IN_THE_BOOK.get(name, name)
         return name if name in self._index.providers else ""
+
+    def providers(self) -> list[str]:
+        """The book's provider names."""
+        return list(self._index.providers)
 
     def models(self, provider: str = "") -> Iterator[tuple[str, Model]]:
         """(the book's provider name, model) of one or all providers, in the book's order."""
@@ -269,9 +270,7 @@ class PriceBook:
 
     # -- what it costs then
 
-    def _price(
-        self, provider: str, model: str, ts_us: int, service_tier: str, batch: bool
-    ) -> tuple[int, int, Price | None]:
+    def _price(self, provider: str, model: str, ts_us: int, service_tier: str, batch: bool) -> tuple[int, int, Price | None]:
         found = self.resolve(provider, model)
         tier = service_tier.lower()
         words = {tier} - STANDARD | ({"batch"} if batch else set())
@@ -313,22 +312,30 @@ class PriceBook:
             estimated=found.near or bool(unknown),
         )
 
-    def _dear(self, cid: str, stem: str) -> Price | None:
-        most: dict[str, int] = {}
-        window = 0
-        for name in [cid] if cid else ["openai", "anthropic", "google"]:
-            for _, model in self.models(name) if name in self._index.providers else ():
-                if model.deprecated or (stem and _stem(model.id) != stem):
-                    continue
-                window = max(window, model.context_window)
-                for line in model.lines:
-                    for unit, flat in line.rates.items():
-                        most[unit] = max(most.get(unit, 0), flat[0], *flat[2::2])
-        if not most:
-            return None
-        name = f"{cid or 'any'}/{stem or '*'}"
-        rates = {unit: Rate(femto) for unit, femto in most.items() if unit != "request"}
-        return Price(f"{self.source}/{name}@dearest", cid, stem, rates, context_window=window, estimated=True)
+    def _dear(self, cid: str) -> dict[str, Price]:
+        """Family stem -> its dearest price; the empty stem is all of the provider."""
+        most: dict[str, dict[str, int]] = {}
+        windows: dict[str, int] = {}
+        for name in [cid] if cid else [name for name in LARGE if name in self._index.providers]:
+            for _, model in self.models(name):
+                for stem in ("", _stem(model.id)) if not model.deprecated else ():
+                    rates = most.setdefault(stem, {})
+                    windows[stem] = max(windows.get(stem, 0), model.context_window)
+                    for line in model.lines:
+                        for unit, flat in line.rates.items():
+                            rates[unit] = max(rates.get(unit, 0), flat[0], *flat[2::2])
+        return {
+            stem: Price(
+                id=f"{self.source}/{cid or 'any'}/{stem or '*'}@dearest",
+                provider=cid,
+                model=stem,
+                rates={unit: Rate(femto) for unit, femto in rates.items() if unit != "request"},
+                context_window=windows[stem],
+                estimated=True,
+            )
+            for stem, rates in most.items()
+            if rates
+        }
 
 
 def provider_of_host(host: str) -> str:

@@ -83,7 +83,10 @@ def ensure_book(folder: str | Path) -> Path:
 
 def sync(path: Path) -> Path:
     """Compiles the book into `path` in a subprocess, whether it exists or not. SyncFailed says why it could not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as bad:
+        raise SyncFailed(f"{path.parent} cannot be made a folder for the price book: {bad.strerror}") from bad
     source = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-m", "bursar.surfaces.price_sync", str(path)]
