@@ -68,9 +68,7 @@ def test_any_bytes_can_be_shown_to_a_ring(token: bytes) -> None:
     assert KeyRing(Path("nowhere"), ()).find(token) is None
 
 
-def test_an_unknown_public_part_costs_the_steps_of_a_known_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_public_part_costs_the_steps_of_a_known_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One HMAC and one constant-time comparison, whether or not the id exists: counted, since time cannot be asserted."""
     token, _ = make(tmp_path)
     ring = KeyRing.load(tmp_path)
@@ -119,9 +117,7 @@ def test_a_ring_whose_last_key_was_revoked_still_counts_as_a_ring(tmp_path: Path
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"version": 1, "keys": [{"id": "x"}]}', '{"version": 2, "keys": []}',
                                     '{"version": 1, "keys": [], "more": 1}', "\x00\xff"])  # fmt: skip
-def test_a_damaged_file_is_refused_at_start_and_changes_nothing_in_a_running_gateway(
-    tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_file_is_refused_at_start_and_changes_nothing_in_a_running_gateway(tmp_path: Path, damage: str) -> None:
     token, _ = make(tmp_path)
     ring = KeyRing.load(tmp_path)
     (tmp_path / "keys.json").write_text(damage)
@@ -163,9 +159,7 @@ def test_a_key_declared_in_the_policy_opens_what_the_policy_says_and_a_revoked_o
     token, record = make(tmp_path, tenant="acme")
     declared = Key(name="from-policy", hash=record.hash, tenant="globex", labels={"flow": "x"}, models=["m"])
     (tmp_path / "keys.json").unlink()
-    assert KeyRing.load(tmp_path, [declared]).find(token.encode()) == Owner(
-        "from-policy", {"tenant": "globex", "flow": "x"}, ("m",)
-    )
+    assert KeyRing.load(tmp_path, [declared]).find(token.encode()) == Owner("from-policy", {"tenant": "globex", "flow": "x"}, ("m",))
     with pytest.raises(BadPolicy, match="from-policy"):
         KeyRing.load(tmp_path, [Key(name="from-policy", hash="not one")])
     with pytest.raises(KeyFault, match="declared in the policy"):

@@ -43,9 +43,7 @@ NOW = us("2026-11-18T15:00:00")  # a Wednesday
         ("2026-11-01T09:30+02:00", (us("2026-11-01T07:30:00"), None, None)),
     ],
 )
-def test_since_alone_means_from_there_to_now_or_to_the_end_of_what_it_names(
-    since: str, expected: tuple[object, ...]
-) -> None:
+def test_since_alone_means_from_there_to_now_or_to_the_end_of_what_it_names(since: str, expected: tuple[object, ...]) -> None:
     assert period(since, None, NOW) == Period(*expected)  # type: ignore[arg-type]
 
 

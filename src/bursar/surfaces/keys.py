@@ -114,9 +114,7 @@ class KeyRing:
             return False
         self._seen = now
         if now is None:
-            self.fault = (
-                f"{self._folder / 'keys.json'} vanished; the {len(self._known)} keys read from it stay in force"
-            )
+            self.fault = f"{self._folder / 'keys.json'} vanished; the {len(self._known)} keys read from it stay in force"
             return False
         try:
             self._read()
@@ -139,9 +137,7 @@ class KeyRing:
         for key in self._declared:
             shape = HASH_SHAPE.fullmatch(key.hash)
             if shape is None:
-                raise BadPolicy(
-                    f"[[key]] {key.name!r}: hash is not one; write it as `bursar keys create` printed it (id:hex)"
-                )
+                raise BadPolicy(f"[[key]] {key.name!r}: hash is not one; write it as `bursar keys create` printed it (id:hex)")
             owner = Owner(key.name, _bound(key.tenant, key.labels), tuple(key.models))
             known[shape[1].encode()] = (bytes.fromhex(shape[2]), owner)
         for record in records:
@@ -180,9 +176,7 @@ def create(
                 "take another name (for a rotation: the same with a number)",
             )
         if len(records) >= KEYS_MAX:
-            raise KeyFault(
-                "too_many_keys", f"{folder / 'keys.json'} has {len(records)} keys, as many as it may", "reuse keys"
-            )
+            raise KeyFault("too_many_keys", f"{folder / 'keys.json'} has {len(records)} keys, as many as it may", "reuse keys")
         pepper = _pepper(folder, make=not records)
         public = secrets.token_hex(6)
         token = f"bsr_{public}_{secrets.token_hex(32)}"
@@ -207,13 +201,9 @@ def revoke(folder: str | os.PathLike[str], name: str, *, declared: Sequence[Key]
         found = next((r for r in records if r.name == name), None)
         if found is None:
             if any(k.name == name for k in declared):
-                raise KeyFault(
-                    "declared_key", f"{name!r} is declared in the policy file", "remove its [[key]] lines there"
-                )
+                raise KeyFault("declared_key", f"{name!r} is declared in the policy file", "remove its [[key]] lines there")
             known = ", ".join(repr(r.name) for r in records if not r.revoked) or "none"
-            raise KeyFault(
-                "no_such_key", f"no key is named {name!r}; in force: {known[:400]}", "see `bursar keys list`"
-            )
+            raise KeyFault("no_such_key", f"no key is named {name!r}; in force: {known[:400]}", "see `bursar keys list`")
         if found.revoked:
             raise KeyFault("already_revoked", f"{name!r} was revoked at {found.revoked}", "nothing is to be done")
         gone = msgspec.structs.replace(found, revoked=_iso(now_us))
@@ -250,9 +240,7 @@ def _fit(name: str, tenant: str, labels: Mapping[str, str], models: Sequence[str
                 f"names up to {NAME_CHARS_MAX}, values up to {VALUE_CHARS_MAX} printable characters",
             )
     if "operation" in labels and labels["operation"] not in OPERATIONS:
-        raise KeyFault(
-            "bad_label", f"operation {labels['operation']!r} is not one", f"use one of {', '.join(OPERATIONS)}"
-        )
+        raise KeyFault("bad_label", f"operation {labels['operation']!r} is not one", f"use one of {', '.join(OPERATIONS)}")
     if len([label for label in labels if label not in CHARGEABLE]) > FREE_LABELS_MAX:
         raise KeyFault("bad_label", f"{len(labels)} labels", f"bind at most {FREE_LABELS_MAX} free ones")
     if len(models) > MODELS_MAX or not all(m and len(m) <= VALUE_CHARS_MAX and m.isprintable() for m in models):
@@ -268,9 +256,7 @@ def _records(folder: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     except OSError as bad:
-        raise KeyFault(
-            "keys_unreadable", f"{path} cannot be read: {bad.strerror}", "make it readable to this user"
-        ) from None
+        raise KeyFault("keys_unreadable", f"{path} cannot be read: {bad.strerror}", "make it readable to this user") from None
     if len(raw) > FILE_BYTES_MAX:
         raise KeyFault("bad_keys_file", f"{path} is larger than {FILE_BYTES_MAX} bytes", remedy)
     try:
@@ -334,7 +320,8 @@ def _put(path: Path, body: bytes) -> None:
 def _locked(folder: Path) -> Generator[None]:
     """Two commands at once must not lose one another's key."""
     try:
-            number = os.open(folder / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        number = os.open(folder / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as bad:
         raise KeyFault(
             "keys_unwritable",

@@ -48,9 +48,7 @@ def period(since: str | None, until: str | None, now_us: int) -> Period:
     if end is None and first.end is not None:
         end = first.end if first.end <= now_us else None
     if last is not None and last <= first.start:
-        raise ValueError(
-            f"--until {until!r} ({iso(last)}) is not after --since {since!r} ({iso(first.start)}); swap them"
-        )
+        raise ValueError(f"--until {until!r} ({iso(last)}) is not after --since {since!r} ({iso(first.start)}); swap them")
     before = None
     stop = now_us if end is None else end
     if first.earlier is not None:

@@ -1,0 +1,79 @@
+"""The `bursar` command: which commands there are, and how their faults end. Bodies are imported when called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+import click
+
+
+class Place(NamedTuple):
+    """Where a command's body is, and its line in the help."""
+
+    module: str
+    name: str
+    help: str
+
+
+COMMANDS: dict[str, Place] = {
+    "serve": Place("cli_serve", "serve", "The gateway: point an SDK's base URL at it."),
+    "run": Place("cli_serve", "run", "A command with a loopback gateway under it."),
+    "demo": Place("cli_serve", "demo", "A simulated company's month, and where its money went."),
+    "spend": Place("cli_spend", "spend", "What cost us that: by feature, tenant, operation, cause or any label."),
+    "calls": Place("cli_calls", "calls", "The tries themselves, newest first."),
+    "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
+    "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),
+    "keys": Place("cli_keys", "keys", "Virtual keys: create, list, revoke."),
+    "prices": Place("cli_prices", "prices", "The price book: look up, compare, update."),
+}
+
+
+class Desk(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        found = getattr(importlib.import_module(f".{place.module}", __package__), place.name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """What is wrong with a policy, a ledger or a key is one message and exit code 2, never a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except _operator_errors() as bad:
+            told = click.ClickException(str(bad))
+            told.exit_code = 2
+            raise told from None
+
+
+def _operator_errors() -> tuple[type[Exception], ...]:
+    from .cli_common import operator_errors
+
+    return operator_errors()
+
+
+def _version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        import importlib.metadata  # 30 ms that only this needs
+
+        click.echo(f"bursar {importlib.metadata.version('bursar')}")
+        context.exit()
+
+
+@click.command(cls=Desk, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def main() -> None:
+    """Keeps the books for AI agents: every model call labelled, held against its budgets, priced, and in a ledger."""

@@ -1,0 +1,155 @@
+"""What every command shares: the common options, the ledger and policy they name, and how a fault is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Context, Decimal, Inexact
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from ..stores.fault import LedgerFault
+from ..stores.pricebook import BrokenBook
+from ..stores.query import DIMENSIONS, LABEL, Filter
+from ..stores.schema import INT_COLUMNS, Place
+from . import periods, price_sync, settings, wiring
+from .keys import KeyFault
+from .statement import DoesNotFoot
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILTERS_MAX = 32
+EXACT = Context(prec=60, traps=[Inexact])  # sums have 38 digits, and none of them may be lost
+
+
+class Common(NamedTuple):
+    """The common options as given."""
+
+    json: bool = False
+    ledger: str | None = None
+    since: str | None = None
+    until: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
+
+    def period(self) -> periods.Period:
+        """What --since and --until mean now. A usage error says what was expected."""
+        try:
+            return periods.period(self.since, self.until, wiring.now_us())
+        except ValueError as bad:
+            raise click.UsageError(str(bad)) from None
+
+    def folder(self, config: str | None = None) -> Path:
+        """The ledger in force. BadPolicy when the policy that names it cannot be read."""
+        if self.ledger:
+            return Path(self.ledger)
+        policy, _ = settings.load(settings.find(config))
+        return wiring.ledger_folder(policy)
+
+    def existing(self) -> Path:
+        """The ledger in force, which must be there: a command that reads must not make an empty one."""
+        folder = self.folder()
+        if not Place.at(folder).file.exists():
+            raise click.UsageError(
+                f"no ledger at {folder}; make calls through `bursar serve` or bursar.wrap, "
+                "try `bursar demo`, or name one: --ledger PATH"
+            )
+        return folder
+
+
+def _pairs(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    found: list[tuple[str, str]] = []
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise click.BadParameter(f"{text!r} is not label=value")
+        found.append((name.strip(), value))
+    if len(found) > FILTERS_MAX:
+        raise click.BadParameter(f"{len(found)} filters; at most {FILTERS_MAX}")
+    return tuple(found)
+
+
+OPTIONS: tuple[tuple[str, str], ...] = (
+    ("as_json", "--json"),
+    ("ledger", "--ledger"),
+    ("since", "--since"),
+    ("until", "--until"),
+    ("where", "--where"),
+)
+
+
+def common(*used: str) -> Callable[[Command], Command]:
+    """The common options for a command that heeds `used` of them; the others are taken, and said to do nothing here."""
+
+    def decorate(command: Command) -> Command:
+        def run(
+            *args: Any,
+            as_json: bool,
+            ledger: str | None,
+            since: str | None,
+            until: str | None,
+            where: tuple[tuple[str, str], ...],
+            **rest: Any,
+        ) -> Any:
+            given = {"as_json": as_json, "ledger": ledger, "since": since, "until": until, "where": where}
+            idle = [flag for name, flag in OPTIONS if given[name] and name not in used]
+            if idle:
+                path = click.get_current_context().command_path
+                click.echo(f"{path}: {', '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect here", err=True)
+            return command(Common(as_json, ledger, since, until, where), *args, **rest)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        if hasattr(command, "__click_params__"):
+            run.__click_params__ = command.__click_params__  # type: ignore[attr-defined]
+
+        def note(name: str, text: str) -> str:
+            return text if name in used else "no effect here"
+
+        for option in reversed(
+            (
+                click.option("--json", "as_json", is_flag=True, help=note("as_json", 'one document: {"rows": [...], ...}')),
+                click.option("--ledger", metavar="PATH", help=note("ledger", "the ledger folder (default: the policy's)")),
+                click.option("--since", metavar="TIME", help=note("since", "from then on: 24h, 7d, 'last month', 2026-11-01")),
+                click.option("--until", metavar="TIME", help=note("until", "before then, exclusive; same forms")),
+                click.option(
+                    "--where",
+                    metavar="LABEL=VALUE",
+                    multiple=True,
+                    callback=_pairs,
+                    help=note("where", "only rows with that label or column; repeat to narrow"),
+                ),
+            )
+        ):
+            run = option(run)
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def dimension(name: str) -> str:
+    """A column of the ledger by its name, and any other word as a free label's."""
+    return name if name in DIMENSIONS or name.startswith(LABEL) else f"{LABEL}{name}"
+
+
+def filters(where: Sequence[tuple[str, str]]) -> tuple[Filter, ...]:
+    """What --where asks for. A usage error where a column holds numbers and the value is none."""
+    made: list[Filter] = []
+    for name, value in where:
+        found = dimension(name)
+        if DIMENSIONS.get(found) in INT_COLUMNS:
+            if not re.fullmatch(r"-?[0-9]{1,18}", value):
+                raise click.UsageError(f"--where {name}={value!r}: that column holds whole numbers")
+            made.append(Filter(found, (int(value),)))
+        else:
+            made.append(Filter(found, (value,)))
+    return tuple(made)
+
+
+def pico(dollars: Decimal) -> int:
+    """Pico-dollars of an exact amount of dollars, as the reader gives it."""
+    return int(dollars.scaleb(12, context=EXACT))
+
+
+def operator_errors() -> tuple[type[Exception], ...]:
+    """The errors that are messages to the operator rather than bugs of ours."""
+    return (settings.BadPolicy, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)

@@ -1,0 +1,197 @@
+"""`bursar spend`: what cost us that. Questions to the ledger, and their answers as statements that foot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ..domain.money import plain
+from ..stores.query import GRAINS, LABEL, TOP_MAX, Filter, Query
+from ..stores.reader import Reader
+from . import periods, tables
+from .cli_common import Common, common, dimension, filters, pico
+from .statement import Key, Line, Statement, Sum, state
+
+OVERVIEW = ("feature", "tenant", "operation", "cause")
+OVERVIEW_TOP = 10
+DIMENSIONS_MAX = 6
+MEASURES = ("cost", "calls", "tries", "tokens", "unpriced", "estimated")
+
+
+def groups(
+    reader: Reader, by: Sequence[str], where: tuple[Filter, ...], since: int | None, until: int | None, grain: str = ""
+) -> list[tuple[Key, Sum]]:
+    """Sums per combination of dimensions (after the period, with a grain). UsageError when they are too many to add up."""
+    ask = Query(MEASURES, tuple(by), where, since, until, grain, top=TOP_MAX if by or grain else 0)
+    rows = reader.query(ask)
+    if len(rows) >= TOP_MAX:
+        raise click.UsageError(f"that makes {TOP_MAX:,} lines or more; ask by less, for a shorter time, or with --where")
+    guessed = ask._replace(measures=("cost",), where=(*where, Filter("price_status", ("estimated",))), top=0)
+    names = [*(["period"] if grain else []), *by]
+    estimates = {_key(row, names): row["cost"] for row in reader.query(guessed)}
+    made: list[tuple[Key, Sum]] = []
+    for row in rows:
+        key = _key(row, names)
+        made.append((
+            key,
+            Sum(
+                _pico(row["cost"]), row["calls"], row["tries"], int(row["tokens"] or 0), row["unpriced"], row["estimated"],
+                _pico(estimates.get(key)),
+            ),
+        ))  # fmt: skip
+    return made
+
+
+def _key(row: dict[str, Any], names: Sequence[str]) -> Key:
+    return tuple(None if row[n] in (None, "") else str(row[n]) for n in names)
+
+
+def _pico(dollars: Any) -> int:
+    """A sum over no priced rows is nothing, and is not shown as a price: `unpriced` counts them."""
+    return 0 if dollars is None else pico(dollars)
+
+
+def statement(
+    reader: Reader, by: Sequence[str], where: tuple[Filter, ...], period: periods.Period, *, grain: str = "", top: int | None = None
+) -> Statement:
+    """The statement of one period, beside the one before it where there is one. Lines and totals are asked for apart."""
+    dimensions = [dimension(name) for name in by]
+    names = [*(["period"] if grain else []), *by]
+    earlier = earlier_total = None
+    if period.before is not None and not grain:
+        earlier = groups(reader, dimensions, where, *period.before)
+        earlier_total = groups(reader, (), where, *period.before)[0][1]
+    now = groups(reader, dimensions, where, period.since, period.until, grain)
+    total = groups(reader, (), where, period.since, period.until)[0][1]
+    return state(names, now, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
+
+
+@click.command()
+@click.option("--by", metavar="A,B", help="columns or labels: tenant,operation, model, label:team …")
+@click.option("--grain", type=click.Choice(GRAINS), help="a line per hour, day, week or month (UTC) as well")
+@click.option("--top", type=click.IntRange(1, 10_000), help="the dearest N lines, the rest summed as (other)")
+@click.option("--skip-damaged", is_flag=True, help="read on without segments that are missing or damaged, and name them")
+@common("as_json", "ledger", "since", "until", "where")
+def spend(common: Common, by: str | None, grain: str | None, top: int | None, skip_damaged: bool) -> None:
+    """What cost us that. Without --by: the total, and by feature, tenant, operation and cause. Lines always add up."""
+    period, where = common.period(), filters(common.where)
+    names = [name.strip() for name in (by or "").split(",") if name.strip()]
+    if by is not None and not names:
+        raise click.UsageError("--by names nothing: write --by tenant, --by tenant,operation or --by label:team")
+    if len(names) > DIMENSIONS_MAX or len({dimension(name) for name in names}) < len(names):
+        raise click.UsageError(f"--by {by}: at most {DIMENSIONS_MAX} names, each once")
+    with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
+        if names or grain:
+            made = [statement(reader, names, where, period, grain=grain or "", top=top)]
+        else:
+            made = [statement(reader, (name,), where, period, top=top or OVERVIEW_TOP) for name in OVERVIEW]
+        skipped = list(reader.skipped)
+    if common.json:
+        _as_document(made, period, skipped, overview=not (names or grain))
+        return
+    out = tables.console()
+    for name in skipped:
+        tables.line(out, f"without segment {name}, which is missing or damaged", "bold red")
+    tables.line(out, f"{amount(made[0].total)}, {_many(made[0].total.calls, 'call')}", "bold")
+    tables.line(out, _scope(period, common.where), "dim")
+    for one in made:
+        if not names and not grain and not any(line.key != (None,) for line in one.lines):
+            tables.line(out, f"\nNo call has a {one.by[0]}." if one.by[0] != "cause" else "\nNo retry and no fallback.", "dim")
+            continue
+        out.print()
+        _table(out, one)
+    for name in names:
+        at, label = made[0].by.index(name), dimension(name)
+        named = [line for line in made[0].lines if not line.other]
+        if label.startswith(LABEL) and named and all(line.key[at] is None for line in named):
+            tables.line(out, f"no call has a label named {tables.safe(label.removeprefix(LABEL))}", "yellow")
+
+
+def _scope(period: periods.Period, where: Sequence[tuple[str, str]]) -> str:
+    since = periods.shown(period.since) if period.since is not None else "the beginning"
+    until = periods.shown(period.until) if period.until is not None else "now"
+    only = "".join(f" · {tables.safe(name)}={tables.safe(value) or tables.UNATTRIBUTED}" for name, value in where)
+    return f"{since} to {until} (UTC){only}"
+
+
+def amount(total: Sum) -> str:
+    """Dollars, and beside them what is not certain: `$12.30 + 3 unpriced calls, of it $0.40 estimated (2 calls)`."""
+    told = tables.money(total.cost)
+    if total.unpriced:
+        told += f" + {_many(total.unpriced, 'unpriced call')}"
+    if total.estimated:
+        told += f", of it {tables.money(total.estimated_cost)} estimated ({_many(total.estimated, 'call')})"
+    return told
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _table(out: Console, one: Statement) -> None:
+    compared = one.before is not None
+    unsure = bool(one.total.unpriced)
+    columns = [tables.Column(tables.safe(name.removeprefix(LABEL))) for name in one.by]
+    columns += [tables.number("cost"), tables.number("share")]
+    columns += [tables.number("before"), tables.number("change")] if compared else []
+    columns += [tables.number("calls"), *([] if compared else [tables.number("tries")]), tables.number("tokens")]
+    columns += [tables.number("unpriced")] if unsure else []
+
+    def figures(now: Sum, before: Sum | None) -> list[str]:
+        was = before or Sum()
+        return [
+            tables.money(now.cost),
+            tables.share(now.cost, one.total.cost),
+            *([tables.money(was.cost), tables.change(now.cost, was.cost)] if compared else []),
+            tables.count(now.calls),
+            *([] if compared else [tables.count(now.tries)]),
+            tables.brief(now.tokens),
+            *([tables.count(now.unpriced) if now.unpriced else ""] if unsure else []),
+        ]
+
+    rows = [[*_names(line, one.by), *figures(line.now, line.before)] for line in one.lines]
+    last = [tables.TOTAL, *[""] * (len(one.by) - 1), *figures(one.total, one.before)]
+    out.print(tables.table(columns, rows, total=last))
+
+
+def _names(line: Line, by: Sequence[str]) -> list[str]:
+    if line.other:
+        return [tables.OTHER, *[""] * (len(by) - 1)]
+    shown: list[str] = []
+    for name, value in zip(by, line.key, strict=True):
+        if value is None and name == "cause":
+            shown.append("first tries")
+        else:
+            shown.append(tables.label(value))
+    return shown
+
+
+def _as_document(made: Sequence[Statement], period: periods.Period, skipped: list[str], *, overview: bool) -> None:
+    """Rows carry one field per dimension; the overview's carry `by` and `value`, since each of its parts adds up by itself."""
+    rows: list[dict[str, Any]] = []
+    for one in made:
+        for line in one.lines:
+            named = {"by": one.by[0], "value": line.key[0]} if overview else dict(zip(one.by, line.key, strict=True))
+            rows.append({**named, "other": line.other, **_figures(line.now)})
+            if line.before is not None:
+                rows[-1]["before"] = _figures(line.before)
+    before = made[0].before
+    tables.document(
+        rows,
+        total=_figures(made[0].total),
+        before=None if before is None or period.before is None else {
+            **_figures(before), "since": periods.iso(period.before[0]), "until": periods.iso(period.before[1]),
+        },
+        by=[list(one.by) for one in made] if overview else list(made[0].by),
+        since=None if period.since is None else periods.iso(period.since),
+        until=None if period.until is None else periods.iso(period.until),
+        currency="USD",
+        skipped_segments=skipped,
+    )  # fmt: skip
+
+
+def _figures(of: Sum) -> dict[str, Any]:
+    return {**of._asdict(), "cost": plain(of.cost), "estimated_cost": plain(of.estimated_cost)}
