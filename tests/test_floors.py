@@ -41,7 +41,7 @@ THEIRS: dict[str, tuple[str, ...]] = {
     "testing": (),  # ships with the package: the provider's invoice must share nothing with our books
 }
 # The auditor that we are checked against must not be us.
-APART = {"testing.provider", "testing.invoice", "testing.speech", "testing.company", "testing.shapes"}
+APART = {"testing.provider", "testing.invoice", "testing.speech", "testing.script", "testing.company", "testing.agents", "testing.shapes"}
 
 PURE = ("domain", "rules", "wire")
 WORLD = {"asyncio", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors", "socket", "ssl",
