@@ -182,6 +182,25 @@ def test_an_sdks_hidden_retry_is_counted_from_its_header():
     )
 
 
+def test_a_call_made_because_a_tool_failed_is_charged_to_that_tool():
+    """The newest tool result carries Anthropic's error flag; an older one in the history is no reason for this call."""
+    use = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "lookup_order", "input": {}}]}
+    failed = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "timed out", "is_error": True}]}
+    answer = json.dumps({"type": "message", "model": "claude-small", "content": [], "stop_reason": "end_turn",
+                         "usage": {"input_tokens": 10, "output_tokens": 5}}).encode()  # fmt: skip
+
+    def booked(messages):
+        asked = call("claude-small", "/v1/messages", max_tokens=50)
+        body = json.loads(asked.body) | {"messages": messages}
+        (entry,) = play(asked._replace(body=json.dumps(body).encode()), desk(), World(lambda send: respond(answer))).entries
+        return entry.operation, entry.cause, entry.purpose
+
+    human = {"role": "user", "content": "where is it?"}
+    assert booked([human, use, failed]) == ("retry", "tool:lookup_order", "primary")
+    done = {"role": "assistant", "content": [{"type": "text", "text": "sorry"}]}
+    assert booked([human, use, failed, done, human]) == ("primary", "", "primary")
+
+
 def test_a_try_that_timed_out_after_sending_stays_at_its_hold():
     """The provider may bill it; unknown is never zero."""
     fault = Fault("headers_timeout", "no head in 600 s", True)

@@ -48,6 +48,7 @@ class Asked(NamedTuple):
     human_turns: int = 0
     tool_depth: int = 0  # tool results since the last human message
     tools: int = 0  # tools offered
+    failed_tool: str = ""  # whose newest result is an error: the agent asks again because of it
     embedding: bool = False
     batch: bool = False
     json_demanded: bool = False  # response_format / schema: the reply must parse

@@ -33,6 +33,8 @@ def opened(
     if labels.operation in ("retry", "fallback"):
         kind = operation = labels.operation
         cause = "label"
+    if asked.failed_tool:
+        operation, cause = "retry", f"tool:{asked.failed_tool}"
     for name, value in call.headers:
         # The SDKs number their hidden retries; nobody has to label them.
         if name == b"x-stainless-retry-count" and value != b"0" and value.isdigit():

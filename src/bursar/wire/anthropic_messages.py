@@ -128,7 +128,7 @@ class _Messages:
             usage_asked=True, unbounded_input=remote,
             service_tier="fast" if value(found.speed) == "fast" else value(found.service_tier) or "",
             conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()), human_turns=human,
-            tool_depth=depth, tools=len(found.tools or ()), cache_1h=b'"1h"' in body and b'"ttl"' in body,
+            tool_depth=depth, tools=len(found.tools or ()), failed_tool=_failed_tool(body) if b'"is_error"' in body else "", cache_1h=b'"1h"' in body and b'"ttl"' in body,
             json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),
         )  # fmt: skip
 
@@ -203,6 +203,32 @@ _TYPES = {
     401: "authentication_error", 402: "billing_error", 403: "permission_error", 404: "not_found_error",
     413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error",
 }  # fmt: skip
+
+
+class _History(msgspec.Struct):
+    messages: list[msgspec.Raw] = []
+
+
+def _failed_tool(body: bytes) -> str:
+    """The tool whose result in the newest message is flagged as an error, by the call it answers. Only the messages at the
+    end are looked into: an old error in the history is not why this call is made."""
+    messages = msgspec.json.decode(body, type=_History).messages
+    failed = ""
+    for block in _blocks(messages[-1]) if messages else ():
+        if block.get("type") == "tool_result" and block.get("is_error") is True:
+            failed = str(block.get("tool_use_id"))
+            break
+    for raw in reversed(messages[-6:-1]) if failed else ():
+        for block in _blocks(raw):
+            if block.get("type") == "tool_use" and block.get("id") == failed:
+                return str(block.get("name"))[:64]
+    return "unknown" if failed else ""
+
+
+def _blocks(raw: msgspec.Raw) -> list[dict[str, Any]]:
+    message: Any = msgspec.json.decode(raw)
+    content: Any = message.get("content") if isinstance(message, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []  # pyright: ignore[reportUnknownVariableType]
 
 
 def _remote(part: _Part) -> str:
