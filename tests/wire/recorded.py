@@ -76,7 +76,7 @@ def expected(dialect: str, first: dict[str, Any] | None, last: dict[str, Any] | 
         read += more["cache_read_input_tokens"]
         total = (fresh or 0) + more["input_tokens"] + read + write
         return Totals(total, read, write - hour, hour, (out or 0) + more["output_tokens"], thinking,
-                      odd=split and write != five + hour, partial=fresh is None or out is None)  # fmt: skip
+                      odd=(split and write != five + hour) or any("model" in i for i in side), partial=fresh is None or out is None)  # fmt: skip
     if dialect == "gemini.generate":
         prompt, said = of("promptTokenCount"), of("candidatesTokenCount")
         tools, thoughts, total = of("toolUsePromptTokenCount") or 0, of("thoughtsTokenCount") or 0, of("totalTokenCount")

@@ -20,10 +20,12 @@ def _tally(usage: Object, raw: bytes, final: bool) -> Usage:
         return Unknown("the usage object has no token counts")
     odd: list[str] = []
     tokens = _buckets(usage, odd)
-    # Work on the side (compaction) is billed but left out of the totals above; the iterations list has it.
+    # Work on the side (compaction, an advisor) is billed but left out of the totals above; the iterations list has it.
     for one in parts(usage, "iterations"):
         if one.get("type", "message") != "message":
             tokens = _plus(tokens, _buckets(one, odd))
+            if one.get("model"):  # an advisor is another model at another price: counted, and flagged to be looked at
+                odd.append(f"{one['model']} worked on the side; its tokens are counted here")
     server = part(usage, "server_tool_use")
     searches = count(server, "web_search_requests")
     if searches:

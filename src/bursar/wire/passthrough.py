@@ -18,7 +18,7 @@ from .dialect import JSON, Reader, encode
 from .gemini_generate import gemini_generate
 from .openai_chat import openai_chat, refuse, text_of
 from .openai_responses import openai_responses
-from .usage import Object, Unreadable, count, part
+from .usage import Object, Unreadable, count, part, parts
 
 
 class _Body(msgspec.Struct):
@@ -162,7 +162,9 @@ def _bedrock(stated: Object, raw: bytes) -> Usage:
     if into is None or outof is None:
         return Unknown("the usage object lacks inputTokens or outputTokens")
     read, written = count(stated, "cacheReadInputTokens") or 0, count(stated, "cacheWriteInputTokens") or 0
-    return Known(Tokens(input=into, cache_read=read, cache_write=written, output=outof), raw)
+    hour = sum(count(item, "inputTokens") or 0 for item in parts(stated, "cacheDetails") if item.get("ttl") == "1h")
+    hour = min(hour, written)
+    return Known(Tokens(input=into, cache_read=read, cache_write=written - hour, cache_write_1h=hour, output=outof), raw)
 
 
 class _Plain:
