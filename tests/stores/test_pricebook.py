@@ -28,7 +28,7 @@ MTOK = 10**9  # femto-dollars a token in a dollar per million
 
 @pytest.fixture(scope="session")
 def book_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return price_sync.ensure_book(tmp_path_factory.getbasetemp().parent / "prices")
+    return price_sync.ensure_book(tmp_path_factory.mktemp("prices"))
 
 
 @pytest.fixture

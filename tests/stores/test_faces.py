@@ -1,0 +1,255 @@
+"""Threads, event loops, forks and exits: one ledger, whoever asks and however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from bursar.domain.entry import Short
+from bursar.stores.fault import LedgerFault
+from bursar.stores.writer import Ledger
+
+from .books import charge, hold, opened, settle
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    """Another process with the ledger's tests at hand."""
+    environment = dict(os.environ, PYTHONPATH=f"{SRC}{os.pathsep}{TESTS}")
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environment, text=True, **options)
+
+
+def test_many_threads_share_one_ledger_and_the_limit_is_exact(ledger):
+    """Sixteen threads, fifty tries each, room for three hundred: three hundred are granted."""
+    granted: list[str] = []
+
+    def work(thread):
+        for number in range(50):
+            held = hold(f"{thread}-{number}.1", [charge("day", 1, 300)])
+            if ledger.hold(held) is None:
+                ledger.book(settle(held, [1]))
+                granted.append(held.id)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(granted) == 300
+    assert sorted(granted) == sorted(row.id for row in ledger.rows())
+    assert (ledger.counters()["day"].spent, ledger.counters()["day"].held) == (300, 0)
+
+
+def test_threads_that_come_together_share_commits(ledger):
+    """Grouping needs no timer: who waits for the lock is written by who has it."""
+
+    def work(thread):
+        for number in range(30):
+            ledger.book(settle(hold(f"{thread}-{number}.1")))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.stats()["rows"] == 480
+    assert ledger.stats()["batches"] < 400
+
+
+def test_an_event_loop_gets_batches_and_exact_answers(ledger):
+    async def call(number, loop):
+        held = hold(f"{number}.1", [charge("day", 1, 150), charge(f"conversation|{number % 7}", 1)])
+        answer = await ledger.hold_soon(held, loop)
+        if isinstance(answer, Short):
+            return False
+        await ledger.book_soon(settle(held, [1, 1]), loop)
+        return True
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(call(n, loop) for n in range(200)))
+
+    granted = asyncio.run(main())
+    assert sum(granted) == 150
+    assert len(ledger.rows()) == 150
+    assert ledger.stats()["batches"] < 50
+
+
+def test_a_hold_whose_caller_left_before_the_answer_is_given_back(ledger):
+    async def main():
+        loop = asyncio.get_running_loop()
+        await ledger.hold_soon(hold("warm.1"), loop)  # the writer's thread runs
+        with ledger._lock:  # and cannot answer yet
+            future = ledger.hold_soon(hold("a.1", [charge("day", 40, 100)]), loop)
+            future.cancel()
+        for _ in range(200):
+            if ledger.stats()["released"]:
+                break
+            await asyncio.sleep(0.01)
+        while ledger.stats()["queue_depth"]:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert ledger.stats()["released"] == 1
+    assert ledger.counters()["day"].held == 0
+
+
+def test_a_closed_ledger_says_so_and_writes_nothing(tmp_path, clocks):
+    ledger = opened(tmp_path, clocks)
+    ledger.close()
+    for act in (lambda: ledger.hold(hold("a.1")), lambda: ledger.book(settle(hold("a.1"))), ledger.rows):
+        with pytest.raises(LedgerFault, match="closed"):
+            act()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for future in (ledger.hold_soon(hold("a.1"), loop), ledger.book_soon(settle(hold("a.1")), loop)):
+            with pytest.raises(LedgerFault, match="closed"):
+                await future
+
+    asyncio.run(main())
+    ledger.close()
+
+
+def test_the_holds_of_a_living_sibling_are_left_alone(tmp_path, clocks):
+    """Two ledgers on one file, as two workers are: opening the second must not charge what the first has under way."""
+    with opened(tmp_path, clocks) as first:
+        held = hold("a.1", [charge("day", 40, 100)])
+        first.hold(held)
+        with opened(tmp_path, clocks) as second:
+            assert second.recover() == []
+            assert second.counters()["day"].held == 40
+        first.book(settle(held, [25]))
+        assert first.counters()["day"].spent == 25
+
+
+def test_a_sibling_may_settle_what_another_held(tmp_path, clocks):
+    with opened(tmp_path, clocks) as first, opened(tmp_path, clocks) as second:
+        held = hold("a.1", [charge("day", 40, 100)])
+        first.hold(held)
+        second.book(settle(held, [25]))
+        assert first.hold(hold("b.1", [charge("day", 75, 100)])) is None
+        assert first.hold(hold("c.1", [charge("day", 1, 100)])) is not None
+
+
+def test_a_process_given_up_while_it_slept_books_a_correction(tmp_path, clocks):
+    """Its lease lapsed, a sibling charged its hold; it wakes up and settles: the difference is put right, once."""
+    first = opened(tmp_path, clocks)
+    held = hold("a.1", [charge("day", 40, 100)])
+    first.hold(held)
+    first._keep = lambda: None
+    first._lease_due = 10**18  # it sleeps: nothing renews its lease
+    clocks.lapse()
+    with opened(tmp_path, clocks) as second:
+        assert [row.status for row in second.rows()] == ["unknown"]
+        first.book(settle(held, [25]))
+        assert [row.status for row in second.rows()] == ["unknown", "correction"]
+        assert (second.counters()["day"].spent, second.counters()["day"].held) == (25, 0)
+    first.close()
+
+
+def test_a_forked_child_opens_its_own_and_leaves_its_parents_holds_alone(tmp_path):
+    """The parent holds, forks, and both go on. No connection, thread or pending work crosses the fork."""
+    code = """
+import os, sys, time
+from stores.books import *
+ledger = Ledger.open(sys.argv[1], clock_us=lambda: time.time_ns() // 1000)
+mine = hold("parent.1", [charge("day", 40, 100)])
+assert ledger.hold(mine) is None
+pid = os.fork()
+if pid == 0:
+    theirs = hold("child.1", [charge("day", 50, 100)])
+    assert ledger.hold(theirs) is None, "60 are left"
+    assert ledger.hold(hold("child.2", [charge("day", 20, 100)])) is not None, "10 are left"
+    ledger.book(settle(theirs, [50]))
+    ledger.close()
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+assert status == 0, status
+ledger.book(settle(mine, [40]))
+print(sorted((r.id, r.status) for r in ledger.rows()), ledger.counters()["day"].spent, ledger.counters()["day"].held)
+"""
+    process = python(code, tmp_path, stdout=subprocess.PIPE)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out.strip() == "[('child.1', 'ok'), ('parent.1', 'ok')] 90 0"
+
+
+def test_forking_while_threads_write_harms_neither_side(tmp_path):
+    code = """
+import os, sys, threading, time
+from stores.books import *
+ledger = Ledger.open(sys.argv[1], clock_us=lambda: time.time_ns() // 1000)
+def work(name):
+    for n in range(40):
+        held = hold(f"{name}-{n}.1", [charge("day", 1)])
+        ledger.hold(held); ledger.book(settle(held, [1]))
+threads = [threading.Thread(target=work, args=(f"p{t}",)) for t in range(4)]
+for t in threads: t.start()
+children = []
+for c in range(4):
+    pid = os.fork()
+    if pid == 0:
+        work(f"c{c}"); ledger.close(); os._exit(0)
+    children.append(pid)
+for t in threads: t.join()
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+print(len(ledger.rows()), ledger.counters()["day"].spent, ledger.counters()["day"].held)
+"""
+    process = python(code, tmp_path, stdout=subprocess.PIPE)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out.strip() == "320 320 0"
+
+
+def test_a_script_that_just_ends_leaves_its_rows_and_no_lease(tmp_path, clocks):
+    code = """
+import sys, time
+from stores.books import *
+ledger = Ledger.open(sys.argv[1], clock_us=lambda: time.time_ns() // 1000)
+held = hold("a.1")
+ledger.hold(held); ledger.book(settle(held)); ledger.hold(hold("left.1"))
+"""
+    process = python(code, tmp_path)
+    assert process.wait(timeout=30) == 0
+    with Ledger.open(tmp_path, clock_us=clocks.wall) as ledger:
+        assert [(row.id, row.status) for row in ledger.rows()] == [("a.1", "ok"), ("left.1", "unknown")]
+
+
+RACE = """
+import sys, time
+from stores.books import *
+path, name, limit, start = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+ledger = Ledger.open(path, clock_us=lambda: time.time_ns() // 1000)
+granted = 0
+time.sleep(max(0, start - time.time()))
+for n in range(limit):
+    held = hold(f"{name}-{n}.1", [charge("day", 1, limit), charge("calls", 1, None, unit="calls")])
+    if ledger.hold(held) is None:
+        granted += 1
+        if n % 3:
+            ledger.book(settle(held, [1, 1]))
+print(granted)
+ledger.close()
+"""
+
+
+def test_processes_racing_for_a_limit_get_exactly_the_limit(tmp_path, clocks):
+    """Four workers, each of which alone could use it up: not one grant more, not one less."""
+    limit = 200
+    opened(tmp_path, clocks).close()
+    start = time.time() + 1.0
+    workers = [python(RACE, tmp_path, f"w{n}", limit, start, stdout=subprocess.PIPE) for n in range(4)]
+    granted = [int(worker.communicate(timeout=60)[0]) for worker in workers]
+    assert sum(granted) == limit
+    with Ledger.open(tmp_path, clock_us=clocks.wall) as ledger:
+        assert (ledger.counters()["day"].spent, ledger.counters()["day"].held) == (limit, 0)
+        assert len(ledger.rows()) == limit
