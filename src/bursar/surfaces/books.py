@@ -64,6 +64,7 @@ class Books:
         self._desks: dict[str, Place] = {}
         self._left: queue.SimpleQueue[tuple[Journey, Fault | Ended] | None] = queue.SimpleQueue()
         self._leaver: threading.Thread | None = None
+        self._streams: set[Journey] = set()
         self._shop: wiring.Shop | None = getattr(self, "_shop", None)  # the ledger itself opens again after a fork
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -134,8 +135,18 @@ class Books:
 
     # -- calls that were left ----------------------------------------------------------------------------------------
 
+    def stream(self, journey: Journey) -> None:
+        """A stream goes out to its reader, who may leave it. Kept here, because a stream that is collected as garbage
+        would find its own journey finalised before it could be booked."""
+        self.expect_leaving()
+        self._streams.add(journey)
+
+    def streamed(self, journey: Journey) -> None:
+        """Its reader drove it to its end."""
+        self._streams.discard(journey)
+
     def expect_leaving(self) -> None:
-        """Make ready to book a stream that its reader may leave. Here, not when it happens: see `leave`."""
+        """Make ready to book a call that is left. Here, not when it happens: see `leave`."""
         if self._leaver is None:
             with self._lock:
                 if self._leaver is None:
@@ -152,6 +163,7 @@ class Books:
             drive.shielded(self._book_one, *item)
 
     def _book_one(self, journey: Journey, value: Fault | Ended) -> None:
+        self._streams.discard(journey)
         book = journey.leave(value)
         if book is None or self._shop is None:
             return
@@ -170,6 +182,8 @@ class Books:
         self._leaver = None
 
     def _at_exit(self) -> None:
+        for journey in list(self._streams):
+            self.leave(journey, Ended("client_gone"))
         self.settle()
 
     # -- calls that went on without us ---------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import time
@@ -12,37 +11,13 @@ from typing import Any
 import uuid_utils
 
 from .. import drive
-from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
-from ..domain.entry import Hold as HoldRecord
-from ..domain.entry import Short
-from ..drive import BROKEN, Journey
-from ..effects import Book, Finish, Gather, Hold, Relay, Reply, Send
-from ..pipeline import Caller, way
-from ..stores.writer import LedgerFault
-from ..wire import headers as lines
-from . import context, langgraph
-from .books import Books, Place, plain_resolve
-from .wiring import Shop
+from ..domain.call import Answer, Ended, Fault, Incoming
+from ..drive import BROKEN
+from ..effects import Finish, Gather, Relay, Reply
+from .books import Books, plain_resolve
+from .calls import AsyncCall, Call, SyncCall, refusal, running_loop
 
 BODY_MAX = 20 << 20  # bytes of a request body read into memory when the client streams it; a longer upload passes unread
-EDGE = 64 << 10  # bytes kept from both ends of a body too large to gather: usage stands near one of them
-
-# Exception names of httpx and httpx2 (and of transports that raise theirs) -> (our word, may the provider have seen it).
-FAULTS: dict[str, tuple[str, bool]] = {
-    "ConnectTimeout": ("connect_timeout", False),
-    "PoolTimeout": ("pool_timeout", False),
-    "ReadTimeout": ("read_timeout", True),
-    "WriteTimeout": ("write_timeout", True),
-    "TimeoutException": ("timeout", True),
-    "ConnectError": ("connect", False),
-    "ProxyError": ("proxy", False),
-    "UnsupportedProtocol": ("protocol", False),
-    "LocalProtocolError": ("protocol", False),
-    "RemoteProtocolError": ("protocol", True),
-    "ReadError": ("reset", True),
-    "WriteError": ("reset", True),
-    "CloseError": ("reset", True),
-}
 
 
 class Kit:
@@ -71,328 +46,6 @@ def kit_of(client_class: type) -> Kit | None:
     return None
 
 
-class Call:
-    """The world of one call: what was asked, the try under way, and how its effects are performed."""
-
-    __slots__ = (
-        "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
-        "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
-    )  # fmt: skip
-
-    def __init__(
-        self, books: Books, shop: Shop, place: Place, kit: Kit, inner: Any, request: Any, incoming: Incoming, target: str,
-        started_ns: int,
-    ) -> None:  # fmt: skip
-        self.books, self.shop, self.place, self.kit, self.inner = books, shop, place, kit, inner
-        self.request, self.incoming, self.target = request, incoming, target
-        self.body = incoming.body
-        self.started_ns = self.sent_ns = started_ns
-        self.first_us = 0
-        self.away = False  # the thread is in the caller's own transport: what fails there is not ours
-        self.held: HoldRecord | None = None
-        self.response: Any = None
-        self.raw: Headers = []
-        self.gathered: bytes | None = None
-        self.pieces: Any = None
-        self.edges: Edges | None = None
-        self.error: Exception | None = None
-        said = context.current()
-        found = langgraph.labels()
-        caller = Caller(context={**found, **said} if found else said, proxy=False)
-        self.journey = Journey(way(incoming, caller, place.desk), shop.ratios.recall)
-
-    def outside(self) -> bool:
-        return self.away
-
-    def since(self, then_ns: int) -> int:
-        return (time.monotonic_ns() - then_ns) // 1000
-
-    # -- sending -------------------------------------------------------------------------------------------------------
-
-    def outgoing(self, effect: Send) -> Any:
-        """The request to send: the caller's own where nothing in it was changed. None: this provider cannot be reached."""
-        self.sent_ns = time.monotonic_ns()
-        self.response = self.gathered = self.error = None
-        self.first_us = 0
-        request = self.request
-        if effect.provider != self.place.provider:
-            return self._elsewhere(effect)
-        url = request.url
-        if effect.target != self.target:
-            url = url.copy_with(raw_path=effect.target.encode("ascii"))
-        elif effect.body is self.body and effect.headers == [h for h in self.incoming.headers if h[0] not in lines.HOP_BY_HOP]:
-            return request
-        kept = set(effect.headers)
-        raw = request.headers.raw
-        # The hop is the caller's own: its framing lines stay, and so do the spelling and order of all others.
-        out = [(name, value) for name, value in raw if (low := name.lower()) in lines.HOP_BY_HOP or (low, value) in kept]
-        had = {(name.lower(), value) for name, value in raw}
-        out += [line for line in effect.headers if line not in had]
-        return self._request(url, effect, out)
-
-    def _elsewhere(self, effect: Send) -> Any:
-        """A fallback to another provider: its address, its credentials, none of the caller's."""
-        door = self.books.credentials(effect.provider)
-        if door is None:
-            return None
-        base, auth = door
-        url = type(self.request.url)(base + effect.target.removeprefix(self.place.prefix))
-        out = [line for line in effect.headers if line[0] not in lines.AUTH and line[0] not in lines.ACCOUNT and line[0] != b"cookie"]
-        return self._request(url, effect, [(b"Host", url.netloc), *out, *auth, (b"Content-Length", b"")])
-
-    def _request(self, url: Any, effect: Send, headers: Headers) -> Any:
-        if effect.body is self.body and not self.body:
-            stream = self.request.stream
-        else:
-            stream = self.kit.ByteStream(effect.body)
-            length = b"%d" % len(effect.body)
-            headers = [(n, length if n.lower() == b"content-length" else v) for n, v in headers if n.lower() != b"transfer-encoding"]
-        return self.kit.Request(effect.method, url, headers=headers, stream=stream, extensions=self.request.extensions)
-
-    def head(self, response: Any) -> Head:
-        self.response = response
-        self.raw = raw = response.headers.raw
-        sent = self.sent_ns
-        return Head(
-            response.status_code, [(name.lower(), value) for name, value in raw], (sent - self.started_ns) // 1000, self.since(sent)
-        )
-
-    def fault(self, error: Exception, sent: bool = True) -> Fault:
-        """The caller gets this very exception when the pipeline has nothing better; the row gets its kind."""
-        self.error = error
-        kind = "transport"
-        for base in type(error).__mro__:
-            if base.__name__ in FAULTS:
-                kind, sent = FAULTS[base.__name__]
-                break
-        since = (self.sent_ns - self.started_ns) // 1000
-        return Fault(kind, f"{type(error).__name__}: {error}"[:200], sent, since, self.since(self.sent_ns))
-
-    def no_door(self, effect: Send) -> Fault:
-        detail = f"no key is configured for provider {effect.provider!r}; write providers.{effect.provider}.key in the policy"
-        return Fault("no_key", detail, False, (self.sent_ns - self.started_ns) // 1000)
-
-    # -- the answer ----------------------------------------------------------------------------------------------------
-
-    def answer(self, answer: Answer) -> Any:
-        """The answer as the client's own library has it. Raises what its transport raised, where that is the answer."""
-        response = self.response
-        if response is not None and answer.body is self.gathered:
-            ours = [line for line in answer.headers if line[0].startswith(b"x-bursar-")]
-            response.headers = self.kit.Headers([*self.raw, *ours])
-            response.stream = self.kit.ByteStream(answer.body)
-            return response
-        if self.error is not None and answer.status in (502, 504):
-            raise self.error
-        return refusal(self.kit, answer)
-
-    def relayed(self, effect: Relay | Gather, body_class: Any) -> Any:
-        """The provider's response with our stream in it."""
-        self.books.expect_leaving()
-        response = self.response
-        ours = [line for line in effect.out_headers if line[0].startswith(b"x-bursar-")]
-        drop = {b"content-length"}
-        if isinstance(effect, Relay):
-            reader: Any = effect.reader
-            if not lines.get(effect.out_headers, b"content-encoding"):
-                drop.add(b"content-encoding")  # the reader gives plain bytes
-        else:
-            drop.clear()
-            reader = self.edges
-        response.headers = self.kit.Headers([*[line for line in self.raw if line[0].lower() not in drop], *ours])
-        response.stream = body_class(self, reader, response.stream, self.pieces)
-        return response
-
-    def left(self) -> None:
-        """The caller went away while its own transport was at work (cancelled, interrupted, or a failure we do not know)."""
-        if not self.away:
-            return
-        self.away = False
-        self.books.expect_leaving()
-        value: Fault | Ended
-        if self.response is None:
-            value = Fault("cancelled", "the caller left before the answer", True, 0, self.since(self.sent_ns))
-        else:
-            value = Ended("client_gone", elapsed_us=self.since(self.sent_ns))
-        self.books.leave(self.journey, value)
-
-    def whole(self, chunks: list[bytes]) -> Ended:
-        self.gathered = body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return Ended("complete", body, True, None, self.first_us, self.since(self.sent_ns))
-
-    def broken(self, error: Exception) -> Ended:
-        return Ended("fault", fault=self.fault(error), first_byte_us=self.first_us, elapsed_us=self.since(self.sent_ns))
-
-    def too_large(self, chunks: list[bytes], pieces: Any) -> None:
-        self.edges, self.pieces = Edges(), (chunks, pieces)
-
-    def learn(self, effect: Book) -> None:
-        self.held = None
-        if effect.sample is not None:
-            self.shop.ratios.learn(effect.sample)
-
-
-def _ledger_fault(fault: LedgerFault) -> Fault:
-    return Fault(fault.code, f"{fault.reason}; {fault.remedy}", False)
-
-
-class SyncCall(Call):
-    """Effects performed by the calling thread."""
-
-    __slots__ = ()
-
-    def hold(self, effect: Hold) -> Short | Fault | None:
-        try:
-            short = self.shop.ledger.hold(effect.hold)
-        except LedgerFault as fault:
-            return _ledger_fault(fault)
-        if short is None:
-            self.held = effect.hold
-        return short
-
-    def send(self, effect: Send) -> Head | Fault:
-        request = self.outgoing(effect)
-        if request is None:
-            return self.no_door(effect)
-        self.away = True
-        try:
-            response = self.inner.handle_request(request)
-        except self.kit.TransportError as error:
-            self.away = False
-            return self.fault(error)
-        self.away = False
-        return self.head(response)
-
-    def gather(self, effect: Gather) -> Ended | None:
-        chunks: list[bytes] = []
-        size = 0
-        stream = self.response.stream
-        self.away = True
-        try:
-            pieces = iter(stream)
-            for chunk in pieces:
-                if not size:
-                    self.first_us = self.since(self.sent_ns)
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > effect.limit:
-                    self.away = False
-                    return self.too_large(chunks, pieces)
-            stream.close()
-        except self.kit.TransportError as error:
-            stream.close()
-            self.away = False
-            return self.broken(error)
-        self.away = False
-        return self.whole(chunks)
-
-    def book(self, effect: Book) -> Fault | None:
-        self.learn(effect)
-        try:
-            self.shop.ledger.book(effect.settlement)
-        except LedgerFault as fault:
-            return _ledger_fault(fault)
-        return None
-
-    def wait(self, seconds: float) -> bool:
-        time.sleep(seconds)
-        return True
-
-
-class AsyncCall(Call):
-    """The same on an event loop. Without asyncio's (trio's, say) the ledger is asked directly: some 30 us and a sync."""
-
-    __slots__ = ()
-
-    async def hold(self, effect: Hold) -> Short | Fault | None:
-        ledger = self.shop.ledger
-        try:
-            loop = _loop()
-            short = await ledger.hold_soon(effect.hold, loop) if loop else ledger.hold(effect.hold)
-        except LedgerFault as fault:
-            return _ledger_fault(fault)
-        if short is None:
-            self.held = effect.hold
-        return short
-
-    async def send(self, effect: Send) -> Head | Fault:
-        request = self.outgoing(effect)
-        if request is None:
-            return self.no_door(effect)
-        self.away = True
-        try:
-            response = await self.inner.handle_async_request(request)
-        except self.kit.TransportError as error:
-            self.away = False
-            return self.fault(error)
-        self.away = False
-        return self.head(response)
-
-    async def gather(self, effect: Gather) -> Ended | None:
-        chunks: list[bytes] = []
-        size = 0
-        stream = self.response.stream
-        self.away = True
-        try:
-            pieces = stream.__aiter__()
-            async for chunk in pieces:
-                if not size:
-                    self.first_us = self.since(self.sent_ns)
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > effect.limit:
-                    self.away = False
-                    return self.too_large(chunks, pieces)
-            await stream.aclose()
-        except self.kit.TransportError as error:
-            await stream.aclose()
-            self.away = False
-            return self.broken(error)
-        self.away = False
-        return self.whole(chunks)
-
-    async def book(self, effect: Book) -> Fault | None:
-        self.learn(effect)
-        ledger = self.shop.ledger
-        try:
-            loop = _loop()
-            if loop:
-                await ledger.book_soon(effect.settlement, loop)
-            else:
-                ledger.book(effect.settlement)
-        except LedgerFault as fault:
-            return _ledger_fault(fault)
-        return None
-
-    async def wait(self, seconds: float) -> bool:
-        import anyio  # what httpx itself sleeps with, on any loop
-
-        await anyio.sleep(seconds)
-        return True
-
-
-def _loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-class Edges:
-    """A reader for bodies too large to hold back: lets everything through, remembers both ends."""
-
-    def __init__(self) -> None:
-        self.ends = (b"", b"")
-        self.kept, self.done = b"", False
-
-    def feed(self, chunk: bytes) -> bytes:
-        head, tail = self.ends
-        self.ends = (head + chunk[: EDGE - len(head)] if len(head) < EDGE else head, (tail + chunk)[-EDGE:])
-        return chunk
-
-    def finish(self) -> None: ...
-
-
 class Streamed:
     """A body on its way to the caller, whose own iteration drives it. Booked when it has ended, or when it is left."""
 
@@ -413,6 +66,8 @@ class Streamed:
     def _ended(self, how: str, fault: Fault | None = None) -> Ended:
         self._over = True
         call = self._call
+        if how != "client_gone":
+            call.books.streamed(call.journey)
         edges = call.edges.ends if call.edges else (b"", b"")
         # A body too large to gather was given away, whatever its length: the pipeline must not answer once more.
         relayed = self._relayed or (1 if call.edges else 0)
@@ -512,12 +167,6 @@ def _origin(url: Any) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
-def refusal(kit: Kit, answer: Answer) -> Any:
-    """An answer of our own, in the client's own library."""
-    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-    return kit.Response(answer.status, headers=headers, stream=kit.ByteStream(answer.body))
-
-
 class Wrapped:
     """What both transports share: the transport inside, and how a call begins."""
 
@@ -565,7 +214,7 @@ class Wrapped:
         """The row of a call that we could not even begin to read."""
         shop = self._books.shop() if call is BROKEN else None
         if shop is not None:
-            drive.shielded(self._books.trace, shop, uuid_utils.uuid7().hex, shop.clock_us(), "", None, None)
+            drive.shielded(lambda: self._books.trace(shop, uuid_utils.uuid7().hex, shop.clock_us(), "", None, None))
 
     def _after(self, call: Call) -> Any:
         """After a fault of ours: the answer that is here already, or None to go straight on. Leaves a row."""
@@ -623,7 +272,7 @@ class AsyncTransport(Wrapped):
     async def handle_async_request(self, request: Any) -> Any:
         if self._passes(request):
             return await self._inner.handle_async_request(request)
-        if not self._books.opened and (loop := _loop()):
+        if not self._books.opened and (loop := running_loop()):
             await loop.run_in_executor(None, drive.shielded, self._books.shop)
         if drive.shielded(self._unread, request) is True:
             await request.aread()
