@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from bursar.domain.entry import Charge, Entry, Hold, Settlement
-from bursar.domain.money import nano_up
+from bursar.domain.entry import Entry, Settlement
 from bursar.domain.price import Price, Rate
 from bursar.domain.usage import Tokens
 from bursar.rules import price as pricing
@@ -94,12 +94,12 @@ def month(seed: int = 1, count: int = 2000, huge: bool = True) -> list[Entry]:
     return rows
 
 
-def write(path: Path, rows: Iterable[Entry], counter: str = "") -> None:
-    """A ledger at `path` with these rows, written as the gateway writes them; `counter` charges each to that counter."""
+def write(path: Path, rows: Iterable[Entry]) -> None:
+    """A ledger at `path` with these rows, written as the gateway writes them."""
+
+    async def book(ledger: Ledger) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*[ledger.book_soon(Settlement(row.id, row, (), ()), loop) for row in rows])
+
     with Ledger.open(path, node="test", clock_us=lambda: END) as ledger:
-        for row in rows:
-            charges: Sequence[Charge] = ()
-            if counter:
-                charges = (Charge(counter, "test", "usd", nano_up(max(row.cost or 0, 0)), None, False),)
-                ledger.hold(Hold(row.id, row.ts, row.cost or 0, tuple(charges), row))
-            ledger.book(Settlement(row.id, row, tuple(c.amount for c in charges), tuple(charges)))
+        asyncio.run(book(ledger))

@@ -65,6 +65,11 @@ def test_shares_have_one_decimal_and_no_total_has_none(part: int, whole: int, te
     assert tables.share(part, whole) == text
 
 
+@pytest.mark.parametrize(("part", "whole", "text"), [(1, 3, "0.333333"), (5, 5, "1.000000"), (-1, 8, "-0.125000"), (0, 0, None)])
+def test_shares_for_programs_are_decimal_strings(part: int, whole: int, text: str | None) -> None:
+    assert tables.fraction(part, whole) == text
+
+
 @pytest.mark.parametrize(("now", "before", "text"), [
     (110, 100, "+10%"), (50, 100, "-50%"), (100, 100, "="), (5, 0, "new"), (0, 0, "="), (5200, 400, "x13"), (0, 100, "-100%"),
 ])  # fmt: skip

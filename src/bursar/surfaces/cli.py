@@ -19,7 +19,7 @@ class Place(NamedTuple):
 COMMANDS: dict[str, Place] = {
     "serve": Place("cli_serve", "serve", "The gateway: point an SDK's base URL at it."),
     "run": Place("cli_serve", "run", "A command with a loopback gateway under it."),
-    "demo": Place("cli_serve", "demo", "A simulated company's month, and where its money went."),
+    "demo": Place("cli_serve", "demo", "A simulated company's traffic, and where its money went."),
     "spend": Place("cli_spend", "spend", "What cost us that: by feature, tenant, operation, cause or any label."),
     "calls": Place("cli_calls", "calls", "The tries themselves, newest first."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
@@ -73,7 +73,7 @@ def _version(context: click.Context, _option: click.Parameter, asked: bool) -> N
         context.exit()
 
 
-@click.command(cls=Desk, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("bursar", cls=Desk, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def main() -> None:
     """Keeps the books for AI agents: every model call labelled, held against its budgets, priced, and in a ledger."""

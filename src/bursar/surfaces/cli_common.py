@@ -102,25 +102,18 @@ def common(*used: str) -> Callable[[Command], Command]:
         if hasattr(command, "__click_params__"):
             run.__click_params__ = command.__click_params__  # type: ignore[attr-defined]
 
-        def note(name: str, text: str) -> str:
-            return text if name in used else "no effect here"
+        def option(name: str, flag: str, text: str, **more: Any) -> Callable[[Command], Command]:
+            return click.option(flag, name, help=text, hidden=name not in used, **more)
 
-        for option in reversed(
-            (
-                click.option("--json", "as_json", is_flag=True, help=note("as_json", 'one document: {"rows": [...], ...}')),
-                click.option("--ledger", metavar="PATH", help=note("ledger", "the ledger folder (default: the policy's)")),
-                click.option("--since", metavar="TIME", help=note("since", "from then on: 24h, 7d, 'last month', 2026-11-01")),
-                click.option("--until", metavar="TIME", help=note("until", "before then, exclusive; same forms")),
-                click.option(
-                    "--where",
-                    metavar="LABEL=VALUE",
-                    multiple=True,
-                    callback=_pairs,
-                    help=note("where", "only rows with that label or column; repeat to narrow"),
-                ),
-            )
-        ):
-            run = option(run)
+        for add in (
+            option("where", "--where", "only rows with that label or column; repeat to narrow", metavar="LABEL=VALUE",
+                   multiple=True, callback=_pairs),
+            option("until", "--until", "before then, exclusive; same forms", metavar="TIME"),
+            option("since", "--since", "from then on: 24h, 7d, 'last month', 2026-11-01", metavar="TIME"),
+            option("ledger", "--ledger", "the ledger folder (default: the policy's)", metavar="PATH"),
+            option("as_json", "--json", 'one document: {"rows": [...], ...}', is_flag=True),
+        ):  # fmt: skip
+            run = add(run)
         return run  # type: ignore[return-value]
 
     return decorate

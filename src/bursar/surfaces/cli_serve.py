@@ -34,10 +34,10 @@ def run(common: Common, config: str | None, command: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="another month of the same company")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="other traffic of the same company")
 @common("ledger")
 def demo(common: Common, seed: int | None) -> None:
-    """A simulated company's month through the real gateway, and where its money went. Needs no key and no network."""
+    """A simulated company's traffic through the real gateway, and where its money went. Needs no key and no network."""
     from .demo import run as play
 
     given: dict[str, Any] = {} if seed is None else {"seed": seed}

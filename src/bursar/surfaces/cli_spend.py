@@ -175,7 +175,7 @@ def _as_document(made: Sequence[Statement], period: periods.Period, skipped: lis
     for one in made:
         for line in one.lines:
             named = {"by": one.by[0], "value": line.key[0]} if overview else dict(zip(one.by, line.key, strict=True))
-            rows.append({**named, "other": line.other, **_figures(line.now)})
+            rows.append({**named, "other": line.other, "share": tables.fraction(line.now.cost, one.total.cost), **_figures(line.now)})
             if line.before is not None:
                 rows[-1]["before"] = _figures(line.before)
     before = made[0].before

@@ -83,6 +83,15 @@ def share(part: int, whole: int) -> str:
     return f"{sign}{tenths // 10}.{tenths % 10}%"
 
 
+def fraction(part: int, whole: int) -> str | None:
+    """A share for programs, six places; None when there is no total to have a share of."""
+    if not whole:
+        return None
+    millionths = (abs(part) * 2_000_000 + abs(whole)) // (2 * abs(whole))
+    sign = "-" if (part < 0) != (whole < 0) and millionths else ""
+    return f"{sign}{millionths // 10**6}.{millionths % 10**6:06d}"
+
+
 def change(now: int, before: int) -> str:
     """Growth against the period before: `+12%`, `new`, and `x14` where a per cent would be unreadable."""
     if before == now:
@@ -127,8 +136,8 @@ def _cell(text: str) -> Text:
 
 
 def line(out: Console, text: str = "", style: str = "") -> None:
-    """One line of prose, wrapped at words."""
-    out.print(Text(text, style=style))
+    """One line of prose. The terminal wraps it: a path that is cut in two cannot be copied."""
+    out.print(Text(text, style=style), soft_wrap=True)
 
 
 def document(rows: Sequence[Mapping[str, Any]], **about: Any) -> None:

@@ -1,0 +1,270 @@
+"""The documentation is true: every example runs, every link leads somewhere, and everything there is has its line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+import ledger_rows
+from bursar.domain.entry import COLUMNS
+from bursar.domain.labels import CHARGEABLE, OPERATIONS
+from bursar.domain.policy import Policy
+from bursar.domain.verdict import CODES
+from bursar.stores.columns import shown
+from bursar.stores.writer import Ledger
+from bursar.surfaces import settings, wiring
+from bursar.surfaces.cli import main
+from bursar.testing.provider import Provider
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SRC = ROOT / "src" / "bursar"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference"
+# These run until they are told to stop, or for minutes; their own tests run them. Here their options are checked.
+ENDLESS = ("serve", "run", "demo")
+COMMON = {"--json", "--ledger", "--since", "--until", "--where", "--help"}
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    words: tuple[str, ...]
+    text: str
+
+    @property
+    def at(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    lines = page.read_text("utf-8").splitlines()
+    start = None
+    for number, line in enumerate(lines):
+        if line.startswith("```"):
+            if start is None:
+                start = number
+            else:
+                language, *words = lines[start][3:].split() or [""]
+                yield Block(page, start + 1, language, tuple(words), "\n".join(lines[start + 1 : number]))
+                start = None
+    assert start is None, f"{page}:{(start or 0) + 1}: a fence is never closed"
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose ledger has a small month in it, and the demo's ledger beside it."""
+    home = tmp_path_factory.mktemp("home")
+    rows = ledger_rows.month(count=200, huge=False)
+    ledger_rows.write(home / "ledger", rows)
+    ledger_rows.write(home / "work" / "demo-ledger", rows)
+    return home
+
+
+@pytest.fixture
+def here(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BURSAR_HOME", str(prepared))
+    for variable in ("BURSAR_LEDGER", "BURSAR_CONFIG", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(wiring, "now_us", lambda: ledger_rows.END + ledger_rows.HOUR)
+    monkeypatch.chdir(prepared / "work")
+    return prepared
+
+
+def commands(block: Block) -> Iterator[tuple[list[str], str]]:
+    """(words of a command, the output shown under it), with continued lines joined."""
+    text = block.text.replace("\\\n", " ")
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield shlex.split(command, comments=True), output.strip("\n")
+
+
+def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The click command that words name, and what is left for it."""
+    command: click.Command = main
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            break
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_console_example_runs(page: Path, here: Path) -> None:
+    """`$ bursar …` runs in one home per module; `exit=N|any` says another end than 0, `match` that the output must be as shown
+    (`...` for any text). Other programs' commands are for the reader to run."""
+    for block in blocks(page):
+        if block.language != "console":
+            continue
+        wanted = next((w.removeprefix("exit=") for w in block.words if w.startswith("exit=")), "0")
+        for words, output in commands(block):
+            if not words or words[0] != "bursar":
+                continue
+            if len(words) > 1 and words[1] in ENDLESS:
+                command, rest = resolved(words[1:])
+                command.make_context(words[1], rest)
+                continue
+            ran = CliRunner().invoke(main, words[1:])
+            if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+                raise AssertionError(f"{block.at}: $ {shlex.join(words)}") from ran.exception
+            assert wanted in ("any", str(ran.exit_code)), f"{block.at}: $ {shlex.join(words)}\n{ran.output}"
+            if "match" in block.words:
+                pattern = ".*".join(re.escape(part.strip("\n")) for part in output.split("..."))
+                assert re.search(pattern, ran.stdout, re.DOTALL), f"{block.at}: shown:\n{output}\nis:\n{ran.stdout}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_policy_example_is_a_policy(page: Path) -> None:
+    """A block `toml title=fragment` is part of a file and only has to be TOML of known keys' shape."""
+    import tomllib
+
+    for block in blocks(page):
+        if block.language != "toml":
+            continue
+        if "title=fragment" in block.words:
+            tomllib.loads(block.text)
+        else:
+            settings.parse(block.text, block.at)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name)
+def test_every_python_example_runs_against_the_scripted_provider(page: Path, here: Path) -> None:
+    """The blocks of a page are one program. The scripted provider stands where the SDKs' providers would."""
+    code = "\n\n".join(b.text for b in blocks(page) if b.language == "python")
+    with Provider() as provider:
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "BURSAR_HOME": str(here),
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])),
+                "OPENAI_BASE_URL": provider.url + "/v1",
+                "OPENAI_API_KEY": "scripted",
+                "ANTHROPIC_BASE_URL": provider.url,
+                "ANTHROPIC_API_KEY": "scripted",
+                "GOOGLE_GEMINI_BASE_URL": provider.url,
+                "GEMINI_API_KEY": "scripted",
+                "SCRIPTED_PROVIDER_URL": provider.url,
+            },
+            cwd=here / "work",
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+    assert ran.returncode == 0, f"{name(page)}:\n{ran.stdout}\n{ran.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{name(page)}: {target}"
+
+
+def first_cells(page: str) -> dict[str, str]:
+    """Each name in backticks in the first cell of a table's row, and the rest of that row."""
+    found: dict[str, str] = {}
+    for line in (REFERENCE / page).read_text("utf-8").splitlines():
+        if line.startswith("| `"):
+            first, _, rest = line[2:].partition(" |")
+            for each in re.findall(r"`([^`]+)`", first):
+                found[each] = rest
+    return found
+
+
+def struct_of(kind: object) -> type[msgspec.Struct] | None:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    return next((s for s in map(struct_of, get_args(kind)) if s is not None), None)
+
+
+def policy_keys() -> set[str]:
+    keys: set[str] = set()
+    for field in msgspec.structs.fields(Policy):
+        inner = struct_of(field.type)
+        if inner is None:
+            keys.add(field.encode_name)
+        else:
+            keys |= {f"{field.encode_name}.{sub.encode_name}" for sub in msgspec.structs.fields(inner)}
+    return keys
+
+
+def test_every_policy_setting_has_its_line_and_every_line_its_setting() -> None:
+    assert policy_keys() == set(first_cells("policy.md")) - {"providers.NAME"}
+
+
+def test_every_ledger_column_has_its_line_and_every_line_its_column() -> None:
+    assert set(first_cells("ledger-columns.md")) == set(map(shown, COLUMNS))
+
+
+def test_every_refusal_has_its_line_with_its_status() -> None:
+    lines = first_cells("refusals.md")
+    assert {code: int(re.findall(r"\d{3}", rest)[0]) for code, rest in lines.items()} == CODES
+
+
+def test_every_label_and_operation_has_its_line() -> None:
+    lines = first_cells("headers-and-labels.md")
+    assert set(CHARGEABLE) <= set(lines)
+    assert all(f"`{operation}`" in lines["operation"] for operation in OPERATIONS)
+
+
+def test_every_header_of_ours_has_its_line_and_every_line_its_header() -> None:
+    known = {f"x-bursar-{label}" for label in CHARGEABLE}
+    for path in SRC.rglob("*.py"):
+        known |= set(re.findall(r"x-bursar-[a-z]+(?:-[a-z]+)*", path.read_text("utf-8")))
+    lines = {header for header in first_cells("headers-and-labels.md") if header.startswith("x-bursar-")}
+    assert lines == known
+
+
+def test_every_metric_has_its_line_and_every_line_its_metric(tmp_path: Path) -> None:
+    text = (SRC / "surfaces" / "metrics.py").read_text("utf-8")
+    known = {f"{metric}_total" for metric in re.findall(r'CounterMetricFamily\(\s*"(bursar_[a-z_]+)"', text)}
+    known |= set(re.findall(r'GaugeMetricFamily\(\s*"(bursar_[a-z_]+)"', text))
+    with Ledger.open(tmp_path / "ledger", clock_us=lambda: ledger_rows.END) as ledger:
+        known |= {f"bursar_ledger_{stat}" for stat in ledger.stats()}
+    assert set(first_cells("metrics.md")) == known
+
+
+def tree(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
+            assert found is not None
+            yield from tree(found, f"{path} {each}")
+    if not isinstance(command, click.Group) or command.invoke_without_command or path == "bursar":
+        yield path, command
+
+
+def test_every_command_and_option_has_its_line_and_every_line_its_command() -> None:
+    lines = first_cells("cli.md")
+    there = dict(tree(main, "bursar"))
+    assert {line for line in lines if line.startswith("bursar")} == set(there)
+    for path, command in there.items():
+        options = {o for p in command.params if isinstance(p, click.Option) for o in p.opts if o.startswith("--")} - COMMON
+        told = set(re.findall(r"`(--[a-z-]+)`", lines[path].split("|")[0]))
+        assert told == options, path
+
+
+def test_every_command_takes_the_common_options() -> None:
+    for path, command in tree(main, "bursar"):
+        if path != "bursar":
+            options = {o for p in command.params for o in p.opts}
+            assert options >= COMMON - {"--help"}, path
