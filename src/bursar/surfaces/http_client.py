@@ -32,7 +32,7 @@ class Origin:
     def parse(url: str) -> tuple[Origin, str]:
         """`https://host[:port]/base` to the origin and the base path without its last slash."""
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s/\\]", parts.hostname):
             raise ValueError(f"not an http(s) address: {url!r}")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             raise ValueError("an address holds no credentials, query or fragment")

@@ -23,7 +23,7 @@ HOP_BY_HOP = frozenset(
 # Whoever composes a message sets these itself; the same name from a caller is dropped. Lower case is the rule for
 # `Headers`; the other usual spellings are here because a slip would break the framing.
 FRAMING = frozenset(
-    spelling for name in (*HOP_BY_HOP, b"content-length") for spelling in (name, name.title(), name.upper())
+    spelling for name in (*HOP_BY_HOP, b"content-length", b"host", b"expect") for spelling in (name, name.title(), name.upper())
 )
 
 

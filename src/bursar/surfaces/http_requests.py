@@ -185,7 +185,7 @@ class RequestReader(asyncio.Protocol):
         except HttpParserError as error:
             if self.queue and not self.queue[-1].keep_alive:
                 return  # what follows the last request of a connection is nobody's business
-            raise _bad("bad_request", f"not a well-formed HTTP/1.1 request: {error}") from None
+            raise _bad("bad_request", f"not a well-formed request: {error}") from None
         if self.in_body:
             if self._chunked:
                 overhead = self._raw - self._head_size - self._size - self._chunks * CHUNK_LINE
@@ -255,7 +255,7 @@ class RequestReader(asyncio.Protocol):
             elif version == "1.0":
                 self._minor = 0
             else:
-                raise Refused(505, "http_version", f"HTTP/{version} is not spoken here; use HTTP/1.1")
+                raise Refused(505, "http_version", f"HTTP {version} is not spoken here, use 1.1")
         method = METHODS.get(parser.get_method())
         if method is None:
             raise Refused(501, "method_not_supported", "this method is not served here")
