@@ -53,6 +53,7 @@ class Asked(NamedTuple):
     batch: bool = False
     json_demanded: bool = False  # response_format / schema: the reply must parse
     cache_1h: bool = False  # the request asks the provider for one-hour cache writes
+    members: tuple[str, ...] | None = None  # which of the members that edits touch the body has; None: nobody looked
 
 
 class Malformed(NamedTuple):

@@ -15,7 +15,7 @@ from ..domain.verdict import Refusal
 from . import anthropic_usage, edges, error, generated, splice, usage
 from . import body as gate
 from .dialect import EVENTS, JSON, encode, event, refusal_headers, refusal_message
-from .openai_chat import broken, is_json, text_of, texts, value
+from .openai_chat import broken, is_json, text_of, texts
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -23,31 +23,45 @@ from .stream import KEEP, PASS, Relay
 
 class _Model(gate.Text):
     __slots__ = ()
+    member = "model"
 
 
 class _Stream(gate.Flag):
     __slots__ = ()
+    member = "stream"
 
 
 class _MaxTokens(gate.Count):
     __slots__ = ()
+    member = "max_tokens"
 
 
 class _Tier(gate.Text):
     __slots__ = ()
+    member = "service_tier"
 
 
 class _Speed(gate.Text):
     __slots__ = ()
+    member = "speed"
 
 
 class _Source(msgspec.Struct):
     type: Any = ""
 
 
+class _Cache(msgspec.Struct):
+    ttl: Any = ""
+
+
 class _Part(msgspec.Struct):
     type: str = ""
     source: _Source | str | None = None
+    cache_control: _Cache | None = None
+    id: Any = ""
+    name: Any = ""
+    tool_use_id: Any = ""
+    is_error: Any = None
 
 
 class _Message(msgspec.Struct):
@@ -57,16 +71,19 @@ class _Message(msgspec.Struct):
 
 class _Tool(msgspec.Struct):
     type: str | None = None
+    cache_control: _Cache | None = None
 
 
 class _Body(msgspec.Struct):
-    model: _Model | UnsetType = UNSET
-    stream: _Stream | UnsetType = UNSET
-    max_tokens: _MaxTokens | UnsetType = UNSET
-    service_tier: _Tier | UnsetType = UNSET
-    speed: _Speed | UnsetType = UNSET
+    model: _Model = _Model(None)
+    stream: _Stream = _Stream(None)
+    max_tokens: _MaxTokens = _MaxTokens(None)
+    service_tier: _Tier = _Tier(None)
+    speed: _Speed = _Speed(None)
+    system: str | list[_Part] | None = None
     messages: list[_Message] | None = None
     tools: list[_Tool] | None = None
+    cache_control: _Cache | None = None
     metadata: dict[str, Any] | None = None
     mcp_servers: list[Raw] | None = None
     output_format: Raw = Raw(b"")
@@ -99,23 +116,36 @@ class _Messages:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
+        found, members = found
         human = depth = 0
-        remote = ""
+        remote = failed = ""
+        hour = _hour(found.cache_control) or any(_hour(tool.cache_control) for tool in found.tools or ())
+        hour = hour or (isinstance(found.system, list) and any(_hour(part.cache_control) for part in found.system))
+        uses: dict[Any, Any] = {}  # id -> name of the calls in the newest message of the assistant
         for message in found.messages or ():
             parts = message.content
+            failed = ""
             if isinstance(parts, list):
                 results = 0
+                if message.role == "assistant":
+                    uses = {}
                 for part in parts:
                     if part.type == "tool_result":
                         results += 1
+                        if part.is_error is True and not failed:
+                            failed = text_of(uses.get(part.tool_use_id))[:64] or "unknown"
+                    elif part.type == "tool_use":
+                        uses[text_of(part.id)] = part.name
                     elif (part.type == "image" or part.type == "document") and not remote:
                         remote = _remote(part)
+                    if part.cache_control is not None and _hour(part.cache_control):
+                        hour = True
                 if message.role == "user":
-                    if results == len(parts) and results:
+                    if results:  # Claude Code appends reminders as text to tool results: it is still the tools' turn
                         depth += results
-                    else:  # Claude Code appends reminders as text to tool results: results still came from tools
-                        human += 0 if results else 1
-                        depth = depth + results if results else 0
+                    else:
+                        human += 1
+                        depth = 0
             elif message.role == "user":
                 human += 1
                 depth = 0
@@ -124,21 +154,23 @@ class _Messages:
         pairs = texts(found.metadata)
         conversation, user = _session(pairs)
         return Asked(
-            model=value(found.model) or "", stream=value(found.stream) is True, output_cap=value(found.max_tokens),
+            model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_tokens.value,
             usage_asked=True, unbounded_input=remote,
-            service_tier="fast" if value(found.speed) == "fast" else value(found.service_tier) or "",
+            service_tier="fast" if found.speed.value == "fast" else found.service_tier.value or "",
             conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()), human_turns=human,
-            tool_depth=depth, tools=len(found.tools or ()), failed_tool=_failed_tool(body) if b'"is_error"' in body else "", cache_1h=b'"1h"' in body and b'"ttl"' in body,
+            tool_depth=depth, tools=len(found.tools or ()), failed_tool=failed,
+            cache_1h=hour,
             json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),
+            members=members,
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
         for edit in edits:
             match edit:
                 case UseModel(model):
-                    body = splice.put(body, b"model", encode(model))
+                    body = splice.put(body, "model", encode(model), asked.members)
                 case CapOutput(tokens):
-                    body = splice.put(body, b"max_tokens", b"%d" % tokens)
+                    body = splice.put(body, "max_tokens", b"%d" % tokens, asked.members)
                 case AskUsage():
                     pass  # Anthropic always says
         return path, body
@@ -205,30 +237,8 @@ _TYPES = {
 }  # fmt: skip
 
 
-class _History(msgspec.Struct):
-    messages: list[msgspec.Raw] = []
-
-
-def _failed_tool(body: bytes) -> str:
-    """The tool whose result in the newest message is flagged as an error, by the call it answers. Only the messages at the
-    end are looked into: an old error in the history is not why this call is made."""
-    messages = msgspec.json.decode(body, type=_History).messages
-    failed = ""
-    for block in _blocks(messages[-1]) if messages else ():
-        if block.get("type") == "tool_result" and block.get("is_error") is True:
-            failed = str(block.get("tool_use_id"))
-            break
-    for raw in reversed(messages[-6:-1]) if failed else ():
-        for block in _blocks(raw):
-            if block.get("type") == "tool_use" and block.get("id") == failed:
-                return str(block.get("name"))[:64]
-    return "unknown" if failed else ""
-
-
-def _blocks(raw: msgspec.Raw) -> list[dict[str, Any]]:
-    message: Any = msgspec.json.decode(raw)
-    content: Any = message.get("content") if isinstance(message, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []  # pyright: ignore[reportUnknownVariableType]
+def _hour(control: _Cache | None) -> bool:
+    return control is not None and control.ttl == "1h"
 
 
 def _remote(part: _Part) -> str:

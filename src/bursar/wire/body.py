@@ -16,7 +16,8 @@ class Field:
     gate, so a body that names one twice is refused: we and the provider might each believe another one."""
 
     __slots__ = ("value",)
-    accepts: type | tuple[type, ...] = object
+    member = ""  # its name in the body
+    accepts: type = object
     expected = ""
 
     def __init__(self, value: Any) -> None:
@@ -43,14 +44,14 @@ class Object(Field):
     accepts, expected = dict, "an object"
 
 
-def read(body: bytes, shape: type[T]) -> T | Malformed:
-    """The body as `shape`, or where and why it is not."""
-    seen: list[type[Field]] = []
+def read(body: bytes, shape: type[T]) -> tuple[T, tuple[str, ...]] | Malformed:
+    """The body as `shape` with the names of its fields in order of appearance; or where and why it is not."""
+    seen: list[str] = []
 
     def gate(kind: type[Field], value: Any) -> Field:
-        if kind in seen:
+        if kind.member in seen:
             raise ValueError("named twice")
-        seen.append(kind)
+        seen.append(kind.member)
         if value is not None and (
             not isinstance(value, kind.accepts) or (kind.accepts is int and (value is True or value is False or value < 0))
         ):
@@ -60,7 +61,7 @@ def read(body: bytes, shape: type[T]) -> T | Malformed:
     try:
         if not body.isascii():
             body.decode()  # msgspec does not look at the bytes of what it skips
-        return msgspec.json.decode(body, type=shape, dec_hook=gate)
+        return msgspec.json.decode(body, type=shape, dec_hook=gate), tuple(seen)
     except UnicodeDecodeError as bad:
         return Malformed(f"the body is not UTF-8: byte {bad.start}")
     except RecursionError:

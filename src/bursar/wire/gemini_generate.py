@@ -16,7 +16,7 @@ from . import body as gate
 from . import edges, error, gemini_usage, generated, splice, usage
 from .dialect import EVENTS, JSON, Reader, encode, event, refusal_headers, refusal_message
 from .gemini_array import ArrayRelay
-from .openai_chat import broken, session, text_of, texts, value
+from .openai_chat import broken, session, text_of, texts
 from .stream import HOLD, PASS, Relay
 
 _MODEL = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):")
@@ -26,10 +26,12 @@ _MODEL = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):")
 
 class _Config(gate.Object):
     __slots__ = ()
+    member = "generationConfig"
 
 
 class _SnakeConfig(gate.Object):
     __slots__ = ()
+    member = "generation_config"
 
 
 class _Part(msgspec.Struct):
@@ -49,8 +51,8 @@ class _Content(msgspec.Struct):
 class _Body(msgspec.Struct):
     """The protocol's JSON takes every name in camel and in snake case."""
 
-    generationConfig: _Config | UnsetType = UNSET
-    generation_config: _SnakeConfig | UnsetType = UNSET
+    generationConfig: _Config = _Config(None)
+    generation_config: _SnakeConfig = _SnakeConfig(None)
     contents: list[_Content] | _Content | None = None
     tools: list[dict[str, Raw]] | dict[str, Raw] | None = None  # one may stand without its list
     cachedContent: str | None = None
@@ -95,7 +97,8 @@ class _Generate:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
-        camel, snake = value(found.generationConfig), value(found.generation_config)
+        found, _ = found  # the edits look for themselves: both spellings are allowed, one level down
+        camel, snake = found.generationConfig.value, found.generation_config.value
         if camel is not None and snake is not None:
             return Malformed("the body names generationConfig twice, in camel and in snake case")
         config = cast("dict[str, Any]", camel or snake or {})
@@ -220,12 +223,12 @@ def _declared(tools: list[dict[str, Raw]]) -> int:
 
 
 def _cap(body: bytes, tokens: bytes) -> bytes:
-    outer = b"generation_config" if splice.find(body, b"generation_config") else b"generationConfig"
-    member = splice.find(body, outer)
-    inner = b"maxOutputTokens"
-    if member and body[member.value : member.value + 1] == b"{" and splice.find(body, b"max_output_tokens", member.value):
-        inner = b"max_output_tokens"
-    return splice.put_inside(body, outer, inner, tokens)
+    for outer in ("generation_config", "generationConfig"):
+        member = splice.find(body, outer)
+        if member is not None and body[member.value : member.value + 1] == b"{":
+            named = splice.find(body[member.value : member.end], "max_output_tokens")
+            return splice.put_inside(body, outer, "max_output_tokens" if named else "maxOutputTokens", tokens)
+    return splice.put(body, "generationConfig", b'{"maxOutputTokens":' + tokens + b"}")
 
 
 def _candidate(parts: list[dict[str, str]], finish: str) -> dict[str, Any]:

@@ -22,30 +22,37 @@ from .stream import HIDE, KEEP, PASS, Relay
 
 class _Model(gate.Text):
     __slots__ = ()
+    member = "model"
 
 
 class _Stream(gate.Flag):
     __slots__ = ()
+    member = "stream"
 
 
 class _MaxTokens(gate.Count):
     __slots__ = ()
+    member = "max_tokens"
 
 
 class _MaxCompletion(gate.Count):
     __slots__ = ()
+    member = "max_completion_tokens"
 
 
 class _N(gate.Count):
     __slots__ = ()
+    member = "n"
 
 
 class _StreamOptions(gate.Object):
     __slots__ = ()
+    member = "stream_options"
 
 
 class _Tier(gate.Text):
     __slots__ = ()
+    member = "service_tier"
 
 
 class _Message(msgspec.Struct):
@@ -62,13 +69,13 @@ class _Format(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    model: _Model | UnsetType = UNSET
-    stream: _Stream | UnsetType = UNSET
-    max_tokens: _MaxTokens | UnsetType = UNSET
-    max_completion_tokens: _MaxCompletion | UnsetType = UNSET
-    n: _N | UnsetType = UNSET
-    stream_options: _StreamOptions | UnsetType = UNSET
-    service_tier: _Tier | UnsetType = UNSET
+    model: _Model = _Model(None)
+    stream: _Stream = _Stream(None)
+    max_tokens: _MaxTokens = _MaxTokens(None)
+    max_completion_tokens: _MaxCompletion = _MaxCompletion(None)
+    n: _N = _N(None)
+    stream_options: _StreamOptions = _StreamOptions(None)
+    service_tier: _Tier = _Tier(None)
     messages: list[_Message] | None = None
     tools: list[_Tool] | None = None
     functions: list[Raw] | None = None
@@ -85,6 +92,7 @@ _OWN_TOOLS = frozenset(("function", "custom"))
 _RESULTS = frozenset(("tool", "function"))
 # Names that want max_completion_tokens (OpenAI refuses max_tokens for its reasoning models); vendors that copy the API
 # know max_tokens only.
+_CAPS = ("max_completion_tokens", "max_tokens")
 _OPENAI_NAMES = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|o\d|chatgpt)")
 
 
@@ -134,6 +142,7 @@ class _Chat:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
+        found, members = found
         human = depth = 0
         remote = ""
         for message in found.messages or ():
@@ -145,13 +154,13 @@ class _Chat:
             if not remote:
                 content = memoryview(message.content)
                 if len(content) and content[0] == 0x5B:
-                    remote = _parts(bytes(message.content))
-        caps = [cap for cap in (value(found.max_tokens), value(found.max_completion_tokens)) if cap is not None]
-        model: str = value(found.model) or ""
+                    remote = remote_parts(bytes(content), _REMOTE)
+        caps = [cap for cap in (found.max_tokens.value, found.max_completion_tokens.value) if cap is not None]
+        model: str = found.model.value or ""
         if not model:
             deployment = DEPLOYMENT.search(path)
             model = deployment[1] if deployment else ""
-        options = cast("dict[str, Any]", value(found.stream_options) or {})
+        options = cast("dict[str, Any]", found.stream_options.value or {})
         pairs = texts(found.metadata)
         if (
             found.web_search_options is not UNSET
@@ -160,12 +169,13 @@ class _Chat:
         ):
             remote = remote or "tools that the provider runs"
         return Asked(
-            model=model, stream=value(found.stream) is True, output_cap=max(caps) if caps else None,
-            choices=max(value(found.n) or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=remote,
-            service_tier=value(found.service_tier) or "", conversation=session(pairs),
+            model=model, stream=found.stream.value is True, output_cap=max(caps) if caps else None,
+            choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=remote,
+            service_tier=found.service_tier.value or "", conversation=session(pairs),
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
             human_turns=human, tool_depth=depth, tools=len(found.tools or ()) + len(found.functions or ()),
             json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
+            members=members,
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
@@ -173,13 +183,13 @@ class _Chat:
             match edit:
                 case UseModel(model):
                     path = DEPLOYMENT.sub(lambda _, to=model: f"/deployments/{to}/", path, count=1)
-                    body = splice.put(body, b"model", encode(model))
+                    body = splice.put(body, "model", encode(model), asked.members)
                 case CapOutput(tokens):
-                    named = [key for key in (b"max_completion_tokens", b"max_tokens") if splice.find(body, key)]
-                    for key in named or [b"max_completion_tokens" if _OPENAI_NAMES.match(asked.model) else b"max_tokens"]:
-                        body = splice.put(body, key, b"%d" % tokens)
+                    named = [key for key in _CAPS if (splice.find(body, key) if asked.members is None else key in asked.members)]
+                    for key in named or _CAPS[:1] if _OPENAI_NAMES.match(asked.model) else named or _CAPS[1:]:
+                        body = splice.put(body, key, b"%d" % tokens, named)
                 case AskUsage():
-                    body = splice.put_inside(body, b"stream_options", b"include_usage", b"true")
+                    body = splice.put_inside(body, "stream_options", "include_usage", b"true", asked.members)
         return path, body
 
     def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:
@@ -212,10 +222,6 @@ class _Chat:
         if asked.usage_asked:
             out += event({**chunk, "choices": [], "usage": spent})
         return [EVENTS], out + b"data: [DONE]\n\n"
-
-
-def _parts(content: bytes) -> str:
-    return remote_parts(content, _REMOTE)
 
 
 def _choice(delta: dict[str, str], finish: str | None) -> dict[str, Any]:
@@ -253,12 +259,15 @@ class _ToolCall(msgspec.Struct):
 
 class _Said(msgspec.Struct):
     content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
     tool_calls: list[_ToolCall] | None = None
 
 
 class _Choice(msgspec.Struct):
     finish_reason: Any = None
     message: _Said | None = None
+    text: Any = None  # legacy completions
 
 
 class _Answer(msgspec.Struct):
@@ -331,9 +340,25 @@ def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Rea
     return Reading(
         usage=known, model_served=text_of(answer.model), service_tier=text_of(answer.service_tier) or tier,
         response_id=text_of(answer.id), finish=finish, error=code, error_message=message,
-        output_bytes=0 if embedding else _generated(body),
+        output_bytes=_said_bytes(choices),
         malformed="" if status >= 400 or code else _malformed(choices, json_demanded), provider_cost_pico=cost,
     )  # fmt: skip
+
+
+def _said_bytes(choices: list[_Choice]) -> int:
+    """The bytes of text, reasoning and arguments that a whole answer holds."""
+    total = 0
+    for choice in choices:
+        said: list[Any] = [choice.text]
+        if choice.message is not None:
+            said += (choice.message.content, choice.message.reasoning_content, choice.message.reasoning)
+            said += (call.function.arguments for call in choice.message.tool_calls or () if call.function)
+        for text in said:
+            if isinstance(text, str):
+                total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            elif text is not None:
+                total += generated.size(GENERATED, encode(text))
+    return total
 
 
 def _malformed(choices: list[_Choice], json_demanded: bool) -> str:

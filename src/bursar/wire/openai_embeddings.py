@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
 from ..domain.verdict import Refusal
 from . import body as gate
 from . import splice
 from .dialect import JSON, Reader, encode
-from .openai_chat import DEPLOYMENT, edge_reading, openai_chat, refuse, value, whole
+from .openai_chat import DEPLOYMENT, edge_reading, openai_chat, refuse, whole
 
 
 class _Model(gate.Text):
     __slots__ = ()
+    member = "model"
 
 
 class _Body(msgspec.Struct):
-    model: _Model | UnsetType = UNSET
+    model: _Model = _Model(None)
     user: str | None = None
 
 
@@ -31,18 +31,19 @@ class _Embeddings:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
-        model: str = value(found.model) or ""
+        found, members = found
+        model: str = found.model.value or ""
         if not model:
             deployment = DEPLOYMENT.search(path)
             model = deployment[1] if deployment else ""
-        return Asked(model=model, user=found.user or "", embedding=True)
+        return Asked(model=model, user=found.user or "", embedding=True, members=members)
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
         for edit in edits:
             match edit:
                 case UseModel(model):
                     path = DEPLOYMENT.sub(lambda _, to=model: f"/deployments/{to}/", path, count=1)
-                    body = splice.put(body, b"model", encode(model))
+                    body = splice.put(body, "model", encode(model), asked.members)
                 case CapOutput() | AskUsage():
                     pass  # an embedding has neither output tokens nor a stream
         return path, body

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
 from ..domain.usage import Known, Tokens, Unknown, Usage
@@ -15,7 +15,7 @@ from ..domain.verdict import Refusal
 from . import body as gate
 from . import edges, error, generated, openai_usage, splice, usage
 from .dialect import EVENTS, JSON, encode, event
-from .openai_chat import broken, is_json, refuse, remote_parts, session, text_of, texts, value
+from .openai_chat import broken, is_json, refuse, remote_parts, session, text_of, texts
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -23,26 +23,32 @@ from .stream import KEEP, PASS, Relay
 
 class _Model(gate.Text):
     __slots__ = ()
+    member = "model"
 
 
 class _Stream(gate.Flag):
     __slots__ = ()
+    member = "stream"
 
 
 class _MaxOutput(gate.Count):
     __slots__ = ()
+    member = "max_output_tokens"
 
 
 class _Tier(gate.Text):
     __slots__ = ()
+    member = "service_tier"
 
 
 class _Previous(gate.Text):
     __slots__ = ()
+    member = "previous_response_id"
 
 
 class _Conversation(gate.Field):
     __slots__ = ()
+    member = "conversation"
 
 
 class _Item(msgspec.Struct):
@@ -57,12 +63,12 @@ class _Tool(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    model: _Model | UnsetType = UNSET
-    stream: _Stream | UnsetType = UNSET
-    max_output_tokens: _MaxOutput | UnsetType = UNSET
-    service_tier: _Tier | UnsetType = UNSET
-    previous_response_id: _Previous | UnsetType = UNSET
-    conversation: _Conversation | UnsetType = UNSET
+    model: _Model = _Model(None)
+    stream: _Stream = _Stream(None)
+    max_output_tokens: _MaxOutput = _MaxOutput(None)
+    service_tier: _Tier = _Tier(None)
+    previous_response_id: _Previous = _Previous(None)
+    conversation: _Conversation = _Conversation(None)
     input: str | list[_Item] | None = None
     tools: list[_Tool] | None = None
     user: str | None = None
@@ -82,7 +88,10 @@ _REMOTE = (
 
 def _remote(content: Raw) -> str:
     view = memoryview(content)
-    return remote_parts(bytes(view), _REMOTE) if len(view) and view[0] == 0x5B else ""
+    if not len(view) or view[0] != 0x5B:
+        return ""
+    data = bytes(view)
+    return remote_parts(data, _REMOTE) if b'"input_image"' in data or b'"input_file"' in data else ""
 
 
 class _Responses:
@@ -92,6 +101,7 @@ class _Responses:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
+        found, members = found
         human = depth = count = 0
         why = ""
         if isinstance(found.input, str):
@@ -109,8 +119,8 @@ class _Responses:
                     why = why or _remote(item.output)
                 elif item.type == "item_reference":
                     why = why or "an item by reference"
-        previous: str = value(found.previous_response_id) or ""
-        conversation = value(found.conversation)
+        previous: str = found.previous_response_id.value or ""
+        conversation = found.conversation.value
         if isinstance(conversation, dict):
             conversation = conversation.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         conversation = text_of(conversation)
@@ -124,21 +134,22 @@ class _Responses:
             why = why or "tools that the provider runs"
         pairs = texts(found.metadata)
         return Asked(
-            model=value(found.model) or "", stream=value(found.stream) is True, output_cap=value(found.max_output_tokens),
-            usage_asked=True, unbounded_input=why, service_tier=value(found.service_tier) or "",
+            model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_output_tokens.value,
+            usage_asked=True, unbounded_input=why, service_tier=found.service_tier.value or "",
             conversation=conversation or session(pairs), previous=previous,
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=count, human_turns=human,
             tool_depth=depth, tools=len(found.tools or ()),
             json_demanded=b'"json_schema"' in bytes(found.text) or b'"json_object"' in bytes(found.text),
+            members=members,
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
         for edit in edits:
             match edit:
                 case UseModel(model):
-                    body = splice.put(body, b"model", encode(model))
+                    body = splice.put(body, "model", encode(model), asked.members)
                 case CapOutput(tokens):
-                    body = splice.put(body, b"max_output_tokens", b"%d" % tokens)
+                    body = splice.put(body, "max_output_tokens", b"%d" % tokens, asked.members)
                 case AskUsage():
                     pass  # the terminal event always says
         return path, body

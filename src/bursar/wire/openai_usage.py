@@ -8,9 +8,18 @@ from .usage import Object, Unreadable, count, dollars, part
 # xAI states the price in ticks of 1e-10 dollars; recorded answers of grok-4.3 price to the tick that way.
 PICO_PER_TICK = 100
 
-_XAI_CALLS = (
-    ("web_search_calls", "web_search"), ("x_search_calls", "x_search"), ("file_search_calls", "file_search"),
-    ("document_search_calls", "document_search"), ("code_interpreter_calls", "code_session"),
+_UNITS = (
+    ("server_tool_use_details", "web_search_requests", "web_search"),  # OpenRouter
+    ("server_tool_use", "web_search_requests", "web_search"),
+    ("server_side_tool_usage_details", "web_search_calls", "web_search"),  # xAI, these and the next
+    ("server_side_tool_usage_details", "x_search_calls", "x_search"),
+    ("server_side_tool_usage_details", "file_search_calls", "file_search"),
+    ("server_side_tool_usage_details", "document_search_calls", "document_search"),
+    ("server_side_tool_usage_details", "code_interpreter_calls", "code_session"),
+)
+_FLAT_UNITS = (
+    ("num_search_queries", "search_query"), ("citation_tokens", "citation_token"),  # Perplexity
+    ("num_sources_used", "search_source"),  # xAI's live search
 )  # fmt: skip
 
 
@@ -121,37 +130,25 @@ def tier(usage: Object) -> str:
 
 def _first(usage: Object, *names: str) -> int | None:
     for name in names:
-        value = count(usage, name)
-        if value is not None:
+        if name in usage and (value := count(usage, name)) is not None:
             return value
     return None
 
 
 def _part(usage: Object, *names: str) -> Object:
     for name in names:
-        found = part(usage, name)
-        if found:
+        if name in usage and (found := part(usage, name)):
             return found
     return {}
 
 
 def _other(usage: Object, tools: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Billed units that are not tokens, from the usage object and (`tools`) from the answer; told twice they count once."""
     found = dict(tools)
-    searches = count(part(usage, "server_tool_use_details"), "web_search_requests") or count(
-        part(usage, "server_tool_use"), "web_search_requests"
-    )
-    for name, unit in _XAI_CALLS:
-        calls = count(part(usage, "server_side_tool_usage_details"), name)
-        if calls:
-            found[unit] = max(calls, found.get(unit, 0))
-    if searches:
-        found["web_search"] = max(searches, found.get("web_search", 0))
-    for name, unit in (
-        ("num_search_queries", "search_query"),
-        ("citation_tokens", "citation_token"),
-        ("num_sources_used", "search_source"),
-    ):
-        n = count(usage, name)
-        if n:
+    for outer, name, unit in _UNITS:
+        if outer in usage and (n := count(part(usage, outer), name)):
+            found[unit] = max(n, found.get(unit, 0))
+    for name, unit in _FLAT_UNITS:
+        if name in usage and (n := count(usage, name)):
             found[unit] = n
-    return tuple(sorted(found.items()))
+    return tuple(sorted(found.items())) if found else ()

@@ -43,7 +43,7 @@ class _Passthrough:
         for edit in edits:
             match edit:
                 case UseModel(model):
-                    body = splice.put(body, b"model", encode(model))
+                    body = splice.put(body, "model", encode(model), asked.members)
                 case CapOutput() | AskUsage():
                     pass  # what this path calls its cap, nobody told us
         return path, body

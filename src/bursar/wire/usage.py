@@ -60,8 +60,8 @@ def parts(usage: Object, name: str) -> list[Object]:
 def count(usage: Object, name: str) -> int | None:
     """The count of that name, None when absent or null. Unreadable when it is no whole number from 0 up."""
     value = usage.get(name)
-    if value is None:
-        return None
+    if value is None or (value.__class__ is int and 0 <= value <= COUNT_MAX):
+        return value
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= COUNT_MAX:
