@@ -292,6 +292,13 @@ def test_a_period_is_half_open_and_compared_with_the_one_before(run: Run, book: 
     assert told(run("calls", "--until", iso(exact.ts), "--limit", "1", "--json", "--ledger", book))["rows"][0]["id"] == past[99].id
 
 
+def test_a_filter_narrows_the_period_before_as_well(run: Run, book: Path, past: list[Entry]) -> None:
+    week = 7 * ledger_rows.DAY
+    document = told(run("spend", "--by", "feature", "--since", "7d", "--where", "tenant=globex", "--json", "--ledger", book))
+    before = [e for e in past if e.tenant == "globex" and NOW - 2 * week <= e.ts < NOW - week]
+    assert document["before"]["cost"] == plain(cost(before))
+
+
 def test_a_grain_gives_a_line_per_period_in_the_order_of_time(run: Run, book: Path, past: list[Entry]) -> None:
     document = told(run("spend", "--grain", "day", "--by", "operation", "--json", "--ledger", book))
     days = [row["period"] for row in document["rows"]]
