@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..domain.entry import Entry
 from ..domain.money import amount
@@ -58,6 +58,15 @@ TEXT_IN = ("input", "cache_read", "cache_write")
 MEDIA_IN = ("input_audio", "cache_read_audio", "input_image")
 TEXT_OUT = ("output", "reasoning")
 MEDIA_OUT = ("output_audio", "output_image")
+BELOW_ALL = -(1 << 62)  # a tier start that any count of tokens is above
+# What may be read, by whether (one-hour cache writes, media) are asked for; what may be written, by whether media are.
+ENTERING: dict[tuple[bool, bool], tuple[str, ...]] = {
+    (hour, media): (*TEXT_IN, *(("cache_write_1h",) if hour else ()), *(MEDIA_IN if media else ()))
+    for hour in (False, True)
+    for media in (False, True)
+}
+LEAVING: dict[bool, tuple[str, ...]] = {False: TEXT_OUT, True: (*TEXT_OUT, *MEDIA_OUT)}
+REQUEST = ("request",)
 
 
 def femto_at(rate: Rate, input_total: int) -> int:
@@ -68,8 +77,41 @@ def femto_at(rate: Rate, input_total: int) -> int:
     return rate.base
 
 
+class _Card(NamedTuple):
+    """A price with what is asked of it on every call, worked out once: rates by unit, and the dearest rates of a group of
+    units as (input tokens above which, femto-dollars), rising in both."""
+
+    price: Price
+    rates: dict[str, tuple[Rate, bool] | None]
+    dearest: dict[tuple[str, ...], tuple[tuple[int, int], ...]]
+
+
+CARDS_MAX = 1024  # prices kept ready; a price book hands out the same object for a name again and again
+_cards: dict[int, _Card] = {}  # by identity (the card keeps its price alive): a price holds a dict, so it has no hash
+
+
+def _card(price: Price) -> _Card:
+    card = _cards.get(id(price))
+    if card is None or card.price is not price:
+        if len(_cards) >= CARDS_MAX:
+            _cards.clear()
+        card = _cards[id(price)] = _Card(price, {}, {})
+    return card
+
+
 def rate_of(price: Price, unit: str) -> tuple[Rate, bool] | None:
     """(rate, whether it only stands in) for a unit, or None when this price cannot say."""
+    rates = _card(price).rates
+    if unit in rates:
+        return rates[unit]
+    found = _rate_of(price, unit)
+    # Units that are not tokens are named by providers; only the names we know are worth keeping.
+    if unit in COLUMN or unit == "request":
+        rates[unit] = found
+    return found
+
+
+def _rate_of(price: Price, unit: str) -> tuple[Rate, bool] | None:
     rate = price.rates.get(unit)
     if rate is not None:
         return rate, False
@@ -97,9 +139,10 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     if price is None:
         return Priced("unpriced", None, (), "")
     units = used(tokens)
-    if "request" in price.rates and not any(unit == "request" for unit, _ in units):
+    if "request" in price.rates and not any([unit == "request" for unit, _ in units]):
         units.append(("request", 1))
     input_total = tokens.input_total
+    known = _card(price).rates
     legs: list[Leg] = []
     missing: list[str] = []
     total = 0
@@ -107,7 +150,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     for unit, count in units:
         if count < 0:
             raise ValueError(f"a bill for {count} {unit}: counts are never negative")
-        found = rate_of(price, unit)
+        found = known.get(unit) or rate_of(price, unit)
         if found is None:
             missing.append(unit)
             left_out = True
@@ -115,7 +158,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
         rate, stands_in = found
         if stands_in and not price.free:
             missing.append(unit)
-        femto = femto_at(rate, input_total)
+        femto = femto_at(rate, input_total) if rate.tiers else rate.base
         pico = amount(count, femto)
         total += pico
         legs.append(Leg(unit, count, femto, pico))
@@ -133,34 +176,45 @@ def worst(price: Price, input_tokens: int, output_cap: int, choices: int = 1, *,
     mix of units that the price can rate. Rises with each argument. `cache_1h=False` and `media=False` say that the
     request asks for no one-hour cache writes, and for no audio or images either way: the bound is then for the rest.
     Tool fees (searches, sessions) are not tokens and not in it."""
-    entering = [*TEXT_IN, *(("cache_write_1h",) if cache_1h else ()), *(MEDIA_IN if media else ())]
-    leaving = [*TEXT_OUT, *(MEDIA_OUT if media else ())]
-    written = max(output_cap, 0) * max(choices, 1)
-    total = amount(input_tokens, _dearest(price, entering, input_tokens)) if input_tokens > 0 else 0
-    total += amount(written, _dearest(price, leaving, input_tokens))
+    card = _card(price)
+    total = amount(input_tokens, _dearest(card, ENTERING[cache_1h, media], input_tokens)) if input_tokens > 0 else 0
+    total += amount(max(output_cap, 0) * max(choices, 1), _dearest(card, LEAVING[media], input_tokens))
     if "request" in price.rates:
-        total += amount(1, _dearest(price, ["request"], input_tokens))
+        total += amount(1, _dearest(card, REQUEST, input_tokens))
     return total
 
 
-def _dearest(price: Price, units: Sequence[str], input_total: int) -> int:
+def _dearest(card: _Card, units: tuple[str, ...], input_total: int) -> int:
+    steps = card.dearest.get(units)
+    if steps is None:
+        steps = card.dearest[units] = _steps([found[0] for unit in units if (found := rate_of(card.price, unit)) is not None])
     most = 0
-    for unit in units:
-        found = rate_of(price, unit)
-        if found is not None:
-            most = max(most, found[0].base, *[femto for above, femto in found[0].tiers if input_total > above])
-    # Up to a whole pico-dollar: a bill of many legs rounds each of them, and may not add up to more than this.
-    return -(-most // 1000) * 1000
+    for above, femto in steps:
+        if input_total <= above:
+            break
+        most = femto
+    return most
+
+
+def _steps(rates: Sequence[Rate]) -> tuple[tuple[int, int], ...]:
+    """The dearest of these rates from each tier's start on; a tier that is cheaper than what stood before it does not count."""
+    steps: list[tuple[int, int]] = []
+    for start in sorted({BELOW_ALL, *[above for rate in rates for above, _ in rate.tiers]}):
+        most = max([0, *[rate.base for rate in rates], *[femto for rate in rates for above, femto in rate.tiers if above <= start]])
+        # Up to a whole pico-dollar: a bill of many legs rounds each of them, and may not add up to more than this.
+        steps.append((start, -(-most // 1000) * 1000))
+    return tuple(steps)
 
 
 def columns(priced: Priced) -> dict[str, Any]:
     """The bill as columns of its row: `cost`, its five parts that sum to it exactly, `legs` as JSON, `price_id` and
     `price_status`. All costs are None where no part of the bill is known."""
-    parts: dict[str, int | None] = dict.fromkeys(("cost", *SPLIT))
-    if priced.pico is not None:
-        sums = split(priced.legs)
-        parts = {"cost": priced.pico, **sums}
-    return {**parts, "legs": legs_json(priced.legs), "price_id": priced.price_id, "price_status": priced.status}
+    if priced.pico is None:
+        parts: dict[str, Any] = dict.fromkeys(("cost", *SPLIT))
+    else:
+        parts = {"cost": priced.pico, **split(priced.legs)}
+    parts["legs"], parts["price_id"], parts["price_status"] = legs_json(priced.legs), priced.price_id, priced.status
+    return parts
 
 
 def split(legs: Sequence[Leg]) -> dict[str, int]:
