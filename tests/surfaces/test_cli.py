@@ -99,6 +99,17 @@ def test_help_lists_what_there_is_and_loads_nothing_heavy() -> None:
     assert all(re.search(rf"^  {name} ", ran.stdout, re.MULTILINE) for name in COMMANDS)
 
 
+def test_the_gateways_process_carries_no_query_engine_and_no_table_printer() -> None:
+    """`bursar serve` stays up for months: what only other commands need must not sit in its memory."""
+    code = (
+        "import sys; import bursar.surfaces.cli_serve, bursar.surfaces.gateway;"
+        "heavy = {'duckdb', 'sqlglot', 'rich', 'genai_prices'} & set(sys.modules);"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=_env(), capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_listed_exists_and_explains_itself(run: Run, name: str) -> None:
     assert f"bursar {name}" in run(name, "--help").stdout

@@ -56,7 +56,7 @@ def signs(env: dict[str, str] | None = None, now: int = NOW, online: bool = Fals
 
 
 @pytest.mark.parametrize(("path", "mounts", "expected"), [
-    ("/home/me", LINUX, ("/", "overlay")), ("/data/ledger", LINUX, ("/data", "ext4")),
+    ("/srv/me", LINUX, ("/", "overlay")), ("/data/ledger", LINUX, ("/data", "ext4")),
     ("/data/shared/x", LINUX, ("/data/shared", "nfs4")), ("/data/sharedness", LINUX, ("/data", "ext4")),
     ("/mnt/with space/x", LINUX, ("/mnt/with space", "xfs")), ("/twice/x", LINUX, ("/twice", "fuse.sshfs")),
     ("/Users/me", MACOS, ("/", "apfs")), ("/Volumes/books/x", MACOS, ("/Volumes/books", "smbfs")),

@@ -6,17 +6,19 @@ import re
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, Inexact
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from ..stores.fault import LedgerFault
 from ..stores.pricebook import BrokenBook
-from ..stores.query import DIMENSIONS, LABEL, Filter
 from ..stores.schema import INT_COLUMNS, Place
 from . import periods, price_sync, settings, wiring
 from .keys import KeyFault
 from .statement import DoesNotFoot
+
+if TYPE_CHECKING:
+    from ..stores.query import Filter  # brings the SQL builder, half a second, which `keys` and `serve` have no use for
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILTERS_MAX = 32
@@ -121,11 +123,15 @@ def common(*used: str) -> Callable[[Command], Command]:
 
 def dimension(name: str) -> str:
     """A column of the ledger by its name, and any other word as a free label's."""
+    from ..stores.query import DIMENSIONS, LABEL
+
     return name if name in DIMENSIONS or name.startswith(LABEL) else f"{LABEL}{name}"
 
 
 def filters(where: Sequence[tuple[str, str]]) -> tuple[Filter, ...]:
     """What --where asks for. A usage error where a column holds numbers and the value is none."""
+    from ..stores.query import DIMENSIONS, Filter
+
     made: list[Filter] = []
     for name, value in where:
         found = dimension(name)
