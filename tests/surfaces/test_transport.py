@@ -14,6 +14,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -600,3 +601,25 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     variables = {**os.environ, "PYTHONPATH": str(Path(bursar.__file__).parent.parent)}
     ran = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60, check=True)
     assert not {"apsw", "duckdb", "httpx", "httpx2", "asyncio", "msgspec", "openai"} & set(ran.stdout.split())
+
+
+def test_spend_gives_rows_that_foot(bench: Bench) -> None:
+    client = bursar.wrap(httpx2.Client(), **bench.wrapping())
+    for tenant, team in (("acme", "blue"), ("acme", "red"), ("globex", "blue")):
+        with bursar.labels(tenant=tenant, team=team):
+            client.post(f"{bench.url('openai')}/chat/completions", json=ASKED)
+    rows = bench.rows(3)
+    (total,) = bursar.spend(**bench.wrapping())
+    by_team = bursar.spend(["team"], since="1h", **bench.wrapping())
+    assert {row["team"]: row["calls"] for row in by_team} == {"blue": 2, "red": 1}
+    assert sum(row["cost"] for row in by_team) == total["cost"] == Decimal(sum(r.cost or 0 for r in rows)).scaleb(-12)
+    assert [r["calls"] for r in bursar.spend("tenant", where={"team": "red"}, **bench.wrapping())] == [1]
+
+
+def test_instrument_takes_calls_to_the_base_urls_in_the_sdks_own_variables(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{bench.provider.url}/v1")
+    with bursar.instrument(ledger=bench.ledger):
+        httpx2.post(f"{bench.provider.url}/v1/chat/completions", json=ASKED)
+    assert len(keeping.books(None, bench.ledger).shop().ledger.rows()) == 1  # type: ignore[union-attr]

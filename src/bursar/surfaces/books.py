@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bursar")
 
+# Variable that SDKs and frameworks read -> provider, and what they expect below its origin.
+BASE_URLS: tuple[tuple[str, str, str], ...] = (
+    ("OPENAI_BASE_URL", "openai", "/v1"),
+    ("OPENAI_API_BASE", "openai", "/v1"),  # LangChain, LiteLLM
+    ("ANTHROPIC_BASE_URL", "anthropic", ""),
+    ("ANTHROPIC_API_URL", "anthropic", ""),  # LangChain
+    ("GOOGLE_GEMINI_BASE_URL", "gemini", ""),
+    ("GROQ_BASE_URL", "groq", ""),
+)
 AGAIN_S = 10.0  # between two attempts to open books that could not be opened
 ORIGINS_MAX = 1024
 LEAVE_S = 5.0  # how long an exiting process waits for the rows of streams that nobody read to their end
@@ -107,10 +116,14 @@ class Books:
     # -- whose URL it is ---------------------------------------------------------------------------------------------
 
     def known(self, origin: str, url: object) -> bool:
-        """Whether a URL is a provider's: a configured address, or a host everybody knows."""
+        """Whether a URL is a provider's: an address in the policy or in the SDKs' own variables, or a host everybody knows."""
         found = self._known.get(origin)
         if found is None or origin in self._by_path:
-            found = bool(wiring.provider_for(self._places, str(url)) or provider_of_host(urlsplit(origin).netloc))
+            found = bool(
+                wiring.provider_for(self._places, str(url))
+                or provider_of_host(urlsplit(origin).netloc)
+                or origin in (_origin(os.environ.get(variable, "")) for variable, _, _ in BASE_URLS)
+            )
             if len(self._known) >= ORIGINS_MAX:
                 self._known = {}
             self._known[origin] = found

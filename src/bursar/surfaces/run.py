@@ -15,17 +15,9 @@ import msgspec
 from ..domain.money import show
 from ..domain.policy import Policy, Provider
 from . import settings, wiring
+from .books import BASE_URLS
 from .gateway import Counters, serve_in_thread
 
-# Variable that SDKs and frameworks read -> provider, and what they expect below its origin.
-BASE_URLS: tuple[tuple[str, str, str], ...] = (
-    ("OPENAI_BASE_URL", "openai", "/v1"),
-    ("OPENAI_API_BASE", "openai", "/v1"),  # LangChain, LiteLLM
-    ("ANTHROPIC_BASE_URL", "anthropic", ""),
-    ("ANTHROPIC_API_URL", "anthropic", ""),  # LangChain
-    ("GOOGLE_GEMINI_BASE_URL", "gemini", ""),
-    ("GROQ_BASE_URL", "groq", ""),
-)
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
 
 
