@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -114,25 +114,25 @@ def session(pairs: tuple[tuple[str, str], ...]) -> str:
     return ""
 
 
-def remote_parts(content: bytes, names: tuple[tuple[bytes, str], ...]) -> str:
-    """Why bytes do not bound this content: it names something the provider fetches. Text cannot fake it (its quotes are
-    escaped); an image sent in place counts as bytes."""
-    for key, why in names:
-        at = content.find(key)
-        while at >= 0:
-            rest = content[at + len(key) : at + len(key) + 64].lstrip(b' \t\r\n:{"url')
-            if not rest.startswith((b"data:", b"null")):
-                return why
-            at = content.find(key, at + len(key))
-    return ""
+def remote(names: dict[str, str]) -> Callable[[bytes], str]:
+    """A look for why bytes do not bound some content: a member of it (name -> why) names what the provider fetches. Text
+    cannot fake one (its quotes are escaped); what is sent in place (`data:`) counts as bytes."""
+    keys = "|".join(names).encode()
+    found = re.compile(rb'"(' + keys + rb')"\s*+:\s*+(?!"data:|null|\{\s*"url"\s*:\s*"data:)')
+
+    def look(content: bytes) -> str:
+        if not any(mark in content for mark in _MARKS):
+            return ""
+        hit = found.search(content)
+        return names[hit[1].decode()] if hit else ""
+
+    return look
 
 
-_REMOTE = (
-    (b'"image_url"', "an image by URL"),
-    (b'"file"', "a file"),
-    (b'"video_url"', "a video by URL"),
-    (b'"document_url"', "a document by URL"),
-)
+_MARKS = (b'_url"', b'"file"', b'"file_', b'"input_file"')  # one of them is in any content that such a search could hit
+_remote = remote({
+    "image_url": "an image by URL", "file": "a file", "video_url": "a video by URL", "document_url": "a document by URL",
+})  # fmt: skip
 
 
 class _Chat:
@@ -144,17 +144,17 @@ class _Chat:
             return found
         found, members = found
         human = depth = 0
-        remote = ""
+        why = ""
         for message in found.messages or ():
             if message.role == "user":
                 human += 1
                 depth = 0
             elif message.role in _RESULTS:
                 depth += 1
-            if not remote:
+            if not why:
                 content = memoryview(message.content)
                 if len(content) and content[0] == 0x5B:
-                    remote = remote_parts(bytes(content), _REMOTE)
+                    why = _remote(bytes(content))
         caps = [cap for cap in (found.max_tokens.value, found.max_completion_tokens.value) if cap is not None]
         model: str = found.model.value or ""
         if not model:
@@ -167,10 +167,10 @@ class _Chat:
             or found.plugins is not UNSET
             or any(tool.type not in _OWN_TOOLS for tool in found.tools or ())
         ):
-            remote = remote or "tools that the provider runs"
+            why = why or "tools that the provider runs"
         return Asked(
             model=model, stream=found.stream.value is True, output_cap=max(caps) if caps else None,
-            choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=remote,
+            choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=why,
             service_tier=found.service_tier.value or "", conversation=session(pairs),
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
             human_turns=human, tool_depth=depth, tools=len(found.tools or ()) + len(found.functions or ()),

@@ -15,7 +15,7 @@ from ..domain.verdict import Refusal
 from . import body as gate
 from . import edges, error, generated, openai_usage, splice, usage
 from .dialect import EVENTS, JSON, encode, event
-from .openai_chat import broken, is_json, refuse, remote_parts, session, text_of, texts
+from .openai_chat import broken, is_json, refuse, remote, session, text_of, texts
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -80,18 +80,14 @@ class _Body(msgspec.Struct):
 
 # Tools that the client runs; every other type runs at the provider and brings in tokens that nobody has counted.
 _OWN_TOOLS = frozenset(("function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview", "namespace"))
-_REMOTE = (
-    (b'"image_url"', "an image by URL"), (b'"file_id"', "a file by id"), (b'"file_url"', "a file by URL"),
-    (b'"file_data"', "a file"), (b'"filename"', "a file"),
-)  # fmt: skip
+_fetched = remote({
+    "image_url": "an image by URL", "file_id": "a file by id", "file_url": "a file by URL", "file_data": "a file",
+})  # fmt: skip
 
 
 def _remote(content: Raw) -> str:
     view = memoryview(content)
-    if not len(view) or view[0] != 0x5B:
-        return ""
-    data = bytes(view)
-    return remote_parts(data, _REMOTE) if b'"input_image"' in data or b'"input_file"' in data else ""
+    return _fetched(bytes(view)) if len(view) and view[0] == 0x5B else ""
 
 
 class _Responses:
