@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bursar.domain.entry import Entry
@@ -95,6 +95,7 @@ def test_the_worst_case_is_never_exceeded(tokens: Tokens, price: Price) -> None:
     assert billed <= pricing.worst(price, tokens.input_total, third, 3)
 
 
+@example(Price("p", "x", "y", {"input": Rate(10 * M, ((1000, M),))}), 900, 200, 0, 0, 1)
 @given(prices, st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 5))
 def test_the_worst_case_rises_with_each_argument(price: Price, size: int, more: int, cap: int, wider: int, n: int) -> None:
     """A larger bound never needs a smaller hold, also where a tier is cheaper than the one below it."""

@@ -195,7 +195,7 @@ class PriceBook:
         hit = self._hot.get(key)
         if hit is not None and hit[0] <= ts_us < hit[1]:
             return hit[2]
-        since, until, price = self._price(provider, model, ts_us, service_tier, batch)
+        since, until, price = self._price(self.resolve(provider, model), provider, model, ts_us, service_tier, batch)
         if len(self._hot) >= HOT_MAX:
             self._hot = {}  # threads may be reading the old one
         self._hot[key] = (since, until, price)
@@ -226,6 +226,10 @@ class PriceBook:
             if cid:
                 for _, raw in self._read(cid).models:
                     yield cid, _model.decode(raw)
+
+    def price_of(self, provider: str, model: Model, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None:
+        """The price of an entry that `models` gave. Its id need not be a name anybody sends, so `find` may not know it."""
+        return self._price(Found(provider, model, False, True), provider, model.id, ts_us, service_tier, batch)[2]
 
     # -- how a name is understood
 
@@ -270,18 +274,18 @@ class PriceBook:
 
     # -- what it costs then
 
-    def _price(self, provider: str, model: str, ts_us: int, service_tier: str, batch: bool) -> tuple[int, int, Price | None]:
-        found = self.resolve(provider, model)
-        tier = service_tier.lower()
-        words = {tier} - STANDARD | ({"batch"} if batch else set())
+    def _price(
+        self, found: Found | None, provider: str, model: str, ts_us: int, service_tier: str, batch: bool
+    ) -> tuple[int, int, Price | None]:
+        """(since, until, price): what holds now, and for how long."""
+        words = {service_tier.lower()} - STANDARD | ({"batch"} if batch else set())
         base, since, until = None, 0, EVER
+        cid, name = "", ""
         if found is not None:
+            cid, name = found.provider, found.model.id
             since, until = _interval(found.model, ts_us)
             base = self._at(found, ts_us, words)
-        cid = found.provider if found else ""
-        price, since_2, until_2 = overlay(
-            self._overrides, base, provider, cid, model, found.model.id if found else "", ts_us, bool(words)
-        )
+        price, since_2, until_2 = overlay(self._overrides, base, provider, cid, model, name, ts_us, bool(words))
         return max(since, since_2), min(until, until_2), price
 
     def _at(self, found: Found, ts_us: int, words: set[str]) -> Price | None:

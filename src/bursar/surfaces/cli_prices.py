@@ -44,19 +44,17 @@ LITELLM_PROVIDERS = {"vertex_ai": "vertex", "bedrock_converse": "bedrock", "azur
 def rows(book: PriceBook, model: str | None, now_us: int, provider: str = "") -> list[dict[str, Any]]:
     """What models cost now: those whose name has `model` in it, else what that name is understood as, per provider. Token
     rates are decimal strings in dollars per million, other units dollars each; `price_status` as a row would have it."""
-    found: list[dict[str, Any]] = []
-    named: set[tuple[str, str]] = set()
-    for cid, entry in book.models(provider):
-        if model is None or model.lower() in entry.id.lower():
-            named.add((cid, entry.id))
-    for cid, name in sorted(named):
-        found.append(_row(cid, name, book.find(cid, name, now_us)))
+    found = [
+        _row(cid, entry.id, book.price_of(cid, entry, now_us))
+        for cid, entry in book.models(provider)
+        if model is None or model.lower() in entry.id.lower()
+    ]
     if not found and model is not None:
         for cid in [provider] if provider else book.providers():
             price = book.find(cid, model, now_us)
             if price is not None and not price.estimated:
                 found.append(_row(cid, model, price))
-    return found[:ROWS_MAX]
+    return sorted(found, key=lambda row: (row["provider"], row["model"]))[:ROWS_MAX]
 
 
 def _row(provider: str, model: str, price: Price | None) -> dict[str, Any]:
@@ -161,11 +159,12 @@ def _own(path: Path, text: str) -> Iterator[tuple[str, str, dict[str, int]]]:
 def leaps(old: PriceBook, new: PriceBook, now_us: int) -> list[dict[str, Any]]:
     """Rates of models in both books that move more than tenfold, or to or from zero."""
     found: list[dict[str, Any]] = []
+    known = {(cid, entry.id): entry for cid, entry in old.models()}
     for cid, entry in new.models():
-        if old.book_name(cid) != cid:
+        if (cid, entry.id) not in known:
             continue
-        before, after = old.find(cid, entry.id, now_us), new.find(cid, entry.id, now_us)
-        if before is None or after is None or before.model != after.model:
+        before, after = old.price_of(cid, known[cid, entry.id], now_us), new.price_of(cid, entry, now_us)
+        if before is None or after is None:
             continue
         for unit in before.rates.keys() & after.rates.keys():
             a, b = before.rates[unit].base, after.rates[unit].base
