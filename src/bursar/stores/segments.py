@@ -272,6 +272,7 @@ class _Work:
             self._connection.execute(
                 "DELETE FROM counters WHERE resets > 0 AND resets < ? AND held = 0", (self._now - COUNTER_KEEP_US,)
             )
+        self._connection.set_busy_handler(None)  # it would wait for readers with the write lock in its hand
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:

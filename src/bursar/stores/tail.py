@@ -12,7 +12,7 @@ from ..domain.entry import Charge, Entry, Hold, Settlement, Short
 from .fault import LedgerFault
 from .lapse import charged, late
 from .owner import LEASE_US, Owner
-from .schema import HOLDS_EACH, STORED, Place, connect, quoted
+from .schema import HOLDS_EACH, STORED, Place, connect, quoted, waiter
 
 HOLD, BOOK, RELEASE = range(3)
 
@@ -88,6 +88,7 @@ class Tail:
 
     def __init__(self, place: Place, owner: Owner, clock_us: Callable[[], int], busy_ms: int) -> None:
         self.place, self.owner, self._clock_us = place, owner, clock_us
+        self._busy_ms = busy_ms
         self.connection = connect(place, busy_ms=busy_ms)
         self._number = 0  # the owner's
         self._count = 0  # of holds so far
@@ -412,8 +413,13 @@ class Tail:
         return [Entry(*row) for row in self.connection.execute(f"SELECT {columns} FROM tail ORDER BY seq")]
 
     def checkpoint(self) -> None:
-        """Bring the log into the file and sync it."""
-        self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        """Bring the log into the file and sync it, without waiting for anybody."""
+        self.connection.set_busy_handler(None)
+        try:
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            pass  # somebody is at the file, so the log was not read back from the disk: what failed to commit is not in it
+        self.connection.set_busy_handler(waiter(self._busy_ms))
 
     def close(self, checkpoint: bool) -> None:
         """Close the file; the last to close it may bring the log in, which takes a moment."""
