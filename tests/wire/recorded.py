@@ -71,12 +71,14 @@ def expected(dialect: str, first: dict[str, Any] | None, last: dict[str, Any] | 
         read, thinking = of("cache_read_input_tokens") or 0, inner(("output_tokens_details",), "thinking_tokens")
         teller = last if "cache_creation_input_tokens" in last else first
         split = isinstance(teller.get("cache_creation"), dict)  # a total that grew without its split is no contradiction
-        side = [i for i in (last.get("iterations") or []) if i["type"] != "message"]
+        side = [i for i in (last.get("iterations") or []) if i["type"] in ("compaction", "advisor_message")]
+        around = [i for i in (last.get("iterations") or []) if i not in side]
         more = {k: sum(i.get(k) or 0 for i in side) for k in ("input_tokens", "output_tokens", "cache_read_input_tokens")}
         read += more["cache_read_input_tokens"]
         total = (fresh or 0) + more["input_tokens"] + read + write
         return Totals(total, read, write - hour, hour, (out or 0) + more["output_tokens"], thinking,
-                      odd=(split and write != five + hour) or any("model" in i for i in side), partial=fresh is None or out is None)  # fmt: skip
+                      odd=(split and write != five + hour) or any("model" in i for i in side)
+                      or bool(around) and sum(i["input_tokens"] for i in around) != fresh, partial=fresh is None or out is None)  # fmt: skip
     if dialect == "gemini.generate":
         prompt, said = of("promptTokenCount"), of("candidatesTokenCount")
         tools, thoughts, total = of("toolUsePromptTokenCount") or 0, of("thoughtsTokenCount") or 0, of("totalTokenCount")
@@ -84,8 +86,9 @@ def expected(dialect: str, first: dict[str, Any] | None, last: dict[str, Any] | 
             return None
         if said is None and total is not None:
             said = total - (prompt or 0) - tools - thoughts
+        odd = total is not None and prompt is not None and total != prompt + (said or 0) + tools + thoughts
         return Totals((prompt or 0) + tools, of("cachedContentTokenCount") or 0, 0, 0, (said or 0) + thoughts, thoughts,
-                      partial=prompt is None or said is None)  # fmt: skip
+                      odd=odd, partial=prompt is None or said is None)  # fmt: skip
     prompt, completion, total = of("prompt_tokens", "input_tokens"), of("completion_tokens", "output_tokens"), of("total_tokens")
     if dialect == "embeddings":
         prompt, completion = total if prompt is None else prompt, 0
@@ -95,6 +98,8 @@ def expected(dialect: str, first: dict[str, Any] | None, last: dict[str, Any] | 
     into, outof = ("prompt_tokens_details", "input_tokens_details"), ("completion_tokens_details", "output_tokens_details")
     cached = inner(into, "cached_tokens") or of("prompt_cache_hit_tokens", "num_cached_tokens") or 0
     write, reasoning = inner(into, "cache_write_tokens"), inner(outof, "reasoning_tokens")
+    if reasoning and total == prompt + completion + reasoning:
+        completion += reasoning  # xAI's chat API: reasoning beside completion_tokens
     odd = cached + write > prompt or reasoning + inner(outof, "audio_tokens") > completion
     if total is not None and total != prompt + completion:
         if total == prompt + completion + inner(into, "audio_tokens"):

@@ -6,6 +6,9 @@ from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage
 from .usage import Object, Unreadable, count, part, parts
 
 
+_ASIDE = ("compaction", "advisor_message")
+
+
 def tally(usage: Object, raw: bytes, *, final: bool = True) -> Usage:
     """The buckets. `final` False: only message_start was seen, whose output count is a placeholder."""
     try:
@@ -20,12 +23,19 @@ def _tally(usage: Object, raw: bytes, final: bool) -> Usage:
         return Unknown("the usage object has no token counts")
     odd: list[str] = []
     tokens = _buckets(usage, odd)
-    # Work on the side (compaction, an advisor) is billed but left out of the totals above; the iterations list has it.
-    for one in parts(usage, "iterations"):
-        if one.get("type", "message") != "message":
+    # Work on the side is billed but left out of the totals above; the iterations list has it.
+    within = 0
+    iterations = parts(usage, "iterations")
+    for one in iterations:
+        if one.get("type") not in _ASIDE:
+            within += count(one, "input_tokens") or 0
+        else:
             tokens = _plus(tokens, _buckets(one, odd))
             if one.get("model"):  # an advisor is another model at another price: counted, and flagged to be looked at
                 odd.append(f"{one['model']} worked on the side; its tokens are counted here")
+    if within != (fresh or 0) and iterations:
+        # A fallback to another model inside one call: the totals are the last model's, what the first one read is only here.
+        odd.append(f"the iterations read {within} tokens, input_tokens says {fresh}")
     server = part(usage, "server_tool_use")
     searches = count(server, "web_search_requests")
     if searches:

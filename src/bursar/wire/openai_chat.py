@@ -307,6 +307,10 @@ def broken(status: int, why: str) -> Reading:
 
 def counted(raw: bytes, embedding: bool) -> tuple[Usage, int | None, str]:
     """(usage, provider's cost, tier) of a whole answer's usage member."""
+    if not embedding:
+        known = openai_usage.plain(raw)
+        if known is not None:
+            return known, None, ""
     try:
         stated = usage.read(raw)
     except usage.Unreadable as why:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
 from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage
-from .usage import Object, Unreadable, count, dollars, part
+from .usage import COUNT_MAX, Object, Unreadable, count, dollars, part
 
 # xAI states the price in ticks of 1e-10 dollars; recorded answers of grok-4.3 price to the tick that way.
 PICO_PER_TICK = 100
@@ -21,6 +26,54 @@ _FLAT_UNITS = (
     ("num_search_queries", "search_query"), ("citation_tokens", "citation_token"),  # Perplexity
     ("num_sources_used", "search_source"),  # xAI's live search
 )  # fmt: skip
+
+
+_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+
+
+class _Inside(msgspec.Struct, forbid_unknown_fields=True):
+    cached_tokens: _Count = 0
+    audio_tokens: _Count = 0
+
+
+class _Outside(msgspec.Struct, forbid_unknown_fields=True):
+    reasoning_tokens: _Count = 0
+    audio_tokens: _Count = 0
+    accepted_prediction_tokens: Any = 0  # inside completion_tokens, and billed like the rest of it
+    rejected_prediction_tokens: Any = 0
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """What OpenAI itself writes."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count
+    prompt_tokens_details: _Inside | None = None
+    completion_tokens_details: _Outside | None = None
+
+
+_plain = msgspec.json.Decoder(_Plain)
+_NOTHING_INSIDE, _NOTHING_OUTSIDE = _Inside(), _Outside()
+
+
+def plain(raw: bytes) -> Known | None:
+    """The buckets of a chat usage object that is nothing but OpenAI's own words and adds up without a question: one typed
+    decode instead of thirty look-ups, on every call. None for any other: `tally` knows what it means."""
+    try:
+        usage = _plain.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    into, outof = usage.prompt_tokens, usage.completion_tokens
+    inside = usage.prompt_tokens_details or _NOTHING_INSIDE
+    outside = usage.completion_tokens_details or _NOTHING_OUTSIDE
+    cached, reasoning = inside.cached_tokens, outside.reasoning_tokens
+    if (
+        usage.total_tokens != into + outof or cached > into or reasoning > outof
+        or inside.audio_tokens or outside.audio_tokens
+    ):  # fmt: skip
+        return None
+    return Known(Tokens(into - cached, cached, 0, 0, outof - reasoning, reasoning), raw)
 
 
 def tally(usage: Object, raw: bytes, *, embedding: bool = False, final: bool = True, tools: tuple[tuple[str, int], ...] = ()) -> Usage:
