@@ -176,7 +176,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 yield from _relay(call, desk, dialect, asked, trial, plan, hold, head, reply_headers, len(body))
                 return
             ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
-            reading = _read_whole(dialect, head, ended, desk.gather_max)
+            reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
             failure = (
                 retry.fault_failure(ended.fault.kind, True) if ended.fault
                 else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
@@ -274,11 +274,11 @@ def _relay(
     yield Finish(reader.kept, ended.how == "complete")
 
 
-def _read_whole(dialect: Dialect, head: Head, ended: Ended, limit: int) -> Reading:
+def _read_whole(dialect: Dialect, asked: Asked, head: Head, ended: Ended, limit: int) -> Reading:
     if not ended.gathered:
         return dialect.edges(*ended.edges) if ended.how == "complete" else Reading(complete=False)
     plain = encoding.decode(ended.body, lines.get(head.headers, b"content-encoding").decode("ascii", "replace"), limit)
-    return dialect.whole(head.status, plain) if isinstance(plain, bytes) else Reading(error_message=str(plain))
+    return dialect.whole(head.status, plain, asked.json_demanded) if isinstance(plain, bytes) else Reading(error_message=str(plain))
 
 
 def _settle(

@@ -13,7 +13,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A table of the policy file."""
 
 
-class Provider(Record):
+class Provider(Record, frozen=True):
     """`[providers.NAME]`: where calls below `/NAME/…` go. `base_url` is an origin: /NAME/v1/x goes to base_url + /v1/x."""
 
     base_url: str = ""
@@ -30,7 +30,7 @@ class Provider(Record):
     drain_s: float = 60.0
 
 
-class Budget(Record):
+class Budget(Record, frozen=True):
     """`[[budget]]`: a limit on a scope in a window. `scope` is a label name (each of its values has the limit), or a table of
     label = value; `"*"` in a table means each value of that label."""
 
@@ -43,7 +43,7 @@ class Budget(Record):
     on_fault: Literal["", "closed", "open"] = ""  # empty: closed when hard, open when soft
 
 
-class Fallback(Record):
+class Fallback(Record, frozen=True):
     """`[[fallback]]`: what to ask when a try fails before its first relayed byte."""
 
     from_: str = msgspec.field(name="from")
@@ -53,7 +53,7 @@ class Fallback(Record):
     )
 
 
-class PriceOverride(Record):
+class PriceOverride(Record, frozen=True):
     """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win."""
 
     model: str  # exact, or with * as a wildcard
@@ -70,7 +70,7 @@ class PriceOverride(Record):
     until: str = ""  # exclusive
 
 
-class Key(Record):
+class Key(Record, frozen=True):
     """`[[key]]`: a virtual key declared in the file rather than by `bursar keys create`. `hash` as that command prints it."""
 
     name: str
@@ -80,7 +80,7 @@ class Key(Record):
     models: list[str] = []  # empty: all
 
 
-class Server(Record):
+class Server(Record, frozen=True):
     """`[server]`: the gateway's edge."""
 
     host: str = "127.0.0.1"
@@ -94,14 +94,14 @@ class Server(Record):
     drain_s: float = 30.0  # after SIGTERM
 
 
-class LedgerPolicy(Record):
+class LedgerPolicy(Record, frozen=True):
     """`[ledger]`."""
 
     path: str = ""
     compact_every_s: float = 60.0
 
 
-class Guard(Record):
+class Guard(Record, frozen=True):
     """`[guard]`: what bounds a call whose client set no bound."""
 
     output_cap: int = (
@@ -109,7 +109,7 @@ class Guard(Record):
     )
 
 
-class Policy(Record):
+class Policy(Record, frozen=True):
     """The whole file."""
 
     providers: dict[str, Provider] = {}

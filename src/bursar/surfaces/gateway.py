@@ -117,16 +117,15 @@ class Gateway:
             OWN[path](self, client)
             return
         headers: Headers = received.headers
-        caller = ANYONE
         query = received.query
         if "key=" in query:
             query, headers = _key_from_query(query, headers)
-        if self.require_keys or self.ring:
-            allowed = self._who(headers)
-            if isinstance(allowed, Refusal):
-                _turn_away(received, client, allowed)
-                return
-            caller, headers = allowed
+        # Also while no keys exist: a virtual key must not go on to a provider as if it were the provider's own.
+        allowed = self._who(headers)
+        if isinstance(allowed, Refusal):
+            _turn_away(received, client, allowed)
+            return
+        caller, headers = allowed
         loop = self._loop or asyncio.get_running_loop()
         call = Incoming(
             uuid_utils.uuid7().hex, self.clock_us(), received.method, path, query, headers, received.body, "", ""

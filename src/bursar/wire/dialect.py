@@ -50,8 +50,8 @@ class Dialect(Protocol):
         """Path and body with the edits applied; no edits: the same objects."""
         ...
 
-    def whole(self, status: int, body: bytes) -> Reading:
-        """A whole answer, decoded (no content coding)."""
+    def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:
+        """A whole answer, decoded (no content coding). `json_demanded`: a reply that is no JSON is malformed."""
         ...
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
