@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from bursar.stores.fault import LedgerFault
 from bursar.stores.writer import Ledger
 

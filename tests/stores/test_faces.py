@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from bursar.domain.entry import Short
 from bursar.stores.fault import LedgerFault
 from bursar.stores.writer import Ledger

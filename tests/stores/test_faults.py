@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import apsw
-import bursar.stores.tail as tail_module
 import pytest
+
+import bursar.stores.tail as tail_module
 from bursar.stores import writer
 from bursar.stores.check import check
 from bursar.stores.fault import LedgerFault

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from bursar.domain.entry import Short
 from bursar.stores.check import check
 from bursar.stores.memory import MemoryLedger
 from bursar.stores.segments import compact
 from bursar.stores.writer import Ledger
-from hypothesis import Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from .books import NANO, Clocks, charge, die, entry, hold, opened, settle
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import duckdb
 import pytest
+
 from bursar.stores.check import check
 from bursar.stores.fault import LedgerFault
 from bursar.stores.reader import Reader
