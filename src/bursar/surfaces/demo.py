@@ -189,12 +189,14 @@ def _foot(out: Console, reader: Reader, owed: Decimal, by_day: dict[str, Decimal
     odd = differ(days, by_day) + differ(models, by_model)
     agrees = booked == usd(owed) and not odd
     tables.line(out, "\nDoes it foot?", "bold")
-    tables.line(out, f"  the ledger            ${plain(booked)}   ({row['tries']:,} rows, {row['unpriced']} unpriced, {row['estimated']} estimated)")
+    sure = f"{row['tries']:,} rows, {row['unpriced']} unpriced, {row['estimated']} estimated"
+    tables.line(out, f"  the ledger            ${plain(booked)}   ({sure})")
     tables.line(out, f"  the provider's bill   ${plain(usd(owed))}")
     if agrees:
         tables.line(out, f"  difference            $0, on each of {len(days)} days and {len(models)} models", "green")
     else:
-        tables.line(out, f"  difference            ${plain(booked - usd(owed))}; on {', '.join(odd) or 'no single day or model'}", "bold red")
+        where = ", ".join(odd) or "no single day or model"
+        tables.line(out, f"  difference            ${plain(booked - usd(owed))}; on {where}", "bold red")
     return agrees
 
 

@@ -1,0 +1,12 @@
+"""`make bench`: every measurement in its turn, each a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+failed = 0
+for name in ("gateway", "wrapper", "ledger"):
+    print(f"\n== {name} ==", flush=True)
+    failed |= subprocess.call([sys.executable, str(HERE / f"{name}.py")])
+sys.exit(failed)
