@@ -254,7 +254,7 @@ def _plan(
     bound = estimate.bound(len(call.body)) if hard else estimate.input_tokens(len(call.body), ratio)
     if asked.unbounded_input:
         bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)
-    worst = pricing.worst(price, bound, cap, asked.choices) if price else 0
+    worst = pricing.worst(price, bound, cap, asked.choices, cache_1h=asked.cache_1h) if price else 0
     return _Plan(worst, guard.charges(found, worst, bound + cap * asked.choices, 0), price, tuple(edits), ratio, closed)
 
 

@@ -141,7 +141,7 @@ def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: We
         **columns(priced),
         **(token_columns(tokens) if tokens is not None else {}),
     )
-    used = guard.actual(hold.charges, priced.pico or 0, tokens.total if tokens else 0, 0, True)
+    used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
     return Settlement(hold.id, row, used, hold.charges)
 
 

@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from ..domain.policy import Policy
 from ..rules.guard import compile_budget
+from ..stores.price_override import compile_override
 
 PLACES = ("bursar.toml",)
 
@@ -79,6 +80,11 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             raise BadPolicy(
                 f"{name}: provider name {provider!r}: use small letters, digits, - and _; it becomes a path"
             )
+    for number, override in enumerate(policy.price):
+        try:
+            compile_override(override, number)
+        except ValueError as bad:
+            raise BadPolicy(f"{name}:{_line(text, ['price', number])}: [[price]]: {bad}") from None
     names = [b.name for b in policy.budget if b.name]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
