@@ -32,10 +32,14 @@ def cut(body: bytes, *at: int) -> list[bytes]:
 
 CHAT_USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}\n\n'
 CHAT = (
-    b'data: {"id":"c","model":"m","choices":[{"delta":{"content":"Hi \\"usage\\":{ [DONE] \xd1\x84"}}],"usage":null}\n\n'
-    b": ping\n\n"
-    b'data: {"id":"c","model":"m","choices":[{"delta":{},"finish_reason":"stop"}],"usage":null}\n\n'
-) + CHAT_USAGE + b"data: [DONE]\n\n"
+    (
+        b'data: {"id":"c","model":"m","choices":[{"delta":{"content":"Hi \\"usage\\":{ [DONE] \xd1\x84"}}],"usage":null}\n\n'
+        b": ping\n\n"
+        b'data: {"id":"c","model":"m","choices":[{"delta":{},"finish_reason":"stop"}],"usage":null}\n\n'
+    )
+    + CHAT_USAGE
+    + b"data: [DONE]\n\n"
+)
 CHAT_CRLF = CHAT.replace(b"\n", b"\r\n")
 CHAT_CR = b"\xef\xbb\xbf" + CHAT.replace(b"\n", b"\r")
 # Data in several lines, no space after the colon, an id field, no blank line at the end.

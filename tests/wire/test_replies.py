@@ -19,7 +19,7 @@ from bursar.domain.call import Asked
 from bursar.domain.usage import Tokens
 from bursar.domain.verdict import refuse
 
-from .streams import ANTHROPIC, CHAT, GEMINI, RESPONSES
+from .streams import CHAT, GEMINI, RESPONSES
 
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 
@@ -145,7 +145,12 @@ def test_a_rate_limit_says_when_and_every_refusal_is_read_back_by_us(name: str) 
     assert reading.error and "too many calls" in reading.error_message
 
 
-EARLY = {"openai_chat": "length", "openai_responses": "incomplete", "anthropic_messages": "max_tokens", "gemini_generate": "MAX_TOKENS"}
+EARLY = {
+    "openai_chat": "length",
+    "openai_responses": "incomplete",
+    "anthropic_messages": "max_tokens",
+    "gemini_generate": "MAX_TOKENS",
+}
 RUNNING = {
     "openai_chat": CHAT[: CHAT.index(b"data:", 9) + 30],
     "openai_responses": RESPONSES[: RESPONSES.index(b"event: response.completed") + 9],

@@ -107,7 +107,9 @@ def test_a_chat_stream_without_usage_is_unknown_with_its_bytes_counted() -> None
 
 def test_a_running_count_in_every_chunk_is_an_estimate_until_the_end() -> None:
     """Some vendors count along: the last count before a cut is a lower bound, not the bill."""
-    chunk = b'data: {"id":"c","model":"m","choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\n'
+    chunk = (
+        b'data: {"id":"c","model":"m","choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\n'
+    )
     fed = feed("openai_chat", [chunk % 1, chunk % 2, chunk % 3])
     assert isinstance(fed.reading.usage, Estimated) and fed.reading.usage.tokens.output == 3
     fed = feed("openai_chat", [chunk % 1, chunk % 2, chunk % 3, b"data: [DONE]\n\n"])
@@ -160,7 +162,9 @@ def test_gemini_keeps_back_a_finish_only_until_something_follows() -> None:
 
 def test_usage_objects_of_a_stream_are_merged_and_never_added() -> None:
     """Absent and null take nothing back, zero takes nothing back, a later count stands."""
-    later = ANTHROPIC.replace(b'"usage":{"output_tokens":4}', b'"usage":{"input_tokens":0,"cache_read_input_tokens":null,"output_tokens":4}')
+    later = ANTHROPIC.replace(
+        b'"usage":{"output_tokens":4}', b'"usage":{"input_tokens":0,"cache_read_input_tokens":null,"output_tokens":4}'
+    )
     assert feed("anthropic_messages", [later]).reading.usage.tokens == feed("anthropic_messages", [ANTHROPIC]).reading.usage.tokens
     twice = CHAT.replace(CHAT_USAGE, CHAT_USAGE * 2)
     assert feed("openai_chat", [twice]).reading.usage.tokens.total == 12

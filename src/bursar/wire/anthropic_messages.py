@@ -184,7 +184,7 @@ class _Messages:
         try:
             answer = _answer.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
-            return broken(status, f"the answer is not a message: {bad}")
+            return broken(status, f"the answer is not a message: {bad}", body)
         known, tier = _counted(bytes(answer.usage))
         code = message = ""
         if status >= 400 or bytes(answer.error) not in (b"", b"null"):
@@ -203,7 +203,9 @@ class _Messages:
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
         known, tier = _counted(edges.member(head, tail, b"usage"))
-        return Reading(usage=known, model_served=edges.text(head, b"model"), service_tier=tier, response_id=edges.text(head, b"id"))
+        return Reading(
+            usage=known, model_served=edges.text(head, tail, b"model"), service_tier=tier, response_id=edges.text(head, tail, b"id")
+        )
 
     def reader(self, asked: Asked, hide_usage: bool) -> _Reader:
         return _Reader(asked)

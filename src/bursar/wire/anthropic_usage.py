@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage
 from .usage import Object, Unreadable, count, part, parts
 
-
 _ASIDE = ("compaction", "advisor_message")
 
 

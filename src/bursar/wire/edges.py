@@ -23,15 +23,23 @@ def member(head: bytes, tail: bytes, key: bytes, level: int = 1) -> bytes:
     return b""
 
 
-def text(head: bytes, key: bytes) -> str:
-    """The string value of top-level member `key` near the beginning, empty when it is not there."""
-    for member in splice.members(head):
-        if member.key == key and head[member.value : member.value + 1] == b'"':
-            try:
-                return msgspec.json.decode(head[member.value : member.end], type=str)
-            except msgspec.DecodeError:
-                return ""
-    return ""
+def text(head: bytes, tail: bytes, key: bytes) -> str:
+    """The string value of top-level member `key`, when one end holds it; empty otherwise."""
+    raw = b""
+    for found in splice.members(head):
+        if found.key == key:
+            raw = head[found.value : found.end]
+            break
+    opening = re.compile(rb'"' + key + rb'"[ \t\r\n]*:[ \t\r\n]*(?=")')
+    for found in reversed(list(opening.finditer(tail))) if not raw else ():
+        end = splice.value_end(tail, found.end())
+        if end > 0 and _closes_document(tail, end, 1):
+            raw = tail[found.end() : end]
+            break
+    try:
+        return msgspec.json.decode(raw, type=str) if raw else ""
+    except msgspec.DecodeError:
+        return ""
 
 
 def _closes_document(tail: bytes, end: int, level: int) -> bool:

@@ -156,12 +156,7 @@ class _Generate:
         try:
             answer = _answer.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
-            code, message = error.read(body)  # an error of the streaming form comes in an array
-            return (
-                Reading(usage=Unknown(f"HTTP {status}"), error=code, error_message=message)
-                if code
-                else broken(status, f"the answer is not a generateContent response: {bad}")
-            )
+            return broken(status, f"the answer is not a generateContent response: {bad}", body)
         tally = _Tally()
         tally.take(answer, body)
         reading = tally.reading(True)
@@ -172,7 +167,7 @@ class _Generate:
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
         raw = edges.member(head, tail, b"usageMetadata")
-        model = edges.text(head, b"modelVersion")
+        model = edges.text(head, tail, b"modelVersion")
         tally = _Tally()
         tally.take(_Answer(usageMetadata=Raw(raw), modelVersion=model), b"")
         return tally.reading(True)

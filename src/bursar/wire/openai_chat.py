@@ -298,10 +298,11 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def broken(status: int, why: str) -> Reading:
-    """An answer that cannot be read at all."""
-    if status >= 400:
-        return Reading(usage=Unknown(f"HTTP {status}"), error=str(status))
+def broken(status: int, why: str, body: bytes) -> Reading:
+    """An answer that is not what the path promises: an error in some other shape, or nothing we can read."""
+    code, message = error.read(body)
+    if code or status >= 400:
+        return Reading(usage=Unknown(f"HTTP {status}"), error=code or str(status), error_message=message)
     return Reading(usage=Unknown(why), malformed=why)
 
 
@@ -330,10 +331,9 @@ def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Rea
         try:
             answer = _bare.decode(body)
         except (msgspec.DecodeError, RecursionError):
-            code, message = error.read(body)
-            return Reading(usage=Unknown("the answer is not an object"), error=code or str(status), error_message=message)
+            return broken(status, "the answer is not an object", body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
-        return broken(status, f"the answer is not JSON: {bad}")
+        return broken(status, f"the answer is not JSON: {bad}", body)
     raw = bytes(answer.usage)
     known, cost, tier = counted(raw, embedding)
     code = message = ""
@@ -396,8 +396,8 @@ def _generated(data: bytes) -> int:
 def edge_reading(head: bytes, tail: bytes, embedding: bool) -> Reading:
     known, cost, tier = counted(edges.member(head, tail, b"usage"), embedding)
     return Reading(
-        usage=known, model_served=edges.text(head, b"model"), service_tier=edges.text(head, b"service_tier") or tier,
-        response_id=edges.text(head, b"id"), provider_cost_pico=cost,
+        usage=known, model_served=edges.text(head, tail, b"model"), service_tier=edges.text(head, tail, b"service_tier") or tier,
+        response_id=edges.text(head, tail, b"id"), provider_cost_pico=cost,
     )  # fmt: skip
 
 

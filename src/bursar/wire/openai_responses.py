@@ -159,7 +159,7 @@ class _Responses:
         try:
             answer = _answer.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
-            return broken(status, f"the answer is not a response: {bad}")
+            return broken(status, f"the answer is not a response: {bad}", body)
         reading = _read(answer)
         if status >= 400 or bytes(answer.error) not in (b"", b"null"):
             code, message = error.read(body)
@@ -168,7 +168,7 @@ class _Responses:
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
         raw = edges.member(head, tail, b"usage")
-        return _read(_Answer(id=edges.text(head, b"id"), model=edges.text(head, b"model"), usage=Raw(raw)))
+        return _read(_Answer(id=edges.text(head, tail, b"id"), model=edges.text(head, tail, b"model"), usage=Raw(raw)))
 
     def reader(self, asked: Asked, hide_usage: bool) -> _Reader:
         return _Reader(asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class _Passthrough:
         raw = edges.member(head, tail, b"usage")
         meta = edges.member(head, tail, b"usageMetadata")
         known, cost = _usage(_Answer(usage=Raw(raw), usageMetadata=Raw(meta)))
-        return Reading(usage=known, model_served=edges.text(head, b"model"), provider_cost_pico=cost)
+        return Reading(usage=known, model_served=edges.text(head, tail, b"model"), provider_cost_pico=cost)
 
     def reader(self, asked: Asked, hide_usage: bool) -> Reader:
         return _Reader(asked)
@@ -175,8 +176,9 @@ class _Plain:
         self._done = False
 
     def feed(self, chunk: bytes) -> bytes:
-        cut = chunk.rstrip().rfind(b"\n")
-        self._line = chunk[cut + 1 :] if cut >= 0 else (self._line + chunk if len(self._line) < _LINE_MAX else b"")
+        data = self._line + chunk
+        line = data[data.rstrip().rfind(b"\n") + 1 :]
+        self._line = line if len(line) <= _LINE_MAX else b""
         return chunk
 
     def finish(self) -> None:
@@ -199,7 +201,7 @@ class _Plain:
         return b""  # how such a stream ends, nobody told us
 
 
-_LINE_MAX = 1024 * 1024
+_LINE_MAX = 64 * 1024
 
 
 class _Reader:
@@ -208,28 +210,35 @@ class _Reader:
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._inner: Reader | None = None
+        self._kept = b""
+        self._begun = b""  # the first event, until it is whole enough to say what is spoken
 
     def feed(self, chunk: bytes) -> bytes:
         if self._inner is None:
-            if not chunk.strip():
-                return chunk
-            self._inner = self._pick(chunk)
+            self._begun += chunk
+            start = self._begun.lstrip(b"\xef\xbb\xbf\r\n")
+            if _sse_so_far(start) and not _EVENT.search(start) and len(start) < _LINE_MAX:
+                return b""
+            self._inner = self._pick(start)
+            chunk, self._begun = self._begun, b""
         return self._inner.feed(chunk)
 
-    def _pick(self, chunk: bytes) -> Reader:
-        if b"data:" in chunk[:4096]:
-            for mark, dialect in _SPOKEN:
-                if mark in chunk[:65536]:
-                    return dialect.reader(self._asked, False)
+    def _pick(self, start: bytes) -> Reader:
+        for mark, dialect in _SPOKEN if _sse_so_far(start) else ():
+            if mark in start:
+                return dialect.reader(self._asked, False)
         return _Plain()
 
     def finish(self) -> None:
+        if self._inner is None and self._begun:
+            self._inner = self._pick(self._begun)
+            self._kept = self._inner.feed(self._begun)
         if self._inner is not None:
             self._inner.finish()
 
     @property
     def kept(self) -> bytes:
-        return self._inner.kept if self._inner is not None else b""
+        return self._kept + self._inner.kept if self._inner is not None else b""
 
     @property
     def done(self) -> bool:
@@ -240,6 +249,16 @@ class _Reader:
 
     def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
         return self._inner.close_early(reason, tokens) if self._inner is not None else b""
+
+
+# An event with data; comments and pings before it say nothing.
+_EVENT = re.compile(rb"(?:^|[\r\n])data[^\r\n]*+(?>\r\n|\n|\r)(?:[^\r\n]++(?>\r\n|\n|\r))*+(?>\r\n|\n|\r)")
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def _sse_so_far(start: bytes) -> bool:
+    """Whether a stream that begins so may be server-sent events."""
+    return any(start.startswith(field) or field.startswith(start) for field in _FIELDS)
 
 
 _SPOKEN = (
