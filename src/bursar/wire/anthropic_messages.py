@@ -14,8 +14,7 @@ from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import anthropic_usage, edges, error, generated, splice, usage
 from . import body as gate
-from .dialect import EVENTS, JSON, encode, event, refusal_headers, refusal_message
-from .openai_chat import broken, is_json, text_of, texts
+from .dialect import EVENTS, JSON, broken, encode, event, is_json, refusal_headers, refusal_message, text_of, texts
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---

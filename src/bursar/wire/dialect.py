@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ..domain.call import Asked, Edit, Headers, Malformed, Reading
-from ..domain.usage import Tokens
+from ..domain.usage import Tokens, Unknown
 from ..domain.verdict import Refusal
+from . import error
 
 
 class Reader(Protocol):
@@ -104,3 +105,37 @@ def refusal_headers(refusal: Refusal) -> Headers:
 
 def refusal_message(refusal: Refusal) -> str:
     return f"{refusal.reason}. {refusal.remedy}" if refusal.remedy else refusal.reason
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def texts(metadata: dict[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """A request's metadata as text pairs; what is not text is nobody's label."""
+    if not metadata:
+        return ()
+    return tuple((k, v) for k, v in list(metadata.items())[:64] if isinstance(v, str))
+
+
+def session(pairs: tuple[tuple[str, str], ...]) -> str:
+    for key, text in pairs:
+        if key in ("conversation_id", "session_id", "thread_id"):
+            return text
+    return ""
+
+
+def broken(status: int, why: str, body: bytes) -> Reading:
+    """An answer that is not what the path promises: an error in some other shape, or nothing we can read."""
+    code, message = error.read(body)
+    if code or status >= 400:
+        return Reading(usage=Unknown(f"HTTP {status}"), error=code or str(status), error_message=message)
+    return Reading(usage=Unknown(why), malformed=why)

@@ -14,9 +14,8 @@ from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
 from . import edges, error, gemini_usage, generated, splice, usage
-from .dialect import EVENTS, JSON, Reader, encode, event, refusal_headers, refusal_message
+from .dialect import EVENTS, JSON, Reader, broken, encode, event, refusal_headers, refusal_message, session, text_of, texts
 from .gemini_array import ArrayRelay
-from .openai_chat import broken, session, text_of, texts
 from .stream import HOLD, PASS, Relay
 
 _MODEL = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):")

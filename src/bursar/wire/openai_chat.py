@@ -13,8 +13,9 @@ from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, 
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import edges, error, generated, openai_usage, splice, usage
-from .dialect import EVENTS, JSON, encode, event, refusal_headers, refusal_message
+from . import error, openai_usage, splice, usage
+from .dialect import EVENTS, JSON, encode, event, session, text_of, texts
+from .openai_answer import as_usage, edge_reading, generated_bytes, refuse, whole
 from .stream import HIDE, KEEP, PASS, Relay
 
 # --- asked ---
@@ -96,24 +97,6 @@ _CAPS = ("max_completion_tokens", "max_tokens")
 _OPENAI_NAMES = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|o\d|chatgpt)")
 
 
-def value(field: gate.Field | UnsetType) -> Any:
-    return None if isinstance(field, UnsetType) else field.value
-
-
-def texts(metadata: dict[str, Any] | None) -> tuple[tuple[str, str], ...]:
-    """A request's metadata as text pairs; what is not text is nobody's label."""
-    if not metadata:
-        return ()
-    return tuple((k, v) for k, v in list(metadata.items())[:64] if isinstance(v, str))
-
-
-def session(pairs: tuple[tuple[str, str], ...]) -> str:
-    for key, text in pairs:
-        if key in ("conversation_id", "session_id", "thread_id"):
-            return text
-    return ""
-
-
 def remote(names: dict[str, str]) -> Callable[[bytes], str]:
     """A look for why bytes do not bound some content: a member of it (name -> why) names what the provider fetches. Text
     cannot fake one (its quotes are escaped); what is sent in place (`data:`) counts as bytes."""
@@ -155,23 +138,25 @@ class _Chat:
                 content = memoryview(message.content)
                 if len(content) and content[0] == 0x5B:
                     why = _remote(bytes(content))
-        caps = [cap for cap in (found.max_tokens.value, found.max_completion_tokens.value) if cap is not None]
+        cap, newer = found.max_tokens.value, found.max_completion_tokens.value
+        if newer is not None:
+            cap = newer if cap is None else max(cap, newer)
         model: str = found.model.value or ""
         if not model:
             deployment = DEPLOYMENT.search(path)
             model = deployment[1] if deployment else ""
         options = cast("dict[str, Any]", found.stream_options.value or {})
-        pairs = texts(found.metadata)
+        pairs = texts(found.metadata) if found.metadata else ()
         if (
             found.web_search_options is not UNSET
             or found.plugins is not UNSET
-            or any(tool.type not in _OWN_TOOLS for tool in found.tools or ())
+            or (found.tools and any(tool.type not in _OWN_TOOLS for tool in found.tools))
         ):
             why = why or "tools that the provider runs"
         return Asked(
-            model=model, stream=found.stream.value is True, output_cap=max(caps) if caps else None,
+            model=model, stream=found.stream.value is True, output_cap=cap,
             choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=why,
-            service_tier=found.service_tier.value or "", conversation=session(pairs),
+            service_tier=found.service_tier.value or "", conversation=session(pairs) if pairs else "",
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
             human_turns=human, tool_depth=depth, tools=len(found.tools or ()) + len(found.functions or ()),
             json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
@@ -228,179 +213,6 @@ def _choice(delta: dict[str, str], finish: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-# --- refused ---
-
-_TYPES = {
-    401: "authentication_error",
-    402: "insufficient_quota",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
-
-
-def refuse(refusal: Refusal) -> tuple[Headers, bytes]:
-    """The OpenAI family's error body."""
-    kind = _TYPES.get(refusal.status) or ("server_error" if refusal.status >= 500 else "invalid_request_error")
-    body = {"error": {"message": refusal_message(refusal), "type": kind, "param": None, "code": refusal.code}}
-    return refusal_headers(refusal), encode(body)
-
-
-# --- answered whole ---
-
-
-class _Function(msgspec.Struct):
-    arguments: Any = ""
-
-
-class _ToolCall(msgspec.Struct):
-    function: _Function | None = None
-
-
-class _Said(msgspec.Struct):
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: Any = None
-    message: _Said | None = None
-    text: Any = None  # legacy completions
-
-
-class _Answer(msgspec.Struct):
-    id: Any = ""
-    model: Any = ""
-    service_tier: Any = ""
-    choices: list[_Choice] | None = None
-    usage: Raw = Raw(b"")
-    error: Raw = Raw(b"")
-
-
-class _Bare(msgspec.Struct):
-    """The same where the rest has an unexpected shape: usage is still usage."""
-
-    id: Any = ""
-    model: Any = ""
-    service_tier: Any = ""
-    usage: Raw = Raw(b"")
-    error: Raw = Raw(b"")
-
-
-_answer, _bare = msgspec.json.Decoder(_Answer), msgspec.json.Decoder(_Bare)
-GENERATED = generated.pattern("content", "reasoning_content", "reasoning", "refusal", "arguments", "text")
-_ONCE = generated.pattern("content", "reasoning_content", "reasoning", "refusal", "arguments")
-
-
-def text_of(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def broken(status: int, why: str, body: bytes) -> Reading:
-    """An answer that is not what the path promises: an error in some other shape, or nothing we can read."""
-    code, message = error.read(body)
-    if code or status >= 400:
-        return Reading(usage=Unknown(f"HTTP {status}"), error=code or str(status), error_message=message)
-    return Reading(usage=Unknown(why), malformed=why)
-
-
-def counted(raw: bytes, embedding: bool) -> tuple[Usage, int | None, str]:
-    """(usage, provider's cost, tier) of a whole answer's usage member."""
-    if not embedding:
-        known = openai_usage.plain(raw)
-        if known is not None:
-            return known, None, ""
-    try:
-        stated = usage.read(raw)
-    except usage.Unreadable as why:
-        return Unknown(str(why)), None, ""
-    if stated is None:
-        return Unknown("no usage in the answer"), None, ""
-    return openai_usage.tally(stated, raw, embedding=embedding), openai_usage.cost(stated), openai_usage.tier(stated)
-
-
-def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Reading:
-    """A chat completion, legacy completion or embedding that came whole."""
-    choices: list[_Choice] = []
-    try:
-        answer: _Answer | _Bare = _answer.decode(body)
-        choices = answer.choices or []
-    except msgspec.ValidationError:
-        try:
-            answer = _bare.decode(body)
-        except (msgspec.DecodeError, RecursionError):
-            return broken(status, "the answer is not an object", body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as bad:
-        return broken(status, f"the answer is not JSON: {bad}", body)
-    raw = bytes(answer.usage)
-    known, cost, tier = counted(raw, embedding)
-    code = message = ""
-    if status >= 400 or bytes(answer.error) not in (b"", b"null"):
-        code, message = error.read(body)
-        code = code or str(status)
-    finish = next((c.finish_reason for c in choices if isinstance(c.finish_reason, str)), "")
-    return Reading(
-        usage=known, model_served=text_of(answer.model), service_tier=text_of(answer.service_tier) or tier,
-        response_id=text_of(answer.id), finish=finish, error=code, error_message=message,
-        output_bytes=_said_bytes(choices),
-        malformed="" if status >= 400 or code else _malformed(choices, json_demanded), provider_cost_pico=cost,
-    )  # fmt: skip
-
-
-def _said_bytes(choices: list[_Choice]) -> int:
-    """The bytes of text, reasoning and arguments that a whole answer holds."""
-    total = 0
-    for choice in choices:
-        said: list[Any] = [choice.text]
-        if choice.message is not None:
-            said += (choice.message.content, choice.message.reasoning_content, choice.message.reasoning)
-            said += (call.function.arguments for call in choice.message.tool_calls or () if call.function)
-        for text in said:
-            if isinstance(text, str):
-                total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-            elif text is not None:
-                total += generated.size(GENERATED, encode(text))
-    return total
-
-
-def _malformed(choices: list[_Choice], json_demanded: bool) -> str:
-    """Why a model's output is unusable. Cut by the cap it is not malformed but cut; an empty argument text means none."""
-    for choice in choices:
-        if choice.message is None or choice.finish_reason in ("length", "content_filter"):
-            continue
-        for call in choice.message.tool_calls or ():
-            arguments = call.function.arguments if call.function else ""
-            if isinstance(arguments, str) and arguments and not is_json(arguments):
-                return "tool arguments are not JSON"
-        content = choice.message.content
-        if json_demanded and isinstance(content, str) and not choice.message.tool_calls and not is_json(content):
-            return "JSON was demanded, the reply is not JSON"
-    return ""
-
-
-def is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
-
-
-def _generated(data: bytes) -> int:
-    """Reasoning that is told twice (OpenRouter's reasoning_details) counts once."""
-    return generated.size(_ONCE if b'"reasoning_details"' in data else GENERATED, data)
-
-
-def edge_reading(head: bytes, tail: bytes, embedding: bool) -> Reading:
-    known, cost, tier = counted(edges.member(head, tail, b"usage"), embedding)
-    return Reading(
-        usage=known, model_served=edges.text(head, tail, b"model"), service_tier=edges.text(head, tail, b"service_tier") or tier,
-        response_id=edges.text(head, tail, b"id"), provider_cost_pico=cost,
-    )  # fmt: skip
-
-
 # --- answered as a stream ---
 
 
@@ -452,7 +264,7 @@ class _Reader(Relay):
             return False
         if b"[DONE]" in chunk or b'"error"' in chunk:
             return False
-        self._bytes += _generated(chunk)
+        self._bytes += generated_bytes(chunk)
         return True
 
     def _event(self, name: bytes, data: bytes) -> int:
@@ -464,7 +276,7 @@ class _Reader(Relay):
             chunk = _chunk.decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return PASS  # nothing we know: the client may know more
-        self._bytes += _generated(data)
+        self._bytes += generated_bytes(data)
         if self._learn:
             self._learn -= 1
             self._id = self._id or text_of(chunk.id)
@@ -523,15 +335,6 @@ class _Reader(Relay):
         if tokens is not None and self._asked.usage_asked:
             out += event({**chunk, "choices": [], "usage": as_usage(tokens)})
         return out + b"data: [DONE]\n\n"
-
-
-def as_usage(tokens: Tokens) -> dict[str, Any]:
-    """Our buckets in OpenAI's words."""
-    return {
-        "prompt_tokens": tokens.input_total, "completion_tokens": tokens.output_total, "total_tokens": tokens.total,
-        "prompt_tokens_details": {"cached_tokens": tokens.cache_read + tokens.cache_read_audio},
-        "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
-    }  # fmt: skip
 
 
 openai_chat = _Chat()

@@ -11,7 +11,8 @@ from ..domain.verdict import Refusal
 from . import body as gate
 from . import splice
 from .dialect import JSON, Reader, encode
-from .openai_chat import DEPLOYMENT, edge_reading, openai_chat, refuse, whole
+from .openai_answer import edge_reading, refuse, whole
+from .openai_chat import DEPLOYMENT, openai_chat
 
 
 class _Model(gate.Text):

@@ -14,8 +14,9 @@ from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
 from . import edges, error, generated, openai_usage, splice, usage
-from .dialect import EVENTS, JSON, encode, event
-from .openai_chat import broken, is_json, refuse, remote, session, text_of, texts
+from .dialect import EVENTS, JSON, broken, encode, event, is_json, session, text_of, texts
+from .openai_answer import refuse
+from .openai_chat import remote
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---

@@ -15,9 +15,10 @@ from ..domain.verdict import Refusal
 from . import anthropic_usage, edges, error, gemini_usage, openai_usage, splice
 from . import usage as counts
 from .anthropic_messages import anthropic_messages
-from .dialect import JSON, Reader, encode
+from .dialect import JSON, Reader, encode, text_of
 from .gemini_generate import gemini_generate
-from .openai_chat import openai_chat, refuse, text_of
+from .openai_answer import refuse
+from .openai_chat import openai_chat
 from .openai_responses import openai_responses
 from .usage import Object, Unreadable, count, part, parts
 

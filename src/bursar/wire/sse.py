@@ -12,8 +12,9 @@ BOM = b"\xef\xbb\xbf"
 
 def parse(event: bytes) -> tuple[bytes, bytes]:
     """(event name, data) of one event's bytes; data lines joined by LF, both empty where there are none."""
-    if event.startswith(b"data: {") and event.find(b"\n") >= len(event) - 2 and b"\r" not in event:
-        return b"", event[6:].rstrip(b"\n")
+    line = event.rstrip(b"\r\n")
+    if line.startswith(b"data: ") and b"\n" not in line and b"\r" not in line:
+        return b"", line[6:]
     name = b""
     data: list[bytes] = []
     if event.startswith(BOM):
