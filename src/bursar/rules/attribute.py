@@ -56,13 +56,14 @@ def attribute(
     structured: list[tuple[bytes, bytes]] = []
     aliases: list[tuple[str, str, bytes]] = []
     for key, value in headers:
-        if key in DIRECT:
-            name, source = DIRECT[key]
+        direct = DIRECT.get(key)
+        if direct is not None:
+            name, source = direct
             if source == "header":
                 _say(said, name, value.decode("utf-8", "replace"), "header")
             else:
                 aliases.append((name, source, value))
-        elif key in STRUCTURED or key[:18] == HELICONE_PROPERTY:
+        elif key in STRUCTURED or key.startswith(HELICONE_PROPERTY):
             structured.append((key, value))
     if structured:
         for name, value, source in _structured(structured):
@@ -91,14 +92,15 @@ def attribute(
         operation = ("embedding", "inferred") if asked.embedding else ("", "")
     if not said:
         return Labels(operation=operation[0])
-    extra = [(name, value) for name, (value, _) in said.items() if name not in _CHARGEABLE]
-    if extra:
+    extra: list[tuple[str, str]] = []
+    if not _CHARGEABLE.issuperset(said):
+        extra = [(name, value) for name, (value, _) in said.items() if name not in _CHARGEABLE]
         extra = sorted(extra)[:FREE_LABELS_MAX]
     get = said.get
     none = ("", "")
     return Labels(
         get("tenant", none)[0], get("feature", none)[0], get("flow", none)[0], operation[0], get("conversation", none)[0],
-        get("user", none)[0], tuple(extra), tuple((name, source) for name, (_, source) in said.items()),
+        get("user", none)[0], tuple(extra), tuple([(name, source) for name, (_, source) in said.items()]),
     )  # fmt: skip
 
 

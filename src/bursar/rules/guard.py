@@ -168,26 +168,26 @@ def charges(
     found: list[tuple[BudgetRule, str, int]], worst_pico: int, worst_tokens: int, tool_calls: int
 ) -> tuple[Charge, ...]:
     """What a try must fit under. A limit of money never stops a try that can cost nothing: with nothing to add, any standing fits."""
+    amounts = _amounts(worst_pico, worst_tokens, tool_calls)
     return tuple(
         [
-            Charge(counter, rule.name, rule.limit.unit, _amount(rule.limit.unit, worst_pico, worst_tokens, tool_calls),
-                   rule.limit.amount, rule.hard, end)
+            Charge(counter, rule.name, rule.limit.unit, amounts[rule.limit.unit], rule.limit.amount, rule.hard, end)
             for rule, counter, end in found
         ]
-    )  # fmt: skip
+    )
 
 
 def actual(held: Sequence[Charge], cost_pico: int, tokens: int, tool_calls: int, counts: bool) -> tuple[int, ...]:
     """What the try really used, in the order and grain of its charges. `counts`: whether it counts as a call at all."""
-    return tuple([_amount(c.unit, cost_pico, tokens, tool_calls) if counts else 0 for c in held])
+    if not counts:
+        return (0,) * len(held)
+    amounts = _amounts(cost_pico, tokens, tool_calls)
+    return tuple([amounts[c.unit] for c in held])
 
 
-def _amount(unit: str, pico: int, tokens: int, tool_calls: int) -> int:
-    if unit == "usd":
-        return nano_up(pico)
-    if unit == "tokens":
-        return tokens
-    return 1 if unit == "calls" else tool_calls
+def _amounts(pico: int, tokens: int, tool_calls: int) -> dict[str, int]:
+    """One try in each unit a budget may count."""
+    return {"usd": nano_up(pico), "tokens": tokens, "calls": 1, "tool_calls": tool_calls}
 
 
 def short(shortage: Short, conversation: str) -> Refusal:

@@ -128,8 +128,9 @@ def _times(rate: Rate, times: int, by: int) -> Rate:
 
 def used(tokens: Tokens) -> list[tuple[str, int]]:
     """The units that were used, as (unit, count), in column order."""
-    found = [(unit, count) for unit, count in zip(TOKEN_BUCKETS, tokens[:-1], strict=True) if count]
-    found.extend([(unit, count) for unit, count in tokens.other if count])
+    found = [pair for pair in zip(TOKEN_BUCKETS, tokens[:-1], strict=True) if pair[1]]
+    if tokens.other:
+        found.extend([pair for pair in tokens.other if pair[1]])
     return found
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
-from ..domain.entry import Entry, Hold, Settlement
+from ..domain.entry import COLUMNS, Entry, Hold, Settlement
 from ..domain.labels import PURPOSES, Labels
 from ..domain.money import plain
 from ..domain.price import Price, Priced
-from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage
+from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal, refuse
 from . import estimate, guard
 from .price import bill, columns
@@ -122,42 +123,49 @@ def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: We
     flags = [f for f in (entry.flags, weighed.flag) if f]
     if priced.missing:
         flags.append("missing:" + ",".join(priced.missing))
-    sent_ms = head.elapsed_us // 1000
-    row = entry._replace(
-        status="ok" if good and how in ("complete", "abandoned") else "error",
-        http_status=head.status,
-        error=(reading.error or (ended.fault.kind if ended.fault else ""))[:200],
-        finish=reading.finish,
-        ended=how,
-        model_served=reading.model_served or entry.model_served,
-        service_tier=reading.service_tier or entry.service_tier,
-        response_id=reading.response_id,
-        usage_source=weighed.source,
-        usage_raw=weighed.raw,
-        latency_ms=(ended.elapsed_us or head.elapsed_us) // 1000,
-        ttft_ms=ended.first_byte_us // 1000 if ended.first_byte_us else sent_ms,
-        overhead_us=head.sent_us,
-        flags=" ".join(flags),
-        **columns(priced),
-        **(token_columns(tokens) if tokens is not None else {}),
-    )
-    used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
-    return Settlement(hold.id, row, used, hold.charges)
-
-
-def token_columns(tokens: Tokens) -> dict[str, int | str]:
-    """The usage as columns: the six with a name of their own, the rest as JSON."""
-    other = {
-        name: getattr(tokens, name)
-        for name in ("input_audio", "cache_read_audio", "output_audio", "input_image", "output_image")
-        if getattr(tokens, name)
+    found = columns(priced)
+    if tokens is not None:
+        add_usage(found, tokens)
+    found |= {
+        "status": "ok" if good and how in ("complete", "abandoned") else "error",
+        "http_status": head.status,
+        "error": (reading.error or (ended.fault.kind if ended.fault else ""))[:200],
+        "finish": reading.finish,
+        "ended": how,
+        "model_served": reading.model_served or entry.model_served,
+        "service_tier": reading.service_tier or entry.service_tier,
+        "response_id": reading.response_id,
+        "usage_source": weighed.source,
+        "usage_raw": weighed.raw,
+        "latency_ms": (ended.elapsed_us or head.elapsed_us) // 1000,
+        "ttft_ms": (ended.first_byte_us or head.elapsed_us) // 1000,
+        "overhead_us": head.sent_us,
+        "flags": " ".join(flags),
     }
-    other.update(tokens.other)
-    return {
-        "input": tokens.input, "cache_read": tokens.cache_read, "cache_write": tokens.cache_write,
-        "cache_write_1h": tokens.cache_write_1h, "output": tokens.output, "reasoning": tokens.reasoning,
-        "other_units": json.dumps(other) if other else "{}",
-    }  # fmt: skip
+    used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
+    return Settlement(hold.id, _with(entry, found), used, hold.charges)
+
+
+_AT = {name: at for at, name in enumerate(COLUMNS)}
+
+
+def _with(entry: Entry, found: Mapping[str, object]) -> Entry:
+    """`_replace`, at half its cost for a third of the columns: that one looks up all of them, on every call."""
+    row: list[object] = list(entry)
+    for name, value in found.items():
+        row[_AT[name]] = value
+    return Entry._make(row)
+
+
+def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
+    """The usage as columns: the six with a name of their own, the rest as JSON."""
+    (
+        found["input"], found["cache_read"], found["cache_write"], found["cache_write_1h"], found["output"], found["reasoning"],
+        *rest, other,
+    ) = tokens  # fmt: skip
+    if other or any(rest):
+        named = {name: count for name, count in zip(TOKEN_BUCKETS[-len(rest) :], rest, strict=True) if count}
+        found["other_units"] = json.dumps({**named, **dict(other)})
 
 
 def no_answer(hold: Hold, fault: Fault) -> Settlement:
@@ -227,4 +235,6 @@ def price_tag(entry: Entry) -> Headers:
 
 def _safe(text: str) -> bytes:
     """Header bytes from text that a stranger chose: what is not printable ASCII becomes `?`."""
+    if text.isascii() and text.isprintable():  # nearly all are, and then 1 µs is saved on each
+        return text.encode()
     return bytes([b if 0x20 <= b < 0x7F else 0x3F for b in text.encode("utf-8", "replace")])
