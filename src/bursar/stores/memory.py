@@ -36,6 +36,7 @@ class MemoryLedger:
             standing = self._standing(c)
             if c.hard and c.limit is not None and c.amount > 0 and standing.spent + standing.held + c.amount > c.limit:
                 self._counters = before
+                standing = self._standing(c)
                 return Short(c, standing.spent, standing.held)
             self._add(c, 0, c.amount)
         self._holds[hold.id] = hold

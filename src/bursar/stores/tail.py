@@ -79,6 +79,19 @@ class _Counter:
         self.spent = self.held = 0
 
 
+def _stored(entry: Entry, charges: Sequence[Charge], actual: Sequence[int]) -> tuple[object, ...]:
+    """The row as stored: the entry, and what it takes from which counter."""
+    return (*entry, _encode([(c.counter, c.unit, spent) for c, spent in zip(charges, actual)]).decode()) if charges else (*entry, "[]")
+
+
+def _taking(
+    entry: Entry, charges: Sequence[Charge], actual: Sequence[int], moves: list[tuple[Charge, int, int]]
+) -> tuple[object, ...]:
+    """The row as stored; what it takes is added to `moves`. ValueError when there are not as many amounts as charges."""
+    moves += [(c, spent, 0) for c, spent in zip(charges, actual, strict=True)]
+    return _stored(entry, charges, actual)
+
+
 class _Gone(Exception):
     """A hold of ours was given up by a sibling: this batch must look before it settles."""
 
@@ -212,20 +225,16 @@ class Tail:
         for op in books:
             if op.id in own:
                 settlement: Settlement = op.item
-                charges = own[op.id][1]
-                moves += [(c, 0, -c.amount) for c in charges]
-                rows.append(self._taking(settlement.entry, settlement.charges or charges, settlement.actual, moves))
+                held = own[op.id][1]
+                charges = settlement.charges or held
+                if charges is held and len(held) == len(settlement.actual):  # as nearly always: one move a counter
+                    moves += [(c, spent, -c.amount) for c, spent in zip(held, settlement.actual)]
+                    rows.append(_stored(settlement.entry, held, settlement.actual))
+                else:
+                    moves += [(c, 0, -c.amount) for c in held]
+                    rows.append(_taking(settlement.entry, charges, settlement.actual, moves))
         self._move(moves)
         self._insert(ROWS, rows)
-
-    def _taking(
-        self, entry: Entry, charges: Sequence[Charge], actual: Sequence[int], moves: list[tuple[Charge, int, int]]
-    ) -> tuple[object, ...]:
-        """The row as stored, with what it takes from which counter."""
-        if not charges and not actual:
-            return (*entry, "[]")
-        moves += [(c, spent, 0) for c, spent in zip(charges, actual, strict=True)]
-        return (*entry, _encode([(c.counter, c.unit, spent) for c, spent in zip(charges, actual)]).decode())
 
     def _book_strangers(self, books: list[Op], rows: list[tuple[object, ...]], moves: list[tuple[Charge, int, int]]) -> None:
         """Rows whose hold this connection did not make: without a hold, after a hold was given up, or booked before."""
@@ -253,13 +262,13 @@ class Tail:
                 continue
             seen[op.id] = ("booked", 0, "", 0)  # the same id again in this batch
             if not kind:
-                rows.append(self._taking(settlement.entry, settlement.charges or charges or (), settlement.actual, moves))
+                rows.append(_taking(settlement.entry, settlement.charges or charges or (), settlement.actual, moves))
                 continue
             lapsed = _charges.decode(text)
             already = {c.counter: c.amount for c in lapsed}
             charges = settlement.charges or lapsed
             actual = [spent - already.get(c.counter, 0) for c, spent in zip(charges, settlement.actual, strict=True)]
-            rows.append(self._taking(late(settlement, amount or 0), charges, actual, moves))
+            rows.append(_taking(late(settlement, amount or 0), charges, actual, moves))
             self.connection.execute("UPDATE lapsed SET settled = 1 WHERE id = ?", (op.id,))
             self.corrections += 1
 
@@ -390,7 +399,7 @@ class Tail:
             row = charged(hold.entry, hold.amount)
             rows.append(row)
             moves += [(c, 0, -c.amount) for c in hold.charges]
-            stored.append(self._taking(row, hold.charges, [c.amount for c in hold.charges], moves))
+            stored.append(_taking(row, hold.charges, [c.amount for c in hold.charges], moves))
             self.connection.execute(
                 "INSERT INTO lapsed (id, at, amount, charges, settled) VALUES (?,?,?,?,0)",
                 (hold.id, self._clock_us(), row.cost, _encode(hold.charges).decode()),
