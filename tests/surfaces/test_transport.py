@@ -576,6 +576,24 @@ def test_parent_and_forked_children_all_book(bench: Bench) -> None:
     assert {r["ended"] for r in rows} == {"complete", "abandoned"}
 
 
+def test_a_stream_that_a_child_inherits_stays_its_parents(bench: Bench) -> None:
+    """The child closes what it inherited when it exits; the call is still under way, and its parent books it once."""
+    bench.provider.script = lambda seen: Say(text="x" * 200, pieces=20, pause_s=0.02, usage=Buckets(input=9, output=7))
+    ended(child(bench, """
+        client = wrapped()
+        with client.stream("POST", URL, json={**ASKED, "stream": True}) as answer:
+            pieces = answer.iter_bytes()
+            next(pieces)
+            pid = os.fork()
+            if pid == 0:
+                sys.exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            for _ in pieces: pass
+    """))  # fmt: skip
+    (row,) = stored(bench)
+    assert (row["ended"], row["output"]) == ("complete", 7)
+
+
 def test_several_processes_share_one_ledger_and_one_budget(bench: Bench) -> None:
     """Exactly as many calls as the limit allows, whoever makes them."""
     bench.policy('[[budget]]\nscope = "tenant"\nlimit = "20 calls"\n')

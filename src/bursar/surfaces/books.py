@@ -150,26 +150,25 @@ class Books:
 
     def stream(self, journey: Journey) -> None:
         """A stream goes out to its reader, who may leave it. Kept here, because a stream that is collected as garbage
-        would find its own journey finalised before it could be booked."""
-        self.expect_leaving()
+        would find its own journey finalised before it could be booked. The thread that would book it is started here,
+        not when it is left: see `leave`."""
         self._streams.add(journey)
-
-    def streamed(self, journey: Journey) -> None:
-        """Its reader drove it to its end."""
-        self._streams.discard(journey)
-
-    def expect_leaving(self) -> None:
-        """Make ready to book a call that is left. Here, not when it happens: see `leave`."""
         if self._leaver is None:
             with self._lock:
                 if self._leaver is None:
                     self._leaver = threading.Thread(target=self._book_left, name="bursar-left", daemon=True)
                     self._leaver.start()
 
+    def streamed(self, journey: Journey) -> None:
+        """Its reader drove it to its end."""
+        self._streams.discard(journey)
+
     def leave(self, journey: Journey, value: Fault | Ended) -> None:
         """Book a call whose caller is gone, from another thread: this may run inside a garbage collection that began in
-        the middle of the ledger's own work, where waiting for its lock would be waiting for ourselves."""
-        self._left.put((journey, value))
+        the middle of the ledger's own work, where waiting for its lock would be waiting for ourselves. A stream that a
+        forked child inherited is its parent's to book."""
+        if journey in self._streams:
+            self._left.put((journey, value))
 
     def _book_left(self) -> None:
         while (item := self._left.get()) is not None:

@@ -45,7 +45,7 @@ class Call:
     """The world of one call: what was asked, the try under way, and how its effects are performed."""
 
     __slots__ = (
-        "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
+        "_plain", "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
         "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class Call:
         self.books, self.shop, self.place, self.kit, self.inner = books, shop, place, kit, inner
         self.request, self.incoming, self.target = request, incoming, target
         self.body = incoming.body
+        self._plain: Headers | None = None
         self.started_ns = self.sent_ns = started_ns
         self.first_us = 0
         self.away = False  # the thread is in the caller's own transport: what fails there is not ours
@@ -90,15 +91,22 @@ class Call:
         url = request.url
         if effect.target != self.target:
             url = url.copy_with(raw_path=effect.target.encode("ascii"))
-        elif effect.body is self.body and effect.headers == [h for h in self.incoming.headers if h[0] not in lines.HOP_BY_HOP]:
+        elif effect.body is self.body and self._as_they_came(effect.headers):
             return request
-        kept = set(effect.headers)
-        raw = request.headers.raw
         # The hop is the caller's own: its framing lines stay, and so do the spelling and order of all others.
-        out = [(name, value) for name, value in raw if (low := name.lower()) in lines.HOP_BY_HOP or (low, value) in kept]
-        had = {(name.lower(), value) for name, value in raw}
-        out += [line for line in effect.headers if line not in had]
-        return self._request(url, effect, out)
+        headers = self.kit.Headers(request.headers)
+        if not self._as_they_came(effect.headers):
+            came, kept = set(self.incoming.headers), set(effect.headers)
+            for name in {name for name, value in came - kept if name not in lines.HOP_BY_HOP}:
+                del headers[name.decode("latin-1")]
+            for name, value in kept - came:
+                headers[name.decode("latin-1")] = value.decode("latin-1")
+        return self._request(url, effect, headers)
+
+    def _as_they_came(self, headers: Headers) -> bool:
+        if self._plain is None:
+            self._plain = [line for line in self.incoming.headers if line[0] not in lines.HOP_BY_HOP]
+        return headers == self._plain
 
     def _elsewhere(self, effect: Send) -> Any:
         """A fallback to another provider: its address, its credentials, none of the caller's."""
@@ -108,15 +116,16 @@ class Call:
         base, auth = door
         url = type(self.request.url)(base + effect.target.removeprefix(self.place.prefix))
         out = [line for line in effect.headers if line[0] not in lines.AUTH and line[0] not in lines.ACCOUNT and line[0] != b"cookie"]
-        return self._request(url, effect, [(b"Host", url.netloc), *out, *auth, (b"Content-Length", b"")])
+        return self._request(url, effect, self.kit.Headers([(b"Host", url.netloc), *out, *auth]))
 
-    def _request(self, url: Any, effect: Send, headers: Headers) -> Any:
+    def _request(self, url: Any, effect: Send, headers: Any) -> Any:
         if effect.body is self.body and not self.body:
             stream = self.request.stream
         else:
             stream = self.kit.ByteStream(effect.body)
-            length = b"%d" % len(effect.body)
-            headers = [(n, length if n.lower() == b"content-length" else v) for n, v in headers if n.lower() != b"transfer-encoding"]
+            headers["Content-Length"] = str(len(effect.body))
+            if "transfer-encoding" in headers:
+                del headers["transfer-encoding"]
         return self.kit.Request(effect.method, url, headers=headers, stream=stream, extensions=self.request.extensions)
 
     def head(self, response: Any) -> Head:
@@ -178,7 +187,7 @@ class Call:
         if not self.away:
             return
         self.away = False
-        self.books.expect_leaving()
+        self.books.stream(self.journey)
         value: Fault | Ended
         if self.response is None:
             value = Fault("cancelled", "the caller left before the answer", True, 0, self.since(self.sent_ns))
