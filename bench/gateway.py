@@ -243,20 +243,27 @@ http {{ access_log off; client_body_temp_path {self.folder}/body; proxy_temp_pat
         self.process.wait()
 
 
-async def measure(subject: Subject, seconds: float, repeats: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    pid, port = subject.process.pid, subject.port
-    await load(port, "small", 8, 0.5)
+async def measure(subjects: list[Subject], seconds: float, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Both are up all the time and take turns, a few seconds each, so that a noisy neighbour troubles both alike."""
+    found: dict[str, dict[str, list[float]]] = {s.name: {} for s in subjects}
+
+    def note(subject: Subject, what: str, value: float) -> None:
+        found[subject.name].setdefault(what, []).append(value)
+
+    for subject in subjects:
+        await load(subject.port, "small", 8, 0.5)
     for _ in range(repeats):
         for kind, connections, per in (("small", 32, 1), ("large", 8, 1), ("stream", 20, EVENTS)):
-            before = cpu(pid)
-            calls = await load(port, kind, connections, seconds)
-            found.setdefault(kind, []).append((cpu(pid) - before) / calls / per * 1e6)
-            if kind == "small":
-                found.setdefault("calls_per_s", []).append(calls / seconds)
-        taken = await paced(port, 100, seconds)
-        found.setdefault("p50_ms", []).append(statistics.median(taken) * 1000)
-        found.setdefault("p99_ms", []).append(taken[int(len(taken) * 0.99)] * 1000)
+            for subject in subjects:
+                before = cpu(subject.process.pid)
+                calls = await load(subject.port, kind, connections, seconds)
+                note(subject, kind, (cpu(subject.process.pid) - before) / calls / per * 1e6)
+                if kind == "small":
+                    note(subject, "calls_per_s", calls / seconds)
+        for subject in subjects:
+            taken = await paced(subject.port, 100, seconds)
+            note(subject, "p50_ms", statistics.median(taken) * 1000)
+            note(subject, "p99_ms", taken[int(len(taken) * 0.99)] * 1000)
     return found
 
 
@@ -280,18 +287,17 @@ async def main() -> int:
         os.sched_setaffinity(0, {0})
     mock = await asyncio.get_running_loop().create_server(Mock, "127.0.0.1", 0, backlog=512)
     upstream = mock.sockets[0].getsockname()[1]
-    results, subjects = {}, {}
-    for name in ("bursar", "nginx"):
-        with tempfile.TemporaryDirectory(prefix="bursar-bench-") as folder:
+    with contextlib.ExitStack() as stack:
+        subjects: dict[str, Subject] = {}
+        for name in ("bursar", "nginx"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bursar-bench-"))
             subject = subjects[name] = Subject(name, Path(folder), upstream)
             if name == "bursar":  # compiled prices and bytecode: the second start is what operators see
                 subject.start()
                 subject.stop()
             subject.start()
-            try:
-                results[name] = await measure(subject, options.seconds, options.repeats)
-            finally:
-                subject.stop()
+            stack.callback(subject.stop)
+        results = await measure(list(subjects.values()), options.seconds, options.repeats)
     ours, theirs = ({k: statistics.median(v) for k, v in results[n].items()} for n in ("bursar", "nginx"))
     if options.json:
         print(json.dumps({"rows": [{"what": k, "bursar": ours[k], "nginx": theirs[k]} for k in ours],
