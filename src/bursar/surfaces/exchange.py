@@ -218,19 +218,28 @@ class Exchange:
         client, response = self.client, self.response
         if kept:
             client.write(kept)
+        if response is not None and not response.complete:
+            await self._tail(response)
         if complete:
             client.end()
         else:
             client.abort()
-        if response is not None and not response.complete:
-            # After the terminal event a provider has at most the end of the chunked body left to say.
-            try:
-                while not response.complete and await asyncio.wait_for(response.chunk(), 1.0):
-                    pass
-            except (UpstreamFault, TimeoutError):
-                pass
-            if not response.complete:
-                response.abandon()
+
+    async def _tail(self, response: UpstreamResponse) -> None:
+        """After the terminal event a provider has at most the end of the body left to say, or one more marker (OpenRouter
+        sends `[DONE]` after `response.completed`): passed on, within a second."""
+        try:
+            while not response.complete:
+                chunk = response.chunk_nowait()
+                if chunk is None:
+                    chunk = await asyncio.wait_for(response.chunk(), 1.0)
+                if not chunk:
+                    break
+                self.client.write(chunk)
+        except (UpstreamFault, TimeoutError):
+            pass
+        if not response.complete:
+            response.abandon()
 
     async def reply(self, answer: Answer) -> None:
         self.client.respond(answer.status, answer.headers, answer.body)
