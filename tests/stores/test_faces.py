@@ -14,6 +14,7 @@ import pytest
 
 from bursar.domain.entry import Short
 from bursar.stores.fault import LedgerFault
+from bursar.stores.segments import compact
 from bursar.stores.writer import Ledger
 
 from .books import charge, hold, opened, settle
@@ -63,6 +64,30 @@ def test_threads_that_come_together_share_commits(ledger):
         thread.join()
     assert ledger.stats()["rows"] == 480
     assert ledger.stats()["batches"] < 400
+
+
+def test_a_commit_with_a_row_is_synced_and_one_with_holds_only_is_not(ledger):
+    """The row must survive a power cut before its caller hears of it; a hold need only survive a killed process."""
+    synced = []
+
+    class Watched:
+        def __init__(self, connection):
+            self._connection = connection
+
+        def __getattr__(self, name):
+            return getattr(self._connection, name)
+
+        def execute(self, statement, *arguments, **options):
+            if statement == "COMMIT":
+                synced.append({1: "normal", 2: "full"}[self._connection.pragma("synchronous")])
+            return self._connection.execute(statement, *arguments, **options)
+
+    ledger._tail.connection = Watched(ledger._tail.connection)
+    held = hold("a.1")
+    ledger.hold(held)
+    ledger.book(settle(held))
+    ledger.hold(hold("b.1"))
+    assert synced == ["normal", "full", "normal"]
 
 
 def test_an_event_loop_gets_batches_and_exact_answers(ledger):
@@ -151,8 +176,9 @@ def test_a_process_given_up_while_it_slept_books_a_correction(tmp_path, clocks):
     clocks.lapse()
     with opened(tmp_path, clocks) as second:
         assert [row.status for row in second.rows()] == ["unknown"]
+        compact(tmp_path, everything=True, clock_us=clocks.wall)
         first.book(settle(held, [25]))
-        assert [row.status for row in second.rows()] == ["unknown", "correction"]
+        assert [row.status for row in second.rows()] == ["correction"]
         assert (second.counters()["day"].spent, second.counters()["day"].held) == (25, 0)
     first.close()
 
@@ -167,6 +193,9 @@ mine = hold("parent.1", [charge("day", 40, 100)])
 assert ledger.hold(mine) is None
 pid = os.fork()
 if pid == 0:
+    if os.path.isdir("/proc/self/fd"):
+        files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not [f for f in files if "ledger.db" in f], "a connection was carried across"
     theirs = hold("child.1", [charge("day", 50, 100)])
     assert ledger.hold(theirs) is None, "60 are left"
     assert ledger.hold(hold("child.2", [charge("day", 20, 100)])) is not None, "10 are left"

@@ -162,6 +162,8 @@ def test_a_compactor_that_lost_its_lease_hands_nothing_over(filled, clocks):
             other.close()
 
     assert compact(filled, everything=True, clock_us=clocks.wall, step=robbed).busy
+    with Reader(filled) as reader:
+        assert reader.sqlite.execute("SELECT count(*) FROM tail").get == 100
     assert totals(filled) == TOTAL
 
 
