@@ -12,7 +12,7 @@ from bursar.domain.entry import Entry, Settlement
 from bursar.domain.price import Price, Rate
 from bursar.domain.usage import Tokens
 from bursar.rules import price as pricing
-from bursar.rules.record import token_columns
+from bursar.rules.record import add_usage
 from bursar.stores.writer import Ledger
 
 HOUR = 3_600_000_000
@@ -38,12 +38,14 @@ def entry(number: int, ts: int, tokens: Tokens, model: str | None = "gpt-5-mini"
     """A settled row of one try; no model: nobody knows its price. `more` overrules any column."""
     price = PRICES.get(model or "")
     priced = pricing.bill(tokens, price)
+    used: dict[str, object] = {}
+    add_usage(used, tokens)
     row = Entry(
         id=f"c{number:06d}.1", ts=ts, call=f"c{number:06d}", try_no=1, provider=price.provider if price else "openai",
         dialect="openai_chat", model_requested=model or "mystery", model_served=model or "mystery", status="ok",
         http_status=200, ended="complete", usage_source="provider", price_id=priced.price_id, price_status=priced.status,
         latency_ms=400 + number % 700, ttft_ms=120, overhead_us=300, node="test", request_hash=f"{number % 50:032x}",
-    )._replace(**token_columns(tokens), **pricing.columns(priced))  # fmt: skip
+    )._replace(**used, **pricing.columns(priced))  # fmt: skip
     return row._replace(**more)  # type: ignore[arg-type]
 
 
