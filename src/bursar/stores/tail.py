@@ -17,8 +17,9 @@ from .schema import HOLDS_EACH, STORED, Place, connect, quoted, waiter
 HOLD, BOOK, RELEASE = range(3)
 
 # Every step lets go of the interpreter's lock and has to win it back from a busy event loop, so a batch is written in few
-# steps: many rows a statement. Four sizes keep the number of prepared statements small.
-SIZES = (64, 16, 4, 1)
+# steps: many rows a statement. Powers of two: any number of rows is few steps, and the prepared statements stay few.
+SIZES = (64, 32, 16, 8, 4, 2, 1)
+NOBODY = (None, 0, 0)  # a counter that does not exist
 COUNTERS_KEPT = 200_000  # counters remembered in memory, some 300 bytes each; forgetting costs one look-up
 LAPSE_BATCH = 500
 
@@ -165,7 +166,10 @@ class Tail:
 
     def _end(self) -> None:
         if self._dirty:
-            self._insert(COUNTERS, [(c.n, c.spent, c.held) for c in self._dirty if c.n])
+            touched: list[tuple[int | None, int, int]] = [(c.n, c.spent, c.held) for c in self._dirty if c.n]
+            if len(touched) > 2:  # filled up, for three budgets are one step then and not two: NULL equals no number
+                touched += [NOBODY] * (-len(touched) % 4)
+            self._insert(COUNTERS, touched)
             new = [c for c in self._dirty if not c.n]
             if new:
                 last = self.connection.execute("SELECT coalesce(max(n), 0) FROM counters").get
