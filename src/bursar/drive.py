@@ -132,19 +132,33 @@ async def run(
     way: Way, world: AsyncWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None]
 ) -> None:
     """A call through a gateway, whole: relays, replies and finishes are the world's too. Our own faults end here."""
-    journey = Journey(way, recall)
     value: Any = None
+    send = way.send
     try:
+        # Not by way of a Journey: each await would pass through one frame more, on every call six times.
         while True:
-            effect = await journey.advance_async(world, value)
-            if effect is None:
-                return
-            if type(effect) is Relay:
-                value = await world.relay(effect)
-            elif type(effect) is Reply:
+            effect = send(value)
+            kind = type(effect)
+            if kind is Recall:
+                value = recall(effect.provider, effect.model)
+            elif kind is Hold:
+                value = await world.hold(effect)
+            elif kind is Send:
+                value = await world.send(effect)
+            elif kind is Gather:
+                value = await world.gather(effect)
+            elif kind is Book:
+                value = await world.book(effect)
+            elif kind is Reply:
                 value = await world.reply(effect.answer)
-            elif type(effect) is Finish:
+            elif kind is Relay:
+                value = await world.relay(effect)
+            elif kind is Finish:
                 value = await world.finish(effect.kept, effect.complete)
+            else:
+                value = await world.wait(effect.seconds)
+    except StopIteration:
+        return
     except Exception as bug:
         if raise_faults:
             raise
