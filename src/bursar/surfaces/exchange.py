@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from ..domain.call import Answer, Ended, Fault, Head, Headers
 from ..domain.entry import Entry, Short
 from ..effects import Book, Gather, Hold, Relay, Send
 from ..stores.writer import Ledger, LedgerFault
+from .counters import Counters
 from .http_client import Origin, Pool, Timeouts, UpstreamFault, UpstreamResponse
 from .http_server import Responder
 from .wiring import Address, Ratios
-
-if TYPE_CHECKING:
-    from .gateway import Counters
 
 EDGE = 64 << 10  # bytes kept from both ends of a reply too large to gather: usage stands near one of them
 

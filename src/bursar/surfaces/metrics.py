@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-if TYPE_CHECKING:
-    from .gateway import Gateway
+from ..stores.writer import Ledger
+from .counters import Counters
+from .http_server import Server
 
 
 class _Page:
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, counters: Counters, server: Server | None, ledger: Ledger) -> None:
+        self._counters, self._server, self._ledger = counters, server, ledger
 
     def collect(self):
-        gateway, counters = self._gateway, self._gateway.counters
+        counters = self._counters
         tries = CounterMetricFamily(
             "bursar_tries", "Tries by outcome", labels=["provider", "dialect", "operation", "status"]
         )
@@ -52,17 +51,17 @@ class _Page:
             "Time from a call's arrival to its first byte sent on",
             value=counters.overhead_us / 1e6,
         )
-        server = gateway.server
+        server = self._server
         yield GaugeMetricFamily(
             "bursar_connections", "Client connections open", value=server.connections if server else 0
         )
         yield GaugeMetricFamily("bursar_in_flight", "Calls under way", value=server.in_flight if server else 0)
-        for name, value in gateway.shop.ledger.stats().items():
+        for name, value in self._ledger.stats().items():
             yield GaugeMetricFamily(f"bursar_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)
 
 
-def page(gateway: Gateway) -> bytes:
+def page(counters: Counters, server: Server | None, ledger: Ledger) -> bytes:
     """The page as bytes."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(gateway))  # pyright: ignore[reportArgumentType]
+    registry.register(_Page(counters, server, ledger))  # pyright: ignore[reportArgumentType]
     return generate_latest(registry)
