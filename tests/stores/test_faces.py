@@ -202,6 +202,7 @@ if pid == 0:
     ledger.book(settle(theirs, [50]))
     ledger.close()
     os._exit(0)
+assert ledger._tail is None, "the connection was open while the process forked"
 _, status = os.waitpid(pid, 0)
 assert status == 0, status
 ledger.book(settle(mine, [40]))
