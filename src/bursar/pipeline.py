@@ -226,12 +226,18 @@ def _plan(
                 return labels.get(name)
 
     found = guard.applicable(desk.budgets, fact, ts_us) if desk.budgets else []
-    closed = next((rule.name for rule, _, _ in found if rule.closed), "")
+    closed = hard_money = ""
+    hard = False
+    for rule, _, _ in found:
+        hard = hard or rule.hard
+        if rule.closed and not closed:
+            closed = rule.name
+        if rule.hard and not hard_money and rule.limit.unit == "usd":
+            hard_money = rule.name
     if dialect.name == "passthrough" and not model:
         return _Plan(0, guard.charges(found, 0, 0, 0), None, (), estimate.START, closed)
 
     price = desk.prices.find(provider.prices, model, ts_us, asked.service_tier, asked.batch)
-    hard_money = next((rule.name for rule, _, _ in found if rule.hard and rule.limit.unit == "usd"), "")
     if price is None:
         if hard_money:
             return refuse(
@@ -250,7 +256,6 @@ def _plan(
         cap = (price.output_max if price else 0) or desk.output_cap
         if hard_money and dialect.name != "passthrough":
             edits.append(CapOutput(cap))
-    hard = any([rule.hard for rule, _, _ in found])
     bound = estimate.bound(len(call.body)) if hard else estimate.input_tokens(len(call.body), ratio)
     if asked.unbounded_input:
         bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)
