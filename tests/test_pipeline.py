@@ -41,7 +41,7 @@ def desk(budgets=(), fallbacks=(), retries=0, **more) -> Desk:
     return Desk(
         providers={n: ProviderRule(n, f, n, retries) for n, f in families.items()}, defaults=families | {"openai": "openai"},
         budgets=tuple(compile_budget(b, n, ZoneInfo) for n, b in enumerate(budgets)), fallbacks=tuple(fallbacks), labels={},
-        prices=Book(), resolve=wire.resolver(families), output_cap=500, gather_max=1 << 20, policy_hash="p", node="n", **more,
+        prices=Book(), resolve=wire.resolver(families), output_cap=500, output_assumed=500, gather_max=1 << 20, policy_hash="p", node="n", **more,
     )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ class Desk(NamedTuple):
     prices: Prices
     resolve: Callable[[str, str], Route]
     output_cap: int
+    output_assumed: int
     gather_max: int
     policy_hash: str
     node: str
@@ -253,9 +254,12 @@ def _plan(
         edits.append(AskUsage())
     cap = 0 if asked.embedding else asked.output_cap
     if cap is None:
-        cap = (price.output_max if price else 0) or desk.output_cap
+        known = price.output_max if price else 0
         if hard_money and dialect.name != "passthrough":
+            cap = known or desk.output_cap
             edits.append(CapOutput(cap))
+        else:
+            cap = known or desk.output_assumed
     bound = estimate.bound(len(call.body)) if hard else estimate.input_tokens(len(call.body), ratio)
     if asked.unbounded_input:
         bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)

@@ -104,9 +104,9 @@ class LedgerPolicy(Record, frozen=True):
 class Guard(Record, frozen=True):
     """`[guard]`: what bounds a call whose client set no bound."""
 
-    output_cap: int = (
-        32_000  # tokens assumed when neither client nor price book says; sent upstream under a hard budget only
-    )
+    # Sent upstream under a hard dollar budget. Every chat model still sold takes 4,096; a cap above a model's own is an error.
+    output_cap: int = 4_096
+    output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output
 
 
 class Policy(Record, frozen=True):

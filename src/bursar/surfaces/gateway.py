@@ -188,6 +188,7 @@ class Gateway:
         except settings.BadPolicy as bad:
             return f"policy not reloaded, the last good one ({self.desk.policy_hash}) stays: {bad}"
         self.doors = {name: Door(a) for name, a in places.items()}
+        self.ring = keys.KeyRing.load(self.shop.folder, policy.key)
         self.desk = desk
         return f"policy {policy_hash} in force"
 
@@ -325,7 +326,7 @@ def serve(
     host = host or policy.server.host
     port = policy.server.port if port is None else port
     folder = wiring.ledger_folder(policy, ledger)
-    has_keys = bool(keys.KeyRing.load(folder, policy.key))
+    has_keys = bool(keys.KeyRing.load(keys.home(folder), policy.key))
     reason = unsafe(policy, host, has_keys)
     if reason:
         raise settings.BadPolicy(reason)

@@ -118,7 +118,13 @@ def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Addre
         if table.key == "client":
             key = ""
         elif table.key:
-            key = settings.secret(table.key, f"providers.{name}.key")
+            try:
+                key = settings.secret(table.key, f"providers.{name}.key")
+            except settings.BadPolicy:
+                # Inside the caller's process its client has a key of its own; a gateway without the operator's could do nothing.
+                if keys_from_environment:
+                    raise
+                key = ""
         else:
             # A key from the environment belongs to the provider's own address: a changed base_url does not inherit it.
             key = os.environ.get(variable, "") if keys_from_environment and variable and not table.base_url else ""
@@ -142,6 +148,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         prices=book,
         resolve=wire.resolver(families),
         output_cap=policy.guard.output_cap,
+        output_assumed=policy.guard.output_assumed,
         gather_max=policy.server.gather_max,
         policy_hash=policy_hash,
         node=node,
@@ -163,13 +170,14 @@ def open_shop(
         policy, policy_hash = settings.load(path)
     else:
         policy_hash = "given"
-    folder = ledger_folder(policy, ledger)
+    place = ledger_folder(policy, ledger)
+    folder = place.parent if place.suffix == ".db" else place  # prices and keys lie beside the ledger's file
     node = os.environ.get("BURSAR_NODE") or socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     book = PriceBook.load(price_sync.ensure_book(folder), policy.price)
     places = addresses(policy, keys_from_environment=mode == "gateway")
     desk = desk_of(policy, policy_hash, places, book, node)
-    opened = Ledger.open(folder, node=node, clock_us=clock_us, mode=mode)
+    opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
     return Shop(desk, opened, places, Ratios(), policy, path, folder, clock_us)
 
 
