@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,16 +41,6 @@ def settle(held: Hold, actual: Sequence[int] | None = None, **columns: object) -
     """The settlement of a hold; every charge takes half of what was held unless said otherwise."""
     used = tuple(actual) if actual is not None else tuple(c.amount // 2 for c in held.charges)
     return Settlement(held.id, entry(held.id, ts=held.ts, **columns), used, held.charges)
-
-
-def book_all(ledger: Ledger, settlements: Iterable[Settlement]) -> None:
-    """Many rows in few commits."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(*[ledger.book_soon(s, loop) for s in settlements])
-
-    asyncio.run(main())
 
 
 class Clocks:

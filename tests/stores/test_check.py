@@ -11,7 +11,7 @@ from bursar.stores.check import check, drift, rebuild
 from bursar.stores.segments import compact
 from bursar.stores.writer import Ledger
 
-from .books import NANO, T0, book_all, charge, die, entry, hold, opened, settle
+from .books import NANO, T0, charge, die, entry, hold, opened, settle
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def sound(tmp_path, clocks):
     clocks.lapse()
     ledger = Ledger.open(tmp_path, clock_us=clocks.wall)  # leases by the real clock, as a reader judges them
     ledger.book(settle(lost, [5]))
-    book_all(ledger, [settle(hold(f"{n}.1", [charge("day", 9), charge(f"conversation|{n % 3}", 9)]), [7, 7]) for n in range(20)])
+    ledger.book_all([settle(hold(f"{n}.1", [charge("day", 9), charge(f"conversation|{n % 3}", 9)]), [7, 7]) for n in range(20)])
     compact(tmp_path, everything=True, clock_us=clocks.wall)
-    book_all(ledger, [settle(hold(f"{n}.1", [charge("day", 9)]), [7]) for n in range(20, 30)])
-    book_all(ledger, [settle(hold("x.1"), cost=None)])
+    ledger.book_all([settle(hold(f"{n}.1", [charge("day", 9)]), [7]) for n in range(20, 30)])
+    ledger.book_all([settle(hold("x.1"), cost=None)])
     ledger.hold(hold("open.1", [charge("day", 9)]))
     yield tmp_path
     ledger.close()

@@ -66,6 +66,22 @@ def test_threads_that_come_together_share_commits(ledger):
     assert ledger.stats()["batches"] < 400
 
 
+def test_many_rows_at_once_are_few_commits_and_may_be_booked_again(ledger):
+    rows = [settle(hold(f"{n}.1", [charge("day", 1)]), [1]) for n in range(1100)]
+    before = ledger.stats()["batches"]
+    ledger.book_all(rows)
+    assert ledger.stats()["batches"] - before == 3
+    ledger.book_all([*rows[:600], settle(hold("new.1", [charge("day", 1)]), [1])])
+    ledger.book_all([])
+    assert (len(ledger.rows()), ledger.counters()["day"].spent) == (1101, 1101)
+
+
+def test_one_bad_row_among_many_is_told_and_the_rest_are_there(ledger):
+    with pytest.raises(LedgerFault, match="unstorable"):
+        ledger.book_all([settle(hold(f"{n}.1"), turn=2**70 if n == 3 else 1) for n in range(9)])
+    assert len(ledger.rows()) == 8
+
+
 def test_a_commit_with_a_row_is_synced_and_one_with_holds_only_is_not(ledger):
     """The row must survive a power cut before its caller hears of it; a hold need only survive a killed process."""
     synced = []

@@ -16,7 +16,7 @@ from bursar.stores.query import MEASURES, Filter, Query, compile_query
 from bursar.stores.reader import Reader
 from bursar.stores.segments import compact
 
-from .books import NANO, T0, Clocks, book_all, die, hold, opened, settle
+from .books import NANO, T0, Clocks, die, hold, opened, settle
 
 HOUR = 3_600_000_000
 
@@ -41,9 +41,9 @@ def company(tmp_path_factory):
             )
         )  # fmt: skip
     with opened(path, clocks) as ledger:
-        book_all(ledger, rows[:200])
+        ledger.book_all(rows[:200])
         compact(path, everything=True, clock_us=clocks.wall)
-        book_all(ledger, rows[200:])
+        ledger.book_all(rows[200:])
     return path, [s.entry for s in rows]
 
 
@@ -135,7 +135,7 @@ def test_days_are_local_and_an_hour_that_comes_twice_is_two_rows(tmp_path, clock
     times = ["2026-10-24T21:59:59+00:00", "2026-10-24T22:00:00+00:00", "2026-10-25T00:30:00+00:00", "2026-10-25T01:30:00+00:00",
              "2026-10-25T22:59:59+00:00", "2026-10-25T23:00:00+00:00"]  # fmt: skip
     with opened(tmp_path, clocks) as ledger:
-        book_all(ledger, [settle(hold(f"{n}.1", ts=us(t))) for n, t in enumerate(times)])
+        ledger.book_all([settle(hold(f"{n}.1", ts=us(t))) for n, t in enumerate(times)])
     with Reader(tmp_path) as reader:
         days = reader.query(Query(measures=("rows",), grain="day", zone="Europe/Berlin"))
         hours = reader.query(Query(measures=("rows",), grain="hour", zone="Europe/Berlin"))
@@ -149,7 +149,7 @@ def test_sums_of_money_do_not_end_at_nine_million_dollars(tmp_path, clocks):
     """Three rows of $9,000,000 each: 2.7e19 pico-dollars, three times what an int64 holds; in the tail and in segments."""
     cost = 9_000_000 * 10**12
     with opened(tmp_path, clocks) as ledger:
-        book_all(ledger, [settle(hold(f"{n}.1"), cost=cost) for n in range(3)])
+        ledger.book_all([settle(hold(f"{n}.1"), cost=cost) for n in range(3)])
     with Reader(tmp_path) as reader:
         assert reader.query(Query(measures=("cost",))) == [{"cost": Decimal(27_000_000)}]
     compact(tmp_path, everything=True, clock_us=clocks.wall)
@@ -159,7 +159,7 @@ def test_sums_of_money_do_not_end_at_nine_million_dollars(tmp_path, clocks):
 
 def test_money_that_nobody_knows_is_no_zero(tmp_path, clocks):
     with opened(tmp_path, clocks) as ledger:
-        book_all(ledger, [settle(hold("a.1"), cost=None)])
+        ledger.book_all([settle(hold("a.1"), cost=None)])
     with Reader(tmp_path) as reader:
         assert reader.query(Query(measures=("cost", "unpriced"))) == [{"cost": None, "unpriced": 1}]
 
@@ -190,10 +190,10 @@ def test_open_holds_are_a_view(tmp_path, clocks):
 def test_one_reader_sees_one_moment(tmp_path, clocks):
     """What is written after it was opened is the next reader's, or two figures on one page would not foot."""
     with opened(tmp_path, clocks) as ledger:
-        book_all(ledger, [settle(hold("a.1"))])
+        ledger.book_all([settle(hold("a.1"))])
         with Reader(tmp_path) as reader:
             assert reader.query(Query(measures=("rows",))) == [{"rows": 1}]
-            book_all(ledger, [settle(hold("b.1"))])
+            ledger.book_all([settle(hold("b.1"))])
             compact(tmp_path, everything=True, clock_us=clocks.wall)
             assert reader.query(Query(measures=("rows", "cost"))) == [{"rows": 1, "cost": nano(5000)}]
             assert reader.known_ids(["a.1", "b.1"]) == {"a.1"}

@@ -15,14 +15,14 @@ from bursar.stores.reader import Reader
 from bursar.stores.schema import Place, connect
 from bursar.stores.segments import CLOSED_US, DAY_US, GRACE_US, compact
 
-from .books import NANO, T0, book_all, charge, hold, opened, settle
+from .books import NANO, T0, charge, hold, opened, settle
 from .test_faces import python
 
 
 def fill(ledger, first, count, *, ts=T0, **columns):
     """Rows a minute apart, some across midnight."""
     held = [hold(f"{n}.1", [charge("day", 9)], ts=ts + n * 60_000_000) for n in range(first, first + count)]
-    book_all(ledger, [settle(h, [7], cost=(n + 1) * NANO, **columns) for n, h in enumerate(held, first)])
+    ledger.book_all([settle(h, [7], cost=(n + 1) * NANO, **columns) for n, h in enumerate(held, first)])
 
 
 def totals(path):

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +24,7 @@ from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail
 if TYPE_CHECKING:
     import asyncio  # for its names only: a wrapper without a loop should not pay for loading it
 
-BATCH_MAX = 256  # ops in one transaction: beyond this a row gets no cheaper, and the first waits for the last
+BATCH_MAX = 512  # ops in one transaction: beyond this a row gets no cheaper, and the first waits for the last
 QUEUE_MAX = 20_000  # calls waiting; more than that are told so at once
 SPOOL_MAX = 10_000  # rows in memory while the disk does not take them, some 3 KB each; over it no call is let out
 BUSY_MS = 5_000  # how long another process may keep the write lock
@@ -119,6 +119,20 @@ class Ledger:
         op = Op(BOOK, settlement.id, settlement)
         self._take_in()
         self._run(op)
+        self._landed(op)
+
+    def book_all(self, settlements: Sequence[Settlement]) -> None:
+        """`book` for many, in few transactions: imports and corrections. A fault of one batch is raised
+        before the next; booking all again is safe."""
+        for at in range(0, len(settlements), BATCH_MAX):
+            self._take_in()
+            ops = [Op(BOOK, s.id, s) for s in settlements[at : at + BATCH_MAX]]
+            self._pending.extend(ops[:-1])
+            self._run(ops[-1])
+            for op in ops:
+                self._landed(op)
+
+    def _landed(self, op: Op) -> None:
         if not op.done:
             op.waiter.wait(max(0.0, op.deadline - time.monotonic()))
         if not op.done:
