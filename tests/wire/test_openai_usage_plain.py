@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bursar.wire import openai_usage, usage
 
-small = st.integers(0, 300)
-odd = st.sampled_from([0, None, 1.0, 2.5, -1, "3", True, 2**50])
-counts = st.one_of(small, small, small, odd)
-inside = st.one_of(st.none(), st.dictionaries(st.sampled_from(["cached_tokens", "audio_tokens", "image_tokens"]), counts))
-outside = st.one_of(
-    st.none(), st.dictionaries(st.sampled_from(["reasoning_tokens", "audio_tokens", "accepted_prediction_tokens"]), counts)
-)
+# Mostly what passes for plain, so that the examples are spent on what adds up or just does not.
+counts = st.sampled_from([0, 1, 2, 3, 50, 51, 100, 200, 300, None, 1.0, 2.5, -1, "3", True, 2**50])
+rarely = st.sampled_from([0, 0, 0, 7, None])
+
+
+def details(name: str, other: str) -> st.SearchStrategy[dict[str, Any] | None]:
+    return st.one_of(
+        st.fixed_dictionaries({name: counts}, optional={"audio_tokens": rarely}),
+        st.fixed_dictionaries({}, optional={name: counts, other: counts}),
+        st.none(),
+    )
+
+
+inside = details("cached_tokens", "image_tokens")
+outside = details("reasoning_tokens", "accepted_prediction_tokens")
 
 
 @st.composite
 def usages(draw: st.DrawFn) -> dict[str, Any]:
     prompt, completion = draw(counts), draw(counts)
     summed = prompt + completion if isinstance(prompt, int) and isinstance(completion, int) else 0
-    found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": draw(st.one_of(st.just(summed), counts))}
+    found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": draw(st.sampled_from([summed, summed, summed, 100]))}
     if draw(st.booleans()):
         found["prompt_tokens_details"] = draw(inside)
     if draw(st.booleans()):
@@ -39,8 +47,14 @@ OPENAI = {
 }  # fmt: skip
 
 
+@settings(max_examples=500)
 @given(usages())
 @example(OPENAI)
+@example({**OPENAI, "prompt_tokens_details": {"cached_tokens": 201}})
+@example({**OPENAI, "prompt_tokens_details": {"cached_tokens": 100, "audio_tokens": 50}})
+@example({**OPENAI, "completion_tokens_details": {"reasoning_tokens": 301}})
+@example({**OPENAI, "completion_tokens_details": {"reasoning_tokens": 20, "audio_tokens": 50}})
+@example({**OPENAI, "total_tokens": 520})
 def test_the_short_way_and_the_general_one_agree(stated: dict[str, Any]) -> None:
     raw = json.dumps(stated).encode()
     short = openai_usage.plain(raw)
