@@ -524,3 +524,24 @@ def test_serve_run_and_demo_hand_over_what_was_asked_and_end_as_their_work_ends(
         ("run", ["python", "-c", "pass", "--json"], {"config": None, "ledger": "L"}),
         ("demo", "L", {"seed": 5}),
     ]
+
+
+def test_check_rebuild_sets_counters_right_from_the_rows(tmp_path):
+    """A counter is a cache of the rows: spoil one, and the rows win."""
+    import apsw
+
+    from bursar.domain.entry import Charge, Entry, Hold, Settlement
+    from bursar.stores.writer import Ledger
+
+    charge = Charge("b@0", "b", "usd", 5_000, 10**9, True)
+    row = Entry("c.1", 1_790_000_000_000_000, "c", 1, status="ok", cost=2_000_000, cost_input=2_000_000, cost_cache_read=0,
+                cost_cache_write=0, cost_output=0, cost_other=0, legs='[["input",2,1000000000,2000000]]', price_status="priced")  # fmt: skip
+    with Ledger.open(tmp_path / "ledger", clock_us=lambda: 1_790_000_000_000_000) as ledger:
+        assert ledger.hold(Hold("c.1", row.ts, 5_000_000, (charge,), row)) is None
+        ledger.book(Settlement("c.1", row, (2_000,), (charge,)))
+    apsw.Connection(str(tmp_path / "ledger" / "ledger.db")).execute("UPDATE counters SET spent = spent + 7")
+    runner = CliRunner()
+    broken = runner.invoke(main, ["check", "--ledger", str(tmp_path / "ledger")])
+    assert broken.exit_code == 1 and "counter_drift" in broken.output
+    mended = runner.invoke(main, ["check", "--rebuild", "--ledger", str(tmp_path / "ledger")])
+    assert mended.exit_code == 0 and "1 counters" in mended.output, mended.output

@@ -184,7 +184,7 @@ def _damaged(path: Path, segment: Segment, what: str) -> LedgerFault:
 
 def _unanswerable(error: duckdb.Error) -> LedgerFault:
     text = re.sub(r"\s+", " ", str(error))[:500]
-    return LedgerFault("query", text, "see docs/reference/columns.md for the views and their columns")
+    return LedgerFault("query", text, "see docs/reference/ledger-columns.md for the views and their columns")
 
 
 __all__ = ["LedgerFault", "Query", "Reader", "Segment"]

@@ -8,6 +8,7 @@ import click
 
 from ..domain.money import plain
 from ..stores.check import check as prove
+from ..stores.check import rebuild as count_anew
 from ..stores.schema import Place
 from . import keys, settings, tables, wiring
 from .cli_common import Common, common, pico
@@ -34,8 +35,9 @@ def _policy(config: str | None) -> tuple[str, list[Flaw]]:
 
 @click.command()
 @click.option("--config", metavar="FILE", help="the policy file (default: bursar.toml here, if there is one)")
+@click.option("--rebuild", is_flag=True, help="first count the budgets' counters anew from the rows")
 @common("as_json", "ledger")
-def check(common: Common, config: str | None) -> None:
+def check(common: Common, config: str | None, rebuild: bool) -> None:
     """Proves that the policy can be used and that the ledger adds up. Exit code 1 when a proof fails."""
     looked_at, flaws = _policy(config)
     folder = common.folder() if common.ledger or not flaws else wiring.ledger_folder(settings.Policy())
@@ -47,6 +49,8 @@ def check(common: Common, config: str | None) -> None:
     except (keys.KeyFault, settings.BadPolicy) as bad:
         flaws.append(Flaw(bad.code, str(bad), "virtual keys do not work until then"))
     if Place.at(folder).file.exists():
+        if rebuild:
+            told.append(f"{len(count_anew(folder, wiring.now_us))} counters that differed from the rows, and set them right")
         proved = prove(folder, wiring.now_us)
         flaws += [Flaw(*f) for f in proved.findings]
         cost = 0 if proved.cost is None else pico(proved.cost)
