@@ -150,9 +150,11 @@ def _holds(reader: Reader, now: int) -> Iterator[Finding]:
             "it becomes a row when a gateway next runs" if not alive else "see whether that call still runs; if not, report this",
         )  # fmt: skip
     if len(old) > NAMED_MAX:
-            yield Finding(
-                "hold_open", f"and {len(old) - NAMED_MAX} more open holds", "end the processes that own them, or wait for their leases to lapse"
-            )
+        yield Finding(
+            "hold_open",
+            f"and {len(old) - NAMED_MAX} more open holds",
+            "end the processes that own them, or wait for their leases to lapse",
+        )
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------------
