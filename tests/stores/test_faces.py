@@ -82,28 +82,76 @@ def test_one_bad_row_among_many_is_told_and_the_rest_are_there(ledger):
     assert len(ledger.rows()) == 8
 
 
-def test_a_commit_with_a_row_is_synced_and_one_with_holds_only_is_not(ledger):
+def test_a_row_is_on_the_disk_before_its_caller_hears_of_it_and_a_hold_is_only_written(ledger, monkeypatch):
     """The row must survive a power cut before its caller hears of it; a hold need only survive a killed process."""
-    synced = []
+    seen = []
+    real = ledger._tail.sync
 
-    class Watched:
-        def __init__(self, connection):
-            self._connection = connection
+    def sync():
+        seen.append([row.id for row in ledger.rows()])  # committed before the disk is waited for
+        real()
 
-        def __getattr__(self, name):
-            return getattr(self._connection, name)
-
-        def execute(self, statement, *arguments, **options):
-            if statement == "COMMIT":
-                synced.append({1: "normal", 2: "full"}[self._connection.pragma("synchronous")])
-            return self._connection.execute(statement, *arguments, **options)
-
-    ledger._tail.connection = Watched(ledger._tail.connection)
+    monkeypatch.setattr(ledger._tail, "sync", sync)
     held = hold("a.1")
     ledger.hold(held)
+    assert seen == []
     ledger.book(settle(held))
+    assert seen == [["a.1"]]
     ledger.hold(hold("b.1"))
-    assert synced == ["normal", "full", "normal"]
+    assert seen == [["a.1"]]
+
+
+def test_on_a_loop_a_row_is_not_told_while_the_disk_is_at_work_and_holds_pass_by(ledger, monkeypatch):
+    """Holds are granted while the disk is waited for; rows that come meanwhile share the next sync."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        await ledger.book_soon(settle(hold("warm.1")), loop)
+        may, syncs = threading.Event(), []
+        real = ledger._tail.sync
+
+        def sync():
+            syncs.append(len(ledger.rows()))
+            assert may.wait(10)
+            real()
+
+        monkeypatch.setattr(ledger._tail, "sync", sync)
+        first = ledger.book_soon(settle(hold("a.1")), loop)
+        while not syncs:
+            await asyncio.sleep(0.001)
+        later = [ledger.book_soon(settle(hold(f"{n}.1")), loop) for n in range(20)]
+        assert await ledger.hold_soon(hold("h.1"), loop) is None
+        assert not any(future.done() for future in (first, *later))
+        may.set()
+        await asyncio.gather(first, *later)
+        assert len(syncs) == 2
+
+    asyncio.run(main())
+
+
+def test_a_sync_that_fails_acknowledges_nothing_and_the_row_lands_once(tmp_path, clocks):
+    """The row is committed and may not be on the disk: its caller is told only when it is."""
+    with opened(tmp_path, clocks, ack_s=0.05) as ledger:
+        tail = ledger._tail
+
+        def broken():
+            raise OSError(5, "Input/output error")
+
+        tail.sync = broken
+        held = hold("a.1", [charge("day", 40)])
+        ledger.hold(held)
+        try:
+            ledger.book(settle(held, [25]))
+        except LedgerFault as fault:
+            assert fault.code in ("late", "io_error")
+        else:
+            assert ledger._tail is not tail, "acknowledged by the connection whose sync failed"
+        for _ in range(1000):
+            if ledger.fault() is None:
+                break
+            time.sleep(0.01)
+        assert [row.id for row in ledger.rows()] == ["a.1"]
+        assert (ledger.counters()["day"].spent, ledger.counters()["day"].held) == (25, 0)
 
 
 def test_an_event_loop_gets_batches_and_exact_answers(ledger):

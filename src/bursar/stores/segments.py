@@ -21,7 +21,7 @@ import msgspec
 from .columns import ALL, literal, load, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
-from .schema import Place, connect
+from .schema import Place, checkpoint, connect, restart_log
 
 DAY_US = 86_400_000_000
 OLDER_S = 60.0  # a quiet tail is emptied once a minute
@@ -274,7 +274,8 @@ class _Work:
             )
         self._connection.set_busy_handler(None)  # it would wait for readers with the write lock in its hand
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            checkpoint(self._place)
+            restart_log(self._connection, self._place)
         except apsw.BusyError:
             pass  # a reader is at it; the next run will
 

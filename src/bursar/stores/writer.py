@@ -18,7 +18,7 @@ import apsw
 from ..domain.entry import Entry, Hold, Settlement, Short
 from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
 from .owner import RENEW_US, Owner, ticks_us
-from .schema import Place
+from .schema import CHECKPOINT_PAGES, Place, checkpoint
 from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ SPOOL_MAX = 10_000  # rows in memory while the disk does not take them, some 3 K
 BUSY_MS = 5_000  # how long another process may keep the write lock
 ACK_S = 5.0  # how long a row's caller waits for a ledger in trouble; the row stays in hand after that
 RETRY_S = 0.2
+BUSY_BATCHES = 100  # after so many transactions a process is at serious work, and the log is worth its room
 
 T = TypeVar("T")
 
@@ -58,10 +59,17 @@ class Ledger:
     def _fresh(self) -> None:
         """What belongs to one process. A forked child starts from here: the pending work stays its parent's."""
         self._lock = threading.Lock()  # held while a transaction runs
+        self._disk = threading.Lock()  # held while the disk is waited for; taken before the other where both are
         self._pending: deque[Op] = deque()
+        self._written: deque[Op] = deque()  # rows that are committed, and wait for the disk
         self._spool: deque[Op] = deque()
+        self._due: asyncio.AbstractEventLoop | None = None  # the loop that will write what is pending
+        self._handed = False  # the loop could not, and the keeper is to do it
+        self._syncing = False
+        self._log_at = 0.0
         self._tail: Tail | None = None
         self._keeper: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asleep = False
         self._closed = False
@@ -119,6 +127,7 @@ class Ledger:
         op = Op(BOOK, settlement.id, settlement)
         self._take_in()
         self._run(op)
+        self._sync()
         self._landed(op)
 
     def book_all(self, settlements: Sequence[Settlement]) -> None:
@@ -129,6 +138,7 @@ class Ledger:
             ops = [Op(BOOK, s.id, s) for s in settlements[at : at + BATCH_MAX]]
             self._pending.extend(ops[:-1])
             self._run(ops[-1])
+            self._sync()
             for op in ops:
                 self._landed(op)
 
@@ -147,7 +157,7 @@ class Ledger:
 
     def _run(self, op: Op) -> None:
         """The thread that comes first writes for all that wait: nothing is handed to another thread, and commits group by
-        themselves. Not done afterwards means: in the spool, with an event to wait on."""
+        themselves. Not done afterwards means: committed and waiting for the disk, or in the spool, with an event to wait on."""
         self._pending.append(op)
         with self._lock:
             while not op.done and self._pending:
@@ -181,6 +191,43 @@ class Ledger:
 
     def _submit(self, op: Op) -> None:
         self._pending.append(op)
+        if op.loop is None:
+            self._hand_over()
+        elif self._due is not op.loop:
+            # Written when the loop has been through all that is ready now: that makes the batch.
+            self._due = op.loop
+            op.loop.call_soon(self._flush, op.loop)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the loop: write what is pending, if that can be done without waiting for anybody."""
+        self._due = None
+        pending = self._pending
+        if not pending:
+            return
+        if self._syncing and not any([op.kind == HOLD for op in pending]):
+            return  # these rows could not be acknowledged before the next sync anyway, and it will call again
+        tail = self._tail
+        if tail is None or self._fault is not None or self._spool or not self._lock.acquire(blocking=False):
+            self._hand_over()
+            return
+        try:
+            tail.patient = False
+            while pending and self._drain(loop):
+                pass
+        finally:
+            tail.patient = True
+            self._lock.release()
+        if pending:
+            self._hand_over()
+        elif self._written:
+            self._ring()
+
+    def _hand_over(self) -> None:
+        """The keeper is to write what is pending: it may wait."""
+        self._handed = True
+        self._ring()
+
+    def _ring(self) -> None:
         if self._asleep:
             self._asleep = False
             self._bell.put(None)
@@ -198,8 +245,9 @@ class Ledger:
         """LedgerFault when not even a row is taken: only what is a bug or a flood gets here."""
         if self._closed:
             raise self._shut()
-        if len(self._pending) >= 2 * QUEUE_MAX:
-            raise LedgerFault("busy", f"{len(self._pending)} rows wait for the ledger", "wait for rows before booking more")
+        waiting = len(self._pending) + len(self._written)
+        if waiting >= 2 * QUEUE_MAX:
+            raise LedgerFault("busy", f"{waiting} rows wait for the ledger", "wait for rows before booking more")
 
     # -- the state of things -----------------------------------------------------------------------------------------
 
@@ -224,7 +272,7 @@ class Ledger:
         """Whole numbers since this process opened the ledger; the first two as of now."""
         tail = self._tail
         return {
-            "queue_depth": len(self._pending), "spooled": len(self._spool), "batches": self._batches, "rows": self._rows,
+            "queue_depth": len(self._pending) + len(self._written), "spooled": len(self._spool), "batches": self._batches, "rows": self._rows,
             "holds": self._holds, "short": self._short, "refused": self._refused, "released": self._released,
             "recovered": self._recovered, "duplicates": tail.duplicates if tail else 0,
             "corrections": tail.corrections if tail else 0,
@@ -269,36 +317,76 @@ class Ledger:
         return self._tail
 
     def _recover(self) -> list[Entry]:
-        found = self._opened().recover(self._ticks())
+        tail = self._opened()
+        found = tail.recover(self._ticks())
+        if found:
+            tail.sync()
         self._recovered += len(found)
         return found
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        """Write the next batch of what is pending. Needs the lock; never raises for what the disk or a row does."""
+    def _drain(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Write the next batch of what is pending; False when that would have to wait for another process (only asked by a
+        loop, which is then `loop`). Needs the lock; never raises for what the disk or a row does."""
         pending, ops = self._pending, []
         while pending and len(ops) < BATCH_MAX:
             ops.append(pending.popleft())
         if self._fault is not None or self._spool:
             self._put_off(ops, self._fault)  # rows keep their order behind those that wait; the keeper tries again
-            return
-        self._write(ops)
+            return True
+        return self._write(ops, loop)
 
-    def _write(self, ops: list[Op]) -> None:
+    def _write(self, ops: list[Op], loop: asyncio.AbstractEventLoop | None = None) -> bool:
         try:
             self._opened().commit(ops)
         except OF_DATA:
             ops = self._write_alone(ops)
         except (*OF_DISK, LedgerFault) as error:
+            if loop is not None and isinstance(error, apsw.BusyError):
+                self._pending.extendleft(reversed(ops))
+                return False
             self._in_trouble(error)
             self._put_off(ops, self._fault)
-            return
+            return True
         except BaseException:  # interrupted: the next to come writes them, and those written already are known by their ids
             self._pending.extendleft(reversed(ops))
             raise
         self._batches += 1
-        self._finish(ops)
+        rows = [op for op in ops if op.kind == BOOK and op.fault is None]
+        if rows:
+            self._written.extend(rows)
+            ops = [op for op in ops if op.kind != BOOK or op.fault is not None]
+        if ops:
+            self._finish(ops, loop)
+        return True
+
+    def _sync(self) -> None:
+        """Wait for the disk with all that is written, and tell those who wait for it. The lock makes groups: who comes while
+        the disk is busy finds his row on it already, or takes all that came meanwhile along."""
+        with self._disk:
+            ops = list(self._written)
+            if not ops:
+                return
+            self._syncing = True
+            try:
+                with self._lock:
+                    tail = self._opened()
+                tail.sync()
+            except (*OF_DISK, LedgerFault) as error:
+                with self._lock:
+                    self._in_trouble(error)
+                    self._taken(ops)
+                    self._put_off(ops, self._fault)
+                return
+            finally:
+                self._syncing = False
+            self._taken(ops)
+            self._finish(ops)
+
+    def _taken(self, ops: list[Op]) -> None:
+        for _ in ops:
+            self._written.popleft()
 
     def _write_alone(self, ops: list[Op]) -> list[Op]:
         """One transaction each, so that only the op that cannot be stored fails. Gives those that came to an end."""
@@ -348,8 +436,8 @@ class Ledger:
             self._asleep = False
             self._bell.put(None)
 
-    def _finish(self, ops: list[Op]) -> None:
-        """Tell those who wait: threads by their event, each loop in one go."""
+    def _finish(self, ops: list[Op], here: asyncio.AbstractEventLoop | None = None) -> None:
+        """Tell those who wait: threads by their event, each loop in one go (`here`: the one that runs this)."""
         loops: dict[asyncio.AbstractEventLoop, list[Op]] = {}
         for op in ops:
             if op.fault is None:
@@ -364,13 +452,16 @@ class Ledger:
             elif op.waiter is not None:
                 op.waiter.set()
         for loop, told in loops.items():
+            if loop is here:
+                self._tell(told, loop)
+                continue
             try:
-                loop.call_soon_threadsafe(self._tell, told)
+                loop.call_soon_threadsafe(self._tell, told, loop)
             except RuntimeError:
                 self._give_back(told)  # the loop is closed: nobody waits any more
 
-    def _tell(self, ops: list[Op]) -> None:
-        """On the loop: set the futures."""
+    def _tell(self, ops: list[Op], loop: asyncio.AbstractEventLoop) -> None:
+        """On the loop: set the futures, and write what waited for the sync that has just ended."""
         abandoned: list[Op] = []
         for op in ops:
             future: asyncio.Future[Any] = op.waiter
@@ -382,6 +473,9 @@ class Ledger:
                 future.set_result(op.result)
         if abandoned:
             self._give_back(abandoned)
+        if self._pending and self._due is None:
+            self._due = loop
+            loop.call_soon(self._flush, loop)
 
     def _give_back(self, ops: list[Op]) -> None:
         """Holds that were granted after their caller had left: the provider never saw a byte of them."""
@@ -393,39 +487,64 @@ class Ledger:
     # -- the keeper --------------------------------------------------------------------------------------------------
 
     def _keep_watch(self) -> None:
-        with self._lock:
+        with self._starting:
             if self._keeper is None and not self._closed:
                 self._keeper = threading.Thread(target=self._keep, name="bursar-ledger", daemon=True)
                 self._keeper.start()
 
     def _keep(self) -> None:
-        """The writer thread: batches for the event loops, and every few seconds the lease, the dead, and what is in hand."""
+        """The ledger's own thread: waits for the disk, and for other processes' locks, on behalf of the event loops; every few
+        seconds the lease, the dead, and what is in hand."""
         due = self._ticks() + RENEW_US
         while not self._closed:
             self._asleep = True
-            if not self._pending:
+            if not self._handed and not self._written:
                 troubled = self._fault is not None or bool(self._spool)
                 try:
                     self._bell.get(timeout=RETRY_S if troubled else RENEW_US / 1e6)
                 except queue.Empty:
-                    pass  # nobody rang: time for the chores
+                    self._handed = bool(self._pending)  # nobody rang: time for the chores, and for what nobody came to write
             self._asleep = False
             with self._lock:
                 if self._closed:
                     return
-                if self._pending:
+                if self._handed:
+                    self._handed = False
                     self._drain()
+                    self._handed = bool(self._pending)
                 if self._fault is not None or self._spool:
                     self._retry()
                 elif self._ticks() >= due:
                     due = self._ticks() + RENEW_US
                     self._chores()
+            self._sync()
+            self._tend_log()
 
     def _chores(self) -> None:
         try:
             self._recover()
         except (*OF_DISK, LedgerFault) as error:
             self._in_trouble(error)
+
+    def _tend_log(self) -> None:
+        """SQLite's log is brought into its file when it is long, beside the commits: most of it without any lock, the rest
+        while ours are held up for a moment."""
+        tail = self._tail
+        if tail is None or self._fault is not None:
+            return
+        try:
+            if tail.log_pages >= CHECKPOINT_PAGES and time.monotonic() >= self._log_at:
+                self._log_at = time.monotonic() + RETRY_S  # a reader with an old snapshot may be in the way for a while
+                checkpoint(self.place)
+                with self._lock:
+                    self._opened().restart_log()
+            elif self._batches >= BUSY_BATCHES:
+                with self._lock:
+                    self._opened().lengthen_log()
+        except (*OF_DISK, LedgerFault) as error:
+            if not isinstance(error, apsw.BusyError):
+                with self._lock:
+                    self._in_trouble(error)
 
     def _retry(self) -> None:
         """Try to write what is in hand. The first that lands ends the trouble."""
@@ -468,8 +587,12 @@ class Ledger:
                 return
             while self._pending:
                 self._drain()
+        self._sync()
+        with self._lock:
             if self._fault is not None or self._spool:
                 self._retry()
+        self._sync()
+        with self._lock:
             lost, fault = len(self._spool), self._fault
             try:
                 if self._tail is not None:
@@ -501,11 +624,13 @@ class Ledger:
     def _before_fork(self) -> None:
         """No connection is carried across a fork: SQLite keeps the locks of a process in memory, and a child that inherits
         them believes in locks it does not have. Both sides open again when they next need it."""
+        self._disk.acquire()
         self._lock.acquire()
         self._drop_tail()
 
     def _after_fork_in_parent(self) -> None:
         self._lock.release()
+        self._disk.release()
 
     def _after_fork_in_child(self) -> None:
         closed = self._closed
