@@ -13,6 +13,7 @@ from bursar.domain.call import Fault, Incoming
 from bursar.domain.entry import Short
 from bursar.domain.policy import Budget, Fallback
 from bursar.domain.price import Price, Rate
+from bursar.domain.shape import replace
 from bursar.pipeline import Caller, Desk, ProviderRule
 from bursar.rules.guard import compile_budget
 from bursar.testing import Served, World, play, respond, stream
@@ -33,7 +34,7 @@ class Book:
             "cache_write_1h": Rate(a * MTOK * 2), "output": Rate(b * MTOK)}, output_max=1000)  # fmt: skip
 
     def dearest(self, provider, model=""):
-        return self.find(provider, "large", 0)._replace(estimated=True)
+        return replace(self.find(provider, "large", 0), estimated=True)
 
 
 def desk(budgets=(), fallbacks=(), retries=0, **more) -> Desk:
@@ -192,7 +193,7 @@ def test_a_call_made_because_a_tool_failed_is_charged_to_that_tool():
     def booked(messages):
         asked = call("claude-small", "/v1/messages", max_tokens=50)
         body = json.loads(asked.body) | {"messages": messages}
-        (entry,) = play(asked._replace(body=json.dumps(body).encode()), desk(), World(lambda send: respond(answer))).entries
+        (entry,) = play(replace(asked, body=json.dumps(body).encode()), desk(), World(lambda send: respond(answer))).entries
         return entry.operation, entry.cause, entry.purpose
 
     human = {"role": "user", "content": "where is it?"}
@@ -266,7 +267,7 @@ def test_when_the_ledger_cannot_say_hard_budgets_close_and_others_stay_open():
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b'{"model": 5}', b'{"model": "a", "model": "b"}', b"\xff\xfe{}"])
 def test_a_malformed_body_is_refused_before_anything_is_held(body):
     """A clear 400 in the dialect's shape; nothing held, nothing sent, nothing lost."""
-    played = play(call()._replace(body=body), desk(), World(lambda send: respond(completion())))
+    played = play(replace(call(), body=body), desk(), World(lambda send: respond(completion())))
     assert played.steps == ["reply 400"]
     assert played.answer is not None and json.loads(played.answer.body)["error"]["code"] == "malformed_json"
 
@@ -280,13 +281,13 @@ def test_an_unknown_provider_is_named_with_those_that_are_known():
 
 def test_a_path_we_do_not_speak_is_passed_through_and_said_to_be_unpriced():
     """Recorded, byte for byte, and never booked as zero."""
-    files = call(path="/openai/v1/audio/transcriptions")._replace(body=b"--x\r\nbinary\x00\xff\r\n--x--")
+    files = replace(call(path="/openai/v1/audio/transcriptions"), body=b"--x\r\nbinary\x00\xff\r\n--x--")
     played = play(files, desk(), World(lambda send: respond(b'{"text":"hi"}')))
     (entry,) = played.entries
     assert entry.price_status == "unpriced" and entry.cost is None
     assert played.sent[0].body == files.body and played.answer is not None and played.answer.body == b'{"text":"hi"}'
     reads = play(
-        call(path="/v1/models")._replace(method="GET", body=b""), desk(), World(lambda send: respond(b'{"data":[]}'))
+        replace(call(path="/v1/models"), method="GET", body=b""), desk(), World(lambda send: respond(b'{"data":[]}'))
     )
     assert (reads.entries[0].cost, reads.entries[0].price_status) == (0, "free")
 

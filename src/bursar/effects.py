@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from .domain.call import Answer, Head, Headers, Reading
 from .domain.entry import Hold as HoldRecord
 from .domain.entry import Settlement
+from .domain.shape import Shape
 
 
 class StreamReader(Protocol):
@@ -26,14 +27,14 @@ class StreamReader(Protocol):
     def reading(self) -> Reading: ...
 
 
-class Recall(NamedTuple):
+class Recall(Shape, frozen=True, gc=False):
     """-> Ratio: what was learnt of this model's bytes per token."""
 
     provider: str
     model: str
 
 
-class Sample(NamedTuple):
+class Sample(Shape, frozen=True, gc=False):
     """What a try with known usage teaches about bytes per token."""
 
     provider: str
@@ -44,13 +45,13 @@ class Sample(NamedTuple):
     output_tokens: int
 
 
-class Hold(NamedTuple):
+class Hold(Shape, frozen=True, gc=False):
     """-> None when held, `Short` when a budget is short, `Fault` when the ledger cannot say."""
 
     hold: HoldRecord
 
 
-class Send(NamedTuple):
+class Send(Shape, frozen=True, gc=False):
     """-> Head | Fault. One request to a provider; needs a hold's id, so that no way to a provider goes without one."""
 
     hold_id: str
@@ -61,7 +62,7 @@ class Send(NamedTuple):
     body: bytes
 
 
-class Gather(NamedTuple):
+class Gather(Shape, frozen=True, gc=False):
     """-> Ended with the body when it is at most `limit` bytes. A longer one is streamed on under `head` as it comes."""
 
     head: Head
@@ -69,7 +70,7 @@ class Gather(NamedTuple):
     out_headers: Headers
 
 
-class Relay(NamedTuple):
+class Relay(Shape, frozen=True, gc=False):
     """-> Ended. The head goes to the client, chunks flow past the reader; what the reader keeps back waits for `Finish`."""
 
     head: Head
@@ -77,27 +78,27 @@ class Relay(NamedTuple):
     out_headers: Headers
 
 
-class Book(NamedTuple):
+class Book(Shape, frozen=True, gc=False):
     """-> None | Fault. Row and settlement in one transaction, durable when it returns."""
 
     settlement: Settlement
     sample: Sample | None = None
 
 
-class Finish(NamedTuple):
+class Finish(Shape, frozen=True, gc=False):
     """-> None. After Book: give the client what was kept back, and end the message."""
 
     kept: bytes
     complete: bool
 
 
-class Wait(NamedTuple):
+class Wait(Shape, frozen=True, gc=False):
     """-> True, or False when the client left meanwhile."""
 
     seconds: float
 
 
-class Reply(NamedTuple):
+class Reply(Shape, frozen=True, gc=False):
     """-> None. The whole answer, when nothing was relayed."""
 
     answer: Answer

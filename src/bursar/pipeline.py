@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from blake3 import blake3
 
@@ -27,6 +27,7 @@ from .domain.entry import Hold as HoldRecord
 from .domain.labels import Labels
 from .domain.policy import Fallback
 from .domain.price import Price
+from .domain.shape import Shape, replace
 from .domain.usage import Known
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
@@ -45,7 +46,7 @@ class Prices(Protocol):
     def dearest(self, provider: str, model: str = "") -> Price | None: ...
 
 
-class ProviderRule(NamedTuple):
+class ProviderRule(Shape, frozen=True, gc=False):
     """A provider as the pipeline sees it: no address and no secret, those stay at the edge."""
 
     name: str
@@ -55,7 +56,7 @@ class ProviderRule(NamedTuple):
     own_key: bool = False  # the edge puts the operator's key on; the caller's is not sent
 
 
-class Caller(NamedTuple):
+class Caller(Shape, frozen=True, gc=False):
     """Who asks, as the edge has established it."""
 
     key: str = ""
@@ -65,7 +66,7 @@ class Caller(NamedTuple):
     proxy: bool = True  # a gateway drops cookies and forwarding headers; inside the caller's process nothing is foreign
 
 
-class Desk(NamedTuple):
+class Desk(Shape, frozen=True, gc=False):
     """What lies ready when a call comes in: an immutable snapshot, swapped whole on reload."""
 
     providers: Mapping[str, ProviderRule]
@@ -91,7 +92,7 @@ HASH_KEY = b"bursar request hash, version 1\0\0"
 CONTEXT_WINDOW = 200_000
 
 
-class _Trial(NamedTuple):
+class _Trial(Shape, frozen=True, gc=False):
     """The next try: whom to ask for which model, and why it is not the first."""
 
     provider: ProviderRule
@@ -102,7 +103,7 @@ class _Trial(NamedTuple):
     seen: tuple[tuple[str, str], ...] = ()
 
 
-class _Plan(NamedTuple):
+class _Plan(Shape, frozen=True, gc=False):
     worst: int  # pico-dollars
     charges: tuple[Charge, ...]
     price: Price | None
@@ -158,7 +159,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             if plan.closed or held.kind == "spool_full":
                 yield Reply(_no(dialect, call, _unverifiable(held, plan.closed)))
                 return
-            hold = hold._replace(entry=entry._replace(flags="fault_open"))
+            hold = replace(hold, entry=entry._replace(flags="fault_open"))
 
         path, body = dialect.edit(route.path, call.body, asked, plan.edits)
         target = f"{path}?{call.query}" if call.query else path
@@ -183,11 +184,11 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
             )  # fmt: skip
             if ended.fault is not None and not ended.relayed:
-                settled, sample = record.no_answer(hold, ended.fault._replace(elapsed_us=ended.elapsed_us)), None
+                settled, sample = record.no_answer(hold, replace(ended.fault, elapsed_us=ended.elapsed_us)), None
             else:
                 settled, sample = _settle(call, desk, asked, trial, plan, hold, head, ended, reading, len(body), dialect.name)
             if failure is not None and failure.kind == "malformed":
-                settled = settled._replace(entry=settled.entry._replace(status="error", error="malformed_output"))
+                settled = replace(settled, entry=settled.entry._replace(status="error", error="malformed_output"))
             yield Book(settled, sample)
             if ended.relayed or ended.how == "client_gone":
                 yield Finish(b"", ended.how == "complete")
@@ -322,7 +323,7 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
     """The try after this failure, and the seconds to wait before it; none when the client should have the failure."""
     pause = retry.wait_before_retry(failure, trial.retries, trial.provider.retries)
     if pause is not None:
-        return trial._replace(kind="retry", cause=failure.kind, retries=trial.retries + 1), pause
+        return replace(trial, kind="retry", cause=failure.kind, retries=trial.retries + 1), pause
     seen = (*trial.seen, (trial.provider.name, trial.model))
     for line in desk.fallbacks:
         if line.from_ not in (trial.model, f"{trial.provider.name}/{trial.model}") or not retry.falls_back(failure, tuple(line.on)):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bursar.domain.entry import Entry
 from bursar.domain.price import Leg, Price, Rate
+from bursar.domain.shape import replace
 from bursar.domain.usage import TOKEN_BUCKETS, Tokens
 from bursar.rules import price as pricing
 
@@ -78,7 +79,7 @@ def test_no_used_unit_is_left_out_without_being_named(tokens: Tokens, price: Pri
 @given(usages, usages, prices)
 def test_splitting_a_usage_over_two_rows_changes_the_bill_by_rounding_only(a: Tokens, b: Tokens, price: Price) -> None:
     """At flat rates two bills are the bill of the sum, to a pico-dollar for each leg that was rounded."""
-    flat = price._replace(rates={unit: Rate(rate.base) for unit, rate in price.rates.items() if unit != "request"})
+    flat = replace(price, rates={unit: Rate(rate.base) for unit, rate in price.rates.items() if unit != "request"})
     other = tuple((unit, dict(a.other).get(unit, 0) + dict(b.other).get(unit, 0)) for unit in {**dict(a.other), **dict(b.other)})
     both = Tokens(*[x + y for x, y in zip(a[:-1], b[:-1], strict=True)], other=other)
     apart = [pricing.bill(a, flat), pricing.bill(b, flat)]
@@ -120,13 +121,13 @@ def test_reasoning_is_charged_as_output_and_an_image_as_input_where_the_book_say
     assert priced.status == "priced"
     assert [(leg.unit, leg.femto) for leg in priced.legs] == [
         ("input", 2 * M), ("output", 8 * M), ("reasoning", 8 * M), ("input_image", 2 * M)]  # fmt: skip
-    own = PLAIN._replace(rates={**PLAIN.rates, "reasoning": Rate(3 * M)})
+    own = replace(PLAIN, rates={**PLAIN.rates, "reasoning": Rate(3 * M)})
     assert pricing.bill(Tokens(reasoning=7), own).pico == 21 * 10**6
 
 
 def test_a_one_hour_write_without_a_rate_is_not_sold_as_a_five_minute_one() -> None:
     """It is charged at twice the input, the multiple that is published, and the bill says estimated and why."""
-    lacking = SONNET._replace(rates={u: r for u, r in SONNET.rates.items() if u != "cache_write_1h"})
+    lacking = replace(SONNET, rates={u: r for u, r in SONNET.rates.items() if u != "cache_write_1h"})
     priced = pricing.bill(Tokens(cache_write_1h=1000), lacking)
     assert (priced.status, priced.missing) == ("estimated", ("cache_write_1h",))
     assert priced.legs == (Leg("cache_write_1h", 1000, 6 * M, 6000 * 10**6),)
@@ -148,7 +149,7 @@ def test_a_search_without_a_rate_is_unpriced_and_one_with_a_rate_is_a_leg() -> N
 
 def test_a_fee_per_request_is_charged_once_however_it_is_counted() -> None:
     """Some models charge for the call itself: a provider that reports it is not charged twice."""
-    price = PLAIN._replace(rates={**PLAIN.rates, "request": Rate(5 * 10**12)})
+    price = replace(PLAIN, rates={**PLAIN.rates, "request": Rate(5 * 10**12)})
     assert pricing.bill(Tokens(input=1), price).pico == 5 * 10**9 + 2 * 10**6
     assert pricing.bill(Tokens(input=1, other=(("request", 2),)), price).pico == 10**10 + 2 * 10**6
 
@@ -165,7 +166,7 @@ def test_unknown_is_never_zero_zero_is_never_unknown_and_free_is_only_what_someb
 
 def test_a_borrowed_price_says_so_in_every_bill() -> None:
     """A family's or a sibling's rate is an estimate, however plausible."""
-    assert pricing.bill(Tokens(input=1), PLAIN._replace(estimated=True)).status == "estimated"
+    assert pricing.bill(Tokens(input=1), replace(PLAIN, estimated=True)).status == "estimated"
 
 
 def test_negative_counts_are_refused() -> None:
@@ -199,7 +200,7 @@ def test_row_and_correction_together_are_the_bill_at_the_new_price(tokens: Token
     """To the pico-dollar, per column and in total; rating it again to the same price changes nothing."""
     entry = booked(tokens, old)
     assert pricing.tokens_of(entry) == tokens._replace(other=tuple(dict(tokens.other).items()))
-    new = new._replace(id="q")
+    new = replace(new, id="q")
     target = pricing.bill(tokens, new)
     correction = pricing.rerate(entry, new)
     if target.pico is None or target.status == "unpriced":
@@ -219,7 +220,7 @@ def test_a_correction_is_a_row_of_its_own_that_counts_no_token_twice() -> None:
     """It carries the labels, points at the row, and has an id that booking twice cannot double."""
     entry = booked(Tokens(input=1000, output=100), PLAIN, cost_new=1500 * 10**6, cost_history=500 * 10**6, cost_tools=0,
                    cost_system=0)  # fmt: skip
-    cheap = PLAIN._replace(id="book/x/y@2026-12-01", rates={"input": Rate(M), "output": Rate(8 * M)})
+    cheap = replace(PLAIN, id="book/x/y@2026-12-01", rates={"input": Rate(M), "output": Rate(8 * M)})
     correction = pricing.rerate(entry, cheap)
     assert correction is not None
     assert (correction.source, correction.attempt_kind, correction.corrects, correction.tenant) == (

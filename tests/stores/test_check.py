@@ -7,6 +7,7 @@ import json
 import apsw
 import pytest
 
+from bursar.domain.shape import replace
 from bursar.stores.check import check, drift, rebuild
 from bursar.stores.segments import compact
 from bursar.stores.writer import Ledger
@@ -105,6 +106,6 @@ def test_rebuilt_counters_are_what_the_rows_say_also_beside_a_running_gateway(so
 def test_imported_rows_may_come_without_legs(tmp_path, clocks):
     with opened(tmp_path, clocks) as ledger:
         row = entry("i.1", cost=5 * NANO, legs="[]", source="imported:jsonl")
-        ledger.book(settle(hold("i.1"))._replace(entry=row))
+        ledger.book(replace(settle(hold("i.1")), entry=row))
     assert check(tmp_path, clocks.wall).findings == ()
     assert json.loads(row.legs) == []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bursar.domain.entry import Short
+from bursar.domain.shape import replace
 from bursar.stores.check import check
 from bursar.stores.memory import MemoryLedger
 from bursar.stores.segments import compact
@@ -96,7 +97,7 @@ def test_booking_writes_the_row_and_settles_the_hold(world):
 def test_a_settlement_without_charges_uses_those_of_its_hold(world):
     held = hold("a.1", [charge("day", 40, 100)])
     world.ledger.hold(held)
-    world.ledger.book(settle(held, [25])._replace(charges=()))
+    world.ledger.book(replace(settle(held, [25]), charges=()))
     assert world.standing("day") == (25, 0)
 
 

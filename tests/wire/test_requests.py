@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bursar import wire
 from bursar.domain.call import Asked, AskUsage, CapOutput, Malformed, UseModel
+from bursar.domain.shape import replace
 from bursar.wire import splice
 
 CHAT = "/v1/chat/completions"
@@ -69,7 +70,7 @@ def test_chat_requests_are_read() -> None:
             {"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"},
         ],
     })  # fmt: skip
-    assert asked[:5] == ("gpt-5", True, 77, 3, True)
+    assert (asked.model, asked.stream, asked.output_cap, asked.choices, asked.usage_asked) == ("gpt-5", True, 77, 3, True)
     assert (asked.service_tier, asked.user, asked.conversation, asked.metadata) == ("flex", "u1", "s1", (("session_id", "s1"),))
     assert (asked.messages, asked.human_turns, asked.tool_depth, asked.tools, asked.json_demanded) == (5, 1, 2, 1, True)
     assert asked.unbounded_input == ""
@@ -179,7 +180,7 @@ def test_an_edit_changes_what_it_says_and_no_other_byte(name, path, body, edits,
     """With what `read` found, and without."""
     dialect = wire.DIALECTS[name]
     asked = dialect.read(path, body)
-    for known in (asked, asked._replace(members=None)):
+    for known in (asked, replace(asked, members=None)):
         assert dialect.edit(path, body, known, edits) == (new_path, new_body)
 
 

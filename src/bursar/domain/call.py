@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from .shape import Shape
 from .usage import Unknown, Usage
 
 Headers = list[tuple[bytes, bytes]]  # lower-case names, order and duplicates kept
 
 
-class Incoming(NamedTuple):
+class Incoming(Shape, frozen=True, gc=False):
     """One HTTP request as it reached an edge. `path` is raw and without query. `provider` is set where the edge already
     knows it (the SDK wrapper knows the host); empty where the path must say."""
 
@@ -30,7 +29,7 @@ class Incoming(NamedTuple):
         return None
 
 
-class Asked(NamedTuple):
+class Asked(Shape, frozen=True, gc=False):
     """What a dialect read from a request body. Token counts are tokens, sizes bytes. Absent is None or empty, never a guess."""
 
     model: str = ""
@@ -56,29 +55,29 @@ class Asked(NamedTuple):
     members: tuple[str, ...] | None = None  # which of the members that edits touch the body has; None: nobody looked
 
 
-class Malformed(NamedTuple):
+class Malformed(Shape, frozen=True, gc=False):
     """The body is not what the path promises: `reason` says where."""
 
     reason: str
 
 
 # Edits: what the core wants changed, as data. The dialect applies them; no edit, same bytes out.
-class UseModel(NamedTuple):
+class UseModel(Shape, frozen=True, gc=False):
     model: str
 
 
-class CapOutput(NamedTuple):
+class CapOutput(Shape, frozen=True, gc=False):
     tokens: int
 
 
-class AskUsage(NamedTuple):
+class AskUsage(Shape, frozen=True, gc=False):
     """Ask the provider for stream usage; the extra event is kept from the client."""
 
 
 Edit = UseModel | CapOutput | AskUsage
 
 
-class Reading(NamedTuple):
+class Reading(Shape, frozen=True, gc=False):
     """What a dialect read from an answer, whole or streamed. `complete` is whether the terminal event (or whole body) passed."""
 
     usage: Usage = Unknown("no usage in the answer")
@@ -94,7 +93,7 @@ class Reading(NamedTuple):
     provider_cost_pico: int | None = None  # where the provider states a price (OpenRouter)
 
 
-class Head(NamedTuple):
+class Head(Shape, frozen=True, gc=False):
     """The provider's status line and headers. `sent_us`: from the call's arrival to this try's first byte out; `elapsed_us`:
     from there to the head."""
 
@@ -104,7 +103,7 @@ class Head(NamedTuple):
     elapsed_us: int = 0
 
 
-class Fault(NamedTuple):
+class Fault(Shape, frozen=True, gc=False):
     """A try that brought no usable answer. `sent`: whether the provider may have seen (and will bill) the request."""
 
     kind: str  # connect, connect_timeout, tls, dns, reset, headers_timeout, idle_timeout, total_timeout, protocol, …
@@ -114,7 +113,7 @@ class Fault(NamedTuple):
     elapsed_us: int = 0
 
 
-class Ended(NamedTuple):
+class Ended(Shape, frozen=True, gc=False):
     """How a relay ended. `how`: complete | client_gone | fault | stopped. Body only where it was gathered whole."""
 
     how: str
@@ -127,7 +126,7 @@ class Ended(NamedTuple):
     edges: tuple[bytes, bytes] = (b"", b"")  # first and last 64 KiB of a body too large to gather
 
 
-class Answer(NamedTuple):
+class Answer(Shape, frozen=True, gc=False):
     """What the client gets when nothing was relayed yet."""
 
     status: int

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .shape import Shape
+
 SCHEMA_VERSION = 1
 
 
 class Entry(NamedTuple):
-    """One try, or one correction. Field order is column order. Money in pico-dollars, tokens as disjoint counts, times in
-    microseconds since the epoch (UTC), durations in the unit the name ends with. None means unknown or not applicable."""
+    """One try, or one correction. Field order is column order: first what is known before the try (its draft), from
+    `model_served` on its outcome. Money in pico-dollars, tokens as disjoint counts, times in microseconds since the epoch
+    (UTC), durations in the unit the name ends with. None means unknown or not applicable."""
 
     id: str  # the try: unique for ever
     ts: int
@@ -32,15 +35,25 @@ class Entry(NamedTuple):
     provider: str = ""
     dialect: str = ""
     model_requested: str = ""
-    model_served: str = ""
     tier: str = ""
     route_reason: str = ""
+    stream: int = 0
+    hold: int = 0  # pico-dollars set aside for this try
+    saved: int | None = None
+    saved_by: str = ""
+    request_hash: str = ""
+    prefix_hash: str = ""
+    policy_hash: str = ""
+    source: str = "measured"  # measured | imported:FORMAT | correction
+    corrects: str = ""  # the entry this one corrects
+    node: str = ""
+    # the outcome; the draft has the first two as they were asked for
+    model_served: str = ""
     service_tier: str = ""
     status: str = ""  # ok | error | refused | unknown | correction
     http_status: int | None = None
     error: str = ""
     finish: str = ""
-    stream: int = 0
     ended: str = ""  # complete | incomplete | abandoned | failed | refused
     input: int | None = None
     cache_read: int | None = None
@@ -64,29 +77,23 @@ class Entry(NamedTuple):
     legs: str = "[]"  # JSON: [bucket, count, femto-dollars each, pico-dollars] per leg; the total is their sum
     price_id: str = ""
     price_status: str = "unpriced"  # priced | free | estimated | unpriced
-    hold: int = 0  # pico-dollars set aside for this try
-    saved: int | None = None
-    saved_by: str = ""
     latency_ms: int | None = None
     ttft_ms: int | None = None
     overhead_us: int | None = None
-    request_hash: str = ""
-    prefix_hash: str = ""
     response_id: str = ""
-    policy_hash: str = ""
     flags: str = ""  # space-separated words: fault_open, contradiction, late, …
-    source: str = "measured"  # measured | imported:FORMAT | correction
-    corrects: str = ""  # the entry this one corrects
-    node: str = ""
 
 
 COLUMNS: tuple[str, ...] = Entry._fields
+OUTCOME = COLUMNS.index("model_served")  # where the outcome begins
+DRAFT = OUTCOME + 2
+BLANK: tuple[object, ...] = tuple(Entry._field_defaults[name] for name in COLUMNS[DRAFT:])  # of an outcome not known yet
 MONEY_COLUMNS = tuple(c for c in COLUMNS if c.startswith("cost") or c in ("hold", "saved"))
 
 UNITS = ("usd", "tokens", "calls", "tool_calls")
 
 
-class Charge(NamedTuple):
+class Charge(Shape, frozen=True, gc=False):
     """One counter that a try must fit under. `counter` names budget, scope value and window; amounts and limit are in the
     unit's own grain: nano-dollars (rounded up), tokens, calls. No limit: the counter only counts."""
 
@@ -99,7 +106,7 @@ class Charge(NamedTuple):
     resets_us: int = 0  # when the window ends; 0: never
 
 
-class Hold(NamedTuple):
+class Hold(Shape, frozen=True, gc=False):
     """Money set aside for one try, written before the provider sees a byte. If nobody settles it, `entry` is the row it becomes."""
 
     id: str  # = the try's entry id
@@ -109,7 +116,7 @@ class Hold(NamedTuple):
     entry: Entry
 
 
-class Short(NamedTuple):
+class Short(Shape, frozen=True, gc=False):
     """A hold that did not fit: nothing was held anywhere."""
 
     charge: Charge
@@ -117,7 +124,7 @@ class Short(NamedTuple):
     held: int
 
 
-class Settlement(NamedTuple):
+class Settlement(Shape, frozen=True, gc=False):
     """What a try really used, per charge of its hold and in the same order and grain."""
 
     id: str

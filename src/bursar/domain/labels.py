@@ -14,7 +14,7 @@ NAME_CHARS_MAX = 64
 VALUE_CHARS_MAX = 256
 
 
-class Labels(NamedTuple):
+class Labels(NamedTuple):  # a tuple, because `bursar.labels` must load nothing
     """Empty string means nobody said. `extra` is sorted (name, value) pairs; `sources` says who said what."""
 
     tenant: str = ""

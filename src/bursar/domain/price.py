@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .shape import Shape
 
-class Rate(NamedTuple):
+
+class Rate(Shape, frozen=True, gc=False):
     """Femto-dollars per unit: `base`, or the last tier whose start the whole input exceeds (a cliff, not a slope)."""
 
     base: int
     tiers: tuple[tuple[int, int], ...] = ()  # (input tokens above which, femto-dollars), rising
 
 
-class Price(NamedTuple):
+class Price(Shape, frozen=True, gc=False):
     """What one model costs from one moment on, in one context (service tier, batch). Unit missing: unpriced, not 0."""
 
     id: str  # source/provider/model@from+context: enough to find it again
@@ -34,7 +36,7 @@ class Leg(NamedTuple):
     pico: int
 
 
-class Priced(NamedTuple):
+class Priced(Shape, frozen=True, gc=False):
     """A bill for one try. `status`: priced | free | estimated | unpriced. `pico` is always the sum of the legs; where
     the bill is unpriced it is the part that is known, a floor, or None when no part is."""
 

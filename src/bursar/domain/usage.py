@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .shape import Shape
+
 
 class Tokens(NamedTuple):
     """Disjoint counts: no token is in two buckets, whatever the provider's own counters overlap. `other` holds billed
@@ -47,7 +49,7 @@ class Tokens(NamedTuple):
 TOKEN_BUCKETS: tuple[str, ...] = Tokens._fields[:-1]
 
 
-class Known(NamedTuple):
+class Known(Shape, frozen=True, gc=False):
     """The provider said so. `contradiction` names what did not add up in `raw` (then the raw usage is kept and flagged)."""
 
     tokens: Tokens
@@ -55,7 +57,7 @@ class Known(NamedTuple):
     contradiction: str = ""
 
 
-class Estimated(NamedTuple):
+class Estimated(Shape, frozen=True, gc=False):
     """Counted from the bytes that passed; `why` says what cut the provider's own count short."""
 
     tokens: Tokens
@@ -63,7 +65,7 @@ class Estimated(NamedTuple):
     raw: bytes = b""
 
 
-class Unknown(NamedTuple):
+class Unknown(Shape, frozen=True, gc=False):
     """Nobody can say: never zero. Charged at the hold."""
 
     why: str

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from .shape import Shape
 
 
-class Refusal(NamedTuple):
+class Refusal(Shape, frozen=True, gc=False):
     """Refused. `status` is what HTTP says; `reason` gives the numbers, `remedy` says what now.
 
     `code` is one of CODES. `retry_after_s` only for rate limits: a budget stop carries none, and says

@@ -49,22 +49,23 @@ def attribute(
     defaults: Mapping[str, str],
 ) -> Labels:
     """The labels of one call. `bound` is what the virtual key binds (no one may overrule it), `context` what the process set."""
-    said: dict[str, tuple[str, str]] = {}
-    for name, value in bound.items():
-        said[name] = (value, "key")
-
+    said: dict[str, tuple[str, str]] = {name: (value, "key") for name, value in bound.items()} if bound else {}
     structured: list[tuple[bytes, bytes]] = []
     aliases: list[tuple[str, str, bytes]] = []
-    for key, value in headers:
-        direct = DIRECT.get(key)
-        if direct is not None:
-            name, source = direct
-            if source == "header":
-                _say(said, name, value.decode("utf-8", "replace"), "header")
-            else:
-                aliases.append((name, source, value))
-        elif key in STRUCTURED or key.startswith(HELICONE_PROPERTY):
-            structured.append((key, value))
+    for line in headers:
+        kind = _KINDS.get(line[0], UNSEEN)
+        if kind is UNSEEN:
+            kind = _kind(line[0])
+        if kind is None:
+            continue
+        name, source = kind
+        if source == "header":
+            if name not in said and line[1]:  # the commonest label by far: `_say` for a name that is known
+                said[name] = (clean(line[1].decode("utf-8", "replace")), "header")
+        elif name:
+            aliases.append((name, source, line[1]))
+        else:
+            structured.append(line)
     if structured:
         for name, value, source in _structured(structured):
             _say(said, name, value, source)
@@ -78,30 +79,46 @@ def attribute(
             _say(said, ALIASES.get(name, name), value, "metadata")
     if asked.user:
         _say(said, "user", asked.user, "body")
-    for name, value in context.items():
-        _say(said, name, value, "context")
-    for name, value in defaults.items():
-        _say(said, name, value, "default")
+    if context:
+        for name, value in context.items():
+            _say(said, name, value, "context")
+    if defaults:
+        for name, value in defaults.items():
+            _say(said, name, value, "default")
 
-    operation = said.get("operation", ("", ""))
-    if operation[0] not in OPERATIONS:
+    operation = said.get("operation", NOBODY)[0]
+    if operation not in OPERATIONS:
         # A word outside the closed vocabulary is kept as a free label: a bill by operation must stay comparable.
-        if operation[0]:
-            said["operation_said"] = operation
-        said.pop("operation", None)
-        operation = ("embedding", "inferred") if asked.embedding else ("", "")
+        if operation:
+            said["operation_said"] = said.pop("operation")
+        operation = "embedding" if asked.embedding else ""
     if not said:
-        return Labels(operation=operation[0])
-    extra: list[tuple[str, str]] = []
+        return Labels(operation=operation)
+    extra: tuple[tuple[str, str], ...] = ()
     if not _CHARGEABLE.issuperset(said):
-        extra = [(name, value) for name, (value, _) in said.items() if name not in _CHARGEABLE]
-        extra = sorted(extra)[:FREE_LABELS_MAX]
+        extra = tuple(sorted([(name, value) for name, (value, _) in said.items() if name not in _CHARGEABLE])[:FREE_LABELS_MAX])
     get = said.get
-    none = ("", "")
     return Labels(
-        get("tenant", none)[0], get("feature", none)[0], get("flow", none)[0], operation[0], get("conversation", none)[0],
-        get("user", none)[0], tuple(extra), tuple([(name, source) for name, (_, source) in said.items()]),
+        get("tenant", NOBODY)[0], get("feature", NOBODY)[0], get("flow", NOBODY)[0], operation, get("conversation", NOBODY)[0],
+        get("user", NOBODY)[0], extra, tuple([(name, source) for name, (_, source) in said.items()]),
     )  # fmt: skip
+
+
+NOBODY = ("", "")
+Kind = tuple[str, str] | None  # label (empty: the header carries several) and source; None: the header is no label
+UNSEEN: Kind = ("", "unseen")
+KINDS_MAX = 4096  # names remembered; strangers choose names, so the memory is bounded
+_KINDS: dict[bytes, Kind] = {}
+
+
+def _kind(name: bytes) -> Kind:
+    """What a header's name is, remembered: the same dozen names come with every call."""
+    kind: Kind = DIRECT.get(name)
+    if kind is None and (name in STRUCTURED or name.startswith(HELICONE_PROPERTY)):
+        kind = ("", "several")
+    if len(_KINDS) < KINDS_MAX:
+        _KINDS[name] = kind
+    return kind
 
 
 def _say(said: dict[str, tuple[str, str]], name: str, value: str, source: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from ..domain.shape import Shape
 
 
-class Ratio(NamedTuple):
+class Ratio(Shape, frozen=True, gc=False):
     """Bytes and tokens seen lately, each way, fading with every new count; bytes/tokens is weighted by size."""
 
     input_bytes: int

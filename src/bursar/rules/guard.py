@@ -6,17 +6,17 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
 
 from ..domain.entry import Charge, Short
 from ..domain.money import nano_up, plain, show, usd
 from ..domain.policy import SCALE, SCOPES, UNITS, Budget
+from ..domain.shape import Shape
 from ..domain.verdict import Refusal, refuse
 
 FOREVER_US = 2**62
 
 
-class Limit(NamedTuple):
+class Limit(Shape, frozen=True, gc=False):
     """A limit in the counter's own grain: nano-dollars, tokens, calls or tool calls."""
 
     unit: str
@@ -105,7 +105,7 @@ class Window:
         return seconds * 1_000_000
 
 
-class BudgetRule(NamedTuple):
+class BudgetRule(Shape, frozen=True, gc=False):
     """A budget made ready: labels it wants (value, or None for each-of) and what it counts."""
 
     name: str

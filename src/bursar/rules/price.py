@@ -13,11 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+
+import msgspec
 
 from ..domain.entry import Entry
 from ..domain.money import amount
 from ..domain.price import Leg, Price, Priced, Rate
+from ..domain.shape import Shape, replace
 from ..domain.usage import TOKEN_BUCKETS, Tokens
 
 # Providers publish these: thinking is output, an image is input, unless the model has a rate of its own for them.
@@ -77,7 +80,10 @@ def femto_at(rate: Rate, input_total: int) -> int:
     return rate.base
 
 
-class _Card(NamedTuple):
+UNPRICED = Priced("unpriced", None, (), "")
+
+
+class _Card(Shape, frozen=True, gc=False):
     """A price with what is asked of it on every call, worked out once: rates by unit, and the dearest rates of a group of
     units as (input tokens above which, femto-dollars), rising in both."""
 
@@ -128,7 +134,7 @@ def _times(rate: Rate, times: int, by: int) -> Rate:
 
 def used(tokens: Tokens) -> list[tuple[str, int]]:
     """The units that were used, as (unit, count), in column order."""
-    found = [pair for pair in zip(TOKEN_BUCKETS, tokens[:-1], strict=True) if pair[1]]
+    found = [pair for pair in zip(TOKEN_BUCKETS, tokens[:-1]) if pair[1]]
     if tokens.other:
         found.extend([pair for pair in tokens.other if pair[1]])
     return found
@@ -138,11 +144,11 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     """The bill for one try. Negative counts are a caller's bug and raise ValueError: a provider's contradiction is
     flagged before it comes here, never billed backwards."""
     if price is None:
-        return Priced("unpriced", None, (), "")
+        return UNPRICED
     units = used(tokens)
     if "request" in price.rates and not any([unit == "request" for unit, _ in units]):
         units.append(("request", 1))
-    input_total = tokens.input_total
+    input_total = 0  # counted when a tier asks for it
     known = _card(price).rates
     legs: list[Leg] = []
     missing: list[str] = []
@@ -159,8 +165,11 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
         rate, stands_in = found
         if stands_in and not price.free:
             missing.append(unit)
-        femto = femto_at(rate, input_total) if rate.tiers else rate.base
-        pico = amount(count, femto)
+        femto = rate.base
+        if rate.tiers:
+            input_total = input_total or tokens.input_total
+            femto = femto_at(rate, input_total)
+        pico = (count * femto + 500) // 1000  # money.amount, of a count that is not negative
         total += pico
         legs.append(Leg(unit, count, femto, pico))
     if left_out:
@@ -210,12 +219,24 @@ def _steps(rates: Sequence[Rate]) -> tuple[tuple[int, int], ...]:
 def columns(priced: Priced) -> dict[str, Any]:
     """The bill as columns of its row: `cost`, its five parts that sum to it exactly, `legs` as JSON, `price_id` and
     `price_status`. All costs are None where no part of the bill is known."""
-    if priced.pico is None:
-        parts: dict[str, Any] = dict.fromkeys(("cost", *SPLIT))
-    else:
-        parts = {"cost": priced.pico, **split(priced.legs)}
+    parts: dict[str, Any] = dict(zip(("cost", *SPLIT), money(priced)))
     parts["legs"], parts["price_id"], parts["price_status"] = legs_json(priced.legs), priced.price_id, priced.status
     return parts
+
+
+Money = tuple[int | None, int | None, int | None, int | None, int | None, int | None]
+NOTHING_KNOWN: Money = (None, None, None, None, None, None)
+_SLOT = {name: at for at, name in enumerate(SPLIT)}
+
+
+def money(priced: Priced) -> Money:
+    """`cost` and its five parts, in the order of the columns."""
+    if priced.pico is None:
+        return NOTHING_KNOWN
+    parts = [0] * len(SPLIT)
+    for unit, _, _, pico in priced.legs:
+        parts[_SLOT[COLUMN.get(unit, "cost_other")]] += pico
+    return (priced.pico, *parts)  # pyright: ignore[reportReturnType]
 
 
 def split(legs: Sequence[Leg]) -> dict[str, int]:
@@ -228,9 +249,7 @@ def split(legs: Sequence[Leg]) -> dict[str, int]:
 
 def legs_json(legs: Sequence[Leg]) -> str:
     """Legs as they stand in the row: [[unit, count, femto-dollars each, pico-dollars], …]."""
-    if not legs:
-        return "[]"
-    return "[" + ",".join([f'["{u}",{n},{f},{p}]' if u.isidentifier() else json.dumps((u, n, f, p)) for u, n, f, p in legs]) + "]"
+    return msgspec.json.encode(legs).decode()
 
 
 def read_legs(text: str) -> tuple[Leg, ...]:
@@ -301,7 +320,7 @@ def rerate(entry: Entry, price: Price, corrections: Sequence[Entry] = ()) -> Ent
     if new.pico is None or new.status == "unpriced":
         return None
     if entry.usage_source == "estimated" and new.status == "priced":
-        new = new._replace(status="estimated")
+        new = replace(new, status="estimated")
     legs = net([leg for row in booked for leg in read_legs(row.legs)], new.legs)
     if not legs and booked[-1].price_status == new.status:
         return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
 
 from ..domain.call import Headers, Reading
+from ..domain.shape import Shape
 
 RETRY_AFTER_MAX_S = 30.0  # longer, and the client should decide: it may have better things to do than hold a socket
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
@@ -23,7 +23,7 @@ TERMINAL = (
 )
 
 
-class Failure(NamedTuple):
+class Failure(Shape, frozen=True, gc=False):
     """Why a try brought nothing usable. `kind`: 5xx | 429 | timeout | connect | reset | malformed | client (4xx: ours to fix)."""
 
     kind: str

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
-import msgspec
 
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
 from .query import Query, compile_query
-from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted
+from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
 Row = dict[str, Any]
 
@@ -104,8 +103,7 @@ class Reader:
         owners = self.sqlite.execute(f"SELECT {columns} FROM owners").fetchall()
         alive = {n for n, *fields, until in owners if not me.gone(Owner(*fields), until, now)}
         rows = self.sqlite.execute(f"SELECT hold, n / {HOLDS_EACH} FROM holds ORDER BY n").fetchall()
-        decoder = msgspec.json.Decoder(Hold)
-        return [(decoder.decode(hold), owner in alive) for hold, owner in rows]
+        return [(read_hold(hold), owner in alive) for hold, owner in rows]
 
     def _run(self, text: str, values: Mapping[str, object] | Sequence[object] | None) -> list[Row]:
         try:

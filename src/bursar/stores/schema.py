@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
+import msgspec
 
-from ..domain.entry import COLUMNS, MONEY_COLUMNS
+from ..domain.entry import BLANK, COLUMNS, DRAFT, MONEY_COLUMNS, Charge, Entry, Hold
 from .fault import OF_DISK, LedgerFault, from_error
 
 # The WAL-reset bug (3.7.0 to 3.51.2) can corrupt a file that several processes write to.
@@ -75,6 +76,19 @@ def _first() -> list[str]:
 
 # One list of statements per version; additive only, and never changed once released.
 MIGRATIONS: tuple[list[str], ...] = (_first(),)
+
+
+_hold = msgspec.json.Decoder(tuple[str, int, int, tuple[Charge, ...], list[Any]])
+
+
+def written_hold(hold: Hold) -> str:
+    """A hold as it stands in the file: of its row only what is known before the outcome."""
+    return msgspec.json.encode((hold.id, hold.ts, hold.amount, hold.charges, hold.entry[:DRAFT])).decode()
+
+
+def read_hold(text: str) -> Hold:
+    id, ts, amount, charges, draft = _hold.decode(text)
+    return Hold(id, ts, amount, charges, Entry._make((*draft, *BLANK)))
 
 
 class Place(NamedTuple):

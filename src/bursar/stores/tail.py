@@ -13,7 +13,7 @@ from ..domain.entry import Charge, Entry, Hold, Settlement, Short
 from .fault import LedgerFault
 from .lapse import charged, late
 from .owner import LEASE_US, Owner
-from .schema import CHECKPOINT_PAGES, HOLDS_EACH, STORED, Place, connect, quoted, restart_log, waiter
+from .schema import CHECKPOINT_PAGES, HOLDS_EACH, STORED, Place, connect, quoted, read_hold, restart_log, waiter, written_hold
 
 HOLD, BOOK, RELEASE = range(3)
 
@@ -31,8 +31,7 @@ LOG_PIECE = 2 << 20
 _to_disk = getattr(os, "fdatasync", os.fsync)  # macOS has the longer word only
 
 _encode = msgspec.json.encode
-_charges = msgspec.json.Decoder(list[Charge])
-_hold = msgspec.json.Decoder(Hold)
+_charges = msgspec.json.Decoder(tuple[Charge, ...])
 
 
 def _multi(head: str, columns: int, tail: str = "") -> dict[int, str]:
@@ -322,7 +321,7 @@ class Tail:
         for n, id, hold in self.connection.execute(
             "SELECT n, id, hold FROM holds WHERE id IN (SELECT value FROM json_each(?))", asked
         ).fetchall():
-            held[id] = _hold.decode(hold).charges
+            held[id] = read_hold(hold).charges
             drop.append(n)
         if drop:
             self.connection.execute(DROP, (_encode(drop).decode(),))
@@ -376,7 +375,7 @@ class Tail:
                 self._count += 1
                 n = self._number * HOLDS_EACH + self._count
                 opened[op.id] = (n, hold.charges)
-                rows.append((n, op.id, _encode(hold).decode()))
+                rows.append((n, op.id, written_hold(hold)))
         self._insert(HOLDS, rows)
         return opened
 
@@ -407,7 +406,7 @@ class Tail:
         found = self.connection.execute(
             "DELETE FROM holds WHERE id IN (SELECT value FROM json_each(?)) RETURNING hold", asked
         ).fetchall()
-        self._move([(c, 0, -c.amount) for (hold,) in found for c in _hold.decode(hold).charges])
+        self._move([(c, 0, -c.amount) for (hold,) in found for c in read_hold(hold).charges])
 
     # -- owners ------------------------------------------------------------------------------------------------------
 
@@ -473,7 +472,7 @@ class Tail:
         stored: list[tuple[object, ...]] = []
         moves: list[tuple[Charge, int, int]] = []
         for _, text in found:
-            hold = _hold.decode(text)
+            hold = read_hold(text)
             row = charged(hold.entry, hold.amount)
             rows.append(row)
             moves += [(c, 0, -c.amount) for c in hold.charges]

@@ -272,7 +272,8 @@ class Ledger:
         """Whole numbers since this process opened the ledger; the first two as of now."""
         tail = self._tail
         return {
-            "queue_depth": len(self._pending) + len(self._written), "spooled": len(self._spool), "batches": self._batches, "rows": self._rows,
+            "queue_depth": len(self._pending) + len(self._written), "spooled": len(self._spool), "batches": self._batches,
+            "rows": self._rows,
             "holds": self._holds, "short": self._short, "refused": self._refused, "released": self._released,
             "recovered": self._recovered, "duplicates": tail.duplicates if tail else 0,
             "corrections": tail.corrections if tail else 0,

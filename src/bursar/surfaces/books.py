@@ -17,6 +17,7 @@ from .. import drive, wire
 from ..domain.call import Answer, Ended, Fault, Headers
 from ..domain.entry import Entry, Settlement
 from ..domain.entry import Hold as HoldRecord
+from ..domain.shape import replace
 from ..domain.verdict import refuse
 from ..pipeline import Desk, ProviderRule
 from ..rules import record
@@ -137,10 +138,10 @@ class Books:
         name = wiring.provider_for(shop.addresses, str(url))
         prefix = urlsplit(shop.addresses[name].base_url).path if name else ""
         name = name or provider_of_host(urlsplit(origin).netloc) or urlsplit(origin).netloc
-        desk = shop.desk._replace(resolve=plain_resolve)
+        desk = replace(shop.desk, resolve=plain_resolve)
         if name not in desk.providers:
             rule = ProviderRule(name, plain_resolve(method, path).family, name)
-            desk = desk._replace(providers={**desk.providers, name: rule})
+            desk = replace(desk, providers={**desk.providers, name: rule})
         if len(self._desks) >= ORIGINS_MAX:
             self._desks = {}
         found = self._desks[origin] = Place(desk, name, prefix)
@@ -204,7 +205,7 @@ class Books:
         """A row for a call that a fault of ours has let pass: what it cost is unknown, and said to be."""
         if held is not None:
             settlement = record.no_answer(held, Fault("internal_fault", "a fault of Bursar's own", True))
-            settlement = settlement._replace(entry=settlement.entry._replace(http_status=status, flags="own_fault"))
+            settlement = replace(settlement, entry=settlement.entry._replace(http_status=status, flags="own_fault"))
         else:
             entry = Entry(
                 f"{call_id}.1", ts_us, call_id, 1, provider=provider, status="unknown", http_status=status,

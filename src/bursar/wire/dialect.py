@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from ..domain.call import Asked, Edit, Headers, Malformed, Reading
+from ..domain.shape import Shape
 from ..domain.usage import Tokens, Unknown
 from ..domain.verdict import Refusal
 from . import error
@@ -70,7 +71,7 @@ class Dialect(Protocol):
         ...
 
 
-class Route(NamedTuple):
+class Route(Shape, frozen=True, gc=False):
     """Where a path leads. `provider` is empty where the path names none; `path` is what goes below the provider's base."""
 
     provider: str

@@ -10,6 +10,7 @@ import brotli  # pyright: ignore[reportMissingTypeStubs]
 import zstandard
 
 from ..domain.call import Reading
+from ..domain.shape import replace
 from ..domain.usage import Tokens, Unknown
 from .dialect import Reader
 
@@ -194,7 +195,7 @@ class Decoding:
         if not self._bad:
             return reading
         usage = reading.usage if not isinstance(reading.usage, Unknown) else Unknown(self._bad)
-        return reading._replace(usage=usage, complete=False, error_message=reading.error_message or self._bad)
+        return replace(reading, usage=usage, complete=False, error_message=reading.error_message or self._bad)
 
     def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
         return self._reader.close_early(reason, tokens)

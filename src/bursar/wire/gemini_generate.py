@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.shape import replace
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
@@ -161,7 +162,7 @@ class _Generate:
         reading = tally.reading(True)
         if status >= 400 or bytes(answer.error) not in (b"", b"null"):
             code, message = error.read(body)
-            reading = reading._replace(error=code or str(status), error_message=message, output_bytes=0)
+            reading = replace(reading, error=code or str(status), error_message=message, output_bytes=0)
         return reading
 
     def edges(self, head: bytes, tail: bytes) -> Reading:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
@@ -164,8 +165,8 @@ class _Responses:
         reading = _read(answer)
         if status >= 400 or bytes(answer.error) not in (b"", b"null"):
             code, message = error.read(body)
-            return reading._replace(error=code or str(status), error_message=message)
-        return reading._replace(output_bytes=_whole_bytes(answer), malformed=_malformed(answer, json_demanded))
+            return replace(reading, error=code or str(status), error_message=message)
+        return replace(reading, output_bytes=_whole_bytes(answer), malformed=_malformed(answer, json_demanded))
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
         raw = edges.member(head, tail, b"usage")
@@ -378,7 +379,7 @@ class _Reader(Relay):
         before = self._reading
         self._reading = _read(answer)
         if isinstance(self._reading.usage, Unknown) and not isinstance(before.usage, Unknown):
-            self._reading = self._reading._replace(usage=before.usage)
+            self._reading = replace(self._reading, usage=before.usage)
         if bytes(answer.error) not in (b"", b"null"):
             self._error, self._message = error.read(bytes(answer.error))
         return KEEP if kind in _TERMINAL else PASS
@@ -389,14 +390,14 @@ class _Reader(Relay):
             return PASS
         raw = edges.member(b"", tail.rstrip(b"\r\n"), b"usage", level=2)
         read = _read(_Answer(id=self._reading.response_id, model=self._reading.model_served, usage=Raw(raw)))
-        self._reading = read._replace(finish=kind.removeprefix("response."))
+        self._reading = replace(read, finish=kind.removeprefix("response."))
         return KEEP
 
     def reading(self) -> Reading:
         read = self._reading
         if self._trouble and isinstance(read.usage, Unknown):
-            read = read._replace(usage=Unknown(self._trouble))
-        return read._replace(complete=self._done, error=self._error, error_message=self._message, output_bytes=self._bytes)
+            read = replace(read, usage=Unknown(self._trouble))
+        return replace(read, complete=self._done, error=self._error, error_message=self._message, output_bytes=self._bytes)
 
     def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
         """response.incomplete: Codex goes on after it without another paid call (response.failed makes it try five times)."""

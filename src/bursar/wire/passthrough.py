@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import anthropic_usage, edges, error, gemini_usage, openai_usage, splice
@@ -196,7 +197,7 @@ class _Plain:
     def reading(self) -> Reading:
         line = self._line.strip()
         reading = passthrough.whole(200, line) if line[:1] == b"{" else Reading(usage=Unknown("nothing in the stream that we know"))
-        return reading._replace(complete=self._done)
+        return replace(reading, complete=self._done)
 
     def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:
         return b""  # how such a stream ends, nobody told us
