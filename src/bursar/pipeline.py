@@ -310,7 +310,10 @@ def _settle(
         ratio=plan.ratio, request_bytes=sent_bytes, output_bytes=reading.output_bytes,
     )  # fmt: skip
     sample = None
-    if isinstance(reading.usage, Known) and ended.how == "complete" and not reading.usage.contradiction and not asked.unbounded_input:
+    if (
+        isinstance(reading.usage, Known) and ended.how == "complete" and not reading.usage.contradiction
+        and not asked.unbounded_input and estimate.teaches(plan.ratio, hold.ts)
+    ):  # fmt: skip
         tokens = reading.usage.tokens
         sample = Sample(
             trial.provider.name, trial.model, sent_bytes, tokens.input_total, reading.output_bytes,

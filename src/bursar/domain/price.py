@@ -44,4 +44,5 @@ class Priced(Shape, frozen=True, gc=False):
     pico: int | None
     legs: tuple[Leg, ...]
     price_id: str
+    parts: tuple[int, ...] = (0, 0, 0, 0, 0)  # pico-dollars: input, cache read, cache write, output, other; they sum to `pico`
     missing: tuple[str, ...] = ()  # units used that the price does not know, whether estimated or left out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from urllib.parse import unquote
 
 from ..domain.call import Asked, Headers
@@ -49,19 +50,29 @@ def attribute(
     defaults: Mapping[str, str],
 ) -> Labels:
     """The labels of one call. `bound` is what the virtual key binds (no one may overrule it), `context` what the process set."""
-    said: dict[str, tuple[str, str]] = {name: (value, "key") for name, value in bound.items()} if bound else {}
+    present = dict(headers)
+    if not _SEEN.issuperset(present):
+        _look_at(present)
+    saying = () if _LABELS.isdisjoint(present) else tuple([line for line in headers if line[0] in _LABELS])
+    return _attribute(
+        saying, asked.conversation, asked.metadata, asked.user, asked.embedding,
+        tuple(bound.items()), tuple(context.items()), tuple(defaults.items()),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2048)
+def _attribute(
+    headers: tuple[tuple[bytes, bytes], ...], conversation: str, metadata: tuple[tuple[str, str], ...], user: str, embedding: bool,
+    bound: tuple[tuple[str, str], ...], context: tuple[tuple[str, str], ...], defaults: tuple[tuple[str, str], ...],
+) -> Labels:  # fmt: skip
+    """Remembered: the calls of one conversation say the same."""
+    said: dict[str, tuple[str, str]] = {name: (value, "key") for name, value in bound}
     structured: list[tuple[bytes, bytes]] = []
     aliases: list[tuple[str, str, bytes]] = []
     for line in headers:
-        kind = _KINDS.get(line[0], UNSEEN)
-        if kind is UNSEEN:
-            kind = _kind(line[0])
-        if kind is None:
-            continue
-        name, source = kind
+        name, source = _kind(line[0]) or NOBODY
         if source == "header":
-            if name not in said and line[1]:  # the commonest label by far: `_say` for a name that is known
-                said[name] = (clean(line[1].decode("utf-8", "replace")), "header")
+            _say(said, name, line[1].decode("utf-8", "replace"), source)
         elif name:
             aliases.append((name, source, line[1]))
         else:
@@ -72,26 +83,21 @@ def attribute(
     for name, source, value in aliases:
         _say(said, name, value.decode("utf-8", "replace"), source)
 
-    if asked.conversation:
-        _say(said, "conversation", asked.conversation, "body")
-    if asked.metadata:
-        for name, value in asked.metadata:
-            _say(said, ALIASES.get(name, name), value, "metadata")
-    if asked.user:
-        _say(said, "user", asked.user, "body")
-    if context:
-        for name, value in context.items():
-            _say(said, name, value, "context")
-    if defaults:
-        for name, value in defaults.items():
-            _say(said, name, value, "default")
+    _say(said, "conversation", conversation, "body")
+    for name, value in metadata:
+        _say(said, ALIASES.get(name, name), value, "metadata")
+    _say(said, "user", user, "body")
+    for name, value in context:
+        _say(said, name, value, "context")
+    for name, value in defaults:
+        _say(said, name, value, "default")
 
     operation = said.get("operation", NOBODY)[0]
     if operation not in OPERATIONS:
         # A word outside the closed vocabulary is kept as a free label: a bill by operation must stay comparable.
         if operation:
             said["operation_said"] = said.pop("operation")
-        operation = "embedding" if asked.embedding else ""
+        operation = "embedding" if embedding else ""
     if not said:
         return Labels(operation=operation)
     extra: tuple[tuple[str, str], ...] = ()
@@ -105,20 +111,27 @@ def attribute(
 
 
 NOBODY = ("", "")
-Kind = tuple[str, str] | None  # label (empty: the header carries several) and source; None: the header is no label
-UNSEEN: Kind = ("", "unseen")
-KINDS_MAX = 4096  # names remembered; strangers choose names, so the memory is bounded
-_KINDS: dict[bytes, Kind] = {}
+# Header names that were looked at, and those of them that carry labels. The same dozen names come with every call. Strangers
+# choose names, so the memory is bounded.
+NAMES_MAX = 4096
+_SEEN: set[bytes] = set()
+_LABELS: set[bytes] = set()
 
 
-def _kind(name: bytes) -> Kind:
-    """What a header's name is, remembered: the same dozen names come with every call."""
-    kind: Kind = DIRECT.get(name)
-    if kind is None and (name in STRUCTURED or name.startswith(HELICONE_PROPERTY)):
-        kind = ("", "several")
-    if len(_KINDS) < KINDS_MAX:
-        _KINDS[name] = kind
-    return kind
+def _look_at(names: Iterable[bytes]) -> None:
+    if len(_SEEN) > NAMES_MAX:
+        _SEEN.clear()
+        _LABELS.clear()
+    for name in names:
+        _SEEN.add(name)
+        if _kind(name) is not None:
+            _LABELS.add(name)
+
+
+def _kind(name: bytes) -> tuple[str, str] | None:
+    """(label, source) of a header that says one, with the label empty where it carries several; None for any other."""
+    several = name in STRUCTURED or name.startswith(HELICONE_PROPERTY)
+    return DIRECT.get(name) or (("", "several") if several else None)
 
 
 def _say(said: dict[str, tuple[str, str]], name: str, value: str, source: str) -> None:

@@ -53,6 +53,11 @@ def _learn(bytes_seen: int, tokens_seen: int, size: int, tokens: int, memory: in
     return max(bytes_seen, 1), tokens_seen
 
 
+def teaches(ratio: Ratio, ts_us: int) -> bool:
+    """Whether a count is worth learning from: all of them while a model is new, then one in eight, by chance of the moment."""
+    return ratio.input_tokens < MEMORY or ts_us & 7 == 0
+
+
 def input_tokens(size: int, ratio: Ratio) -> int:
     """Tokens a request of `size` bytes is read as, rounded up: at least one where there is a byte."""
     return -(-size * ratio.input_tokens // ratio.input_bytes) if size > 0 else 0

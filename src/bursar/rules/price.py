@@ -57,6 +57,8 @@ COLUMN: dict[str, str] = {
 SHARES = ("cost_new", "cost_history", "cost_tools", "cost_system")  # of the input side, see the ledger's columns
 INPUT_SIDE = ("cost_input", "cost_cache_read", "cost_cache_write")
 SPLIT = (*INPUT_SIDE, "cost_output", "cost_other")
+SLOT = {unit: SPLIT.index(column) for unit, column in COLUMN.items()}
+OTHER = SPLIT.index("cost_other")
 TEXT_IN = ("input", "cache_read", "cache_write")
 MEDIA_IN = ("input_audio", "cache_read_audio", "input_image")
 TEXT_OUT = ("output", "reasoning")
@@ -148,16 +150,15 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     units = used(tokens)
     if "request" in price.rates and not any([unit == "request" for unit, _ in units]):
         units.append(("request", 1))
-    input_total = 0  # counted when a tier asks for it
-    known = _card(price).rates
+    rates = _card(price).rates
     legs: list[Leg] = []
+    parts = [0] * len(SPLIT)
     missing: list[str] = []
-    total = 0
     left_out = False
     for unit, count in units:
         if count < 0:
             raise ValueError(f"a bill for {count} {unit}: counts are never negative")
-        found = known.get(unit) or rate_of(price, unit)
+        found = rates.get(unit) or rate_of(price, unit)
         if found is None:
             missing.append(unit)
             left_out = True
@@ -165,12 +166,9 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
         rate, stands_in = found
         if stands_in and not price.free:
             missing.append(unit)
-        femto = rate.base
-        if rate.tiers:
-            input_total = input_total or tokens.input_total
-            femto = femto_at(rate, input_total)
+        femto = femto_at(rate, tokens.input_total) if rate.tiers else rate.base
         pico = (count * femto + 500) // 1000  # money.amount, of a count that is not negative
-        total += pico
+        parts[SLOT.get(unit, OTHER)] += pico
         legs.append(Leg(unit, count, femto, pico))
     if left_out:
         status = "unpriced"
@@ -178,7 +176,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
         status = "free"
     else:
         status = "estimated" if missing or price.estimated else "priced"
-    return Priced(status, total if legs or not left_out else None, tuple(legs), price.id, tuple(missing))
+    return Priced(status, sum(parts) if legs or not left_out else None, tuple(legs), price.id, tuple(parts), tuple(missing))
 
 
 def worst(price: Price, input_tokens: int, output_cap: int, choices: int = 1, *, cache_1h: bool = True, media: bool = True) -> int:
@@ -226,17 +224,13 @@ def columns(priced: Priced) -> dict[str, Any]:
 
 Money = tuple[int | None, int | None, int | None, int | None, int | None, int | None]
 NOTHING_KNOWN: Money = (None, None, None, None, None, None)
-_SLOT = {name: at for at, name in enumerate(SPLIT)}
 
 
 def money(priced: Priced) -> Money:
     """`cost` and its five parts, in the order of the columns."""
     if priced.pico is None:
         return NOTHING_KNOWN
-    parts = [0] * len(SPLIT)
-    for unit, _, _, pico in priced.legs:
-        parts[_SLOT[COLUMN.get(unit, "cost_other")]] += pico
-    return (priced.pico, *parts)  # pyright: ignore[reportReturnType]
+    return (priced.pico, *priced.parts)  # pyright: ignore[reportReturnType]
 
 
 def split(legs: Sequence[Leg]) -> dict[str, int]:

@@ -37,13 +37,11 @@ def opened(
         cause = "label"
     if asked.failed_tool:
         operation, cause = "retry", f"tool:{asked.failed_tool}"
-    for line in call.headers:
-        # The SDKs number their hidden retries; nobody has to label them.
-        if line[0] == b"x-stainless-retry-count":
-            if line[1] != b"0" and line[1].isdigit():
-                kind = operation = "retry"
-                cause = "sdk_retry"
-            break
+    # The SDKs number their hidden retries; nobody has to label them.
+    again = dict(call.headers).get(b"x-stainless-retry-count", b"0")
+    if again != b"0" and again.isdigit():
+        kind = operation = "retry"
+        cause = "sdk_retry"
     return Entry._make((
         call.call_id + ".1", call.ts_us, call.call_id, 1, key, kind, operation, purpose, cause,
         labels.tenant, labels.feature, labels.flow, labels.user, labels.conversation,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..domain.call import Headers
 
 HOP_BY_HOP = frozenset((
@@ -30,22 +32,14 @@ def get(headers: Headers, name: bytes) -> bytes:
 
 def upstream(headers: Headers, proxy: bool, own_key: bool, stream: bool) -> Headers:
     """Lines for the provider. `own_key`: the operator's key goes on at the edge, so the caller's credentials stay here."""
-    unwanted = NEVER | (ABROAD if proxy else 0) | (CREDENTIAL if proxy and own_key else 0) | (CODING if stream else 0)
-    out: Headers = []
-    named = b""
-    for line in headers:
-        name = line[0]
-        kind = _kinds.get(name)
-        if kind is None:
-            kind = _kind(name)
-        if not kind:
-            out.append(line)
-        elif not kind & unwanted:
-            out.append(line)
-        elif name == b"connection" and line[1] not in (b"keep-alive", b"close"):
-            named = line[1].lower()
-    if named:
-        listed = {n.strip() for n in named.split(b",")}
+    present = dict(headers)
+    if not _seen.issuperset(present):
+        _look_at(present)
+    unwanted = _unwanted[proxy, proxy and own_key, stream]
+    out = [line for line in headers if line[0] not in unwanted]
+    named = present.get(b"connection", b"close")
+    if named not in (b"keep-alive", b"close"):
+        listed = {n.strip() for n in named.lower().split(b",")}
         out = [line for line in out if line[0] not in listed]
     if stream:
         # A compressed stream could not be relayed event by event with its last one kept back until the row is written.
@@ -53,20 +47,31 @@ def upstream(headers: Headers, proxy: bool, own_key: bool, stream: bool) -> Head
     return out
 
 
-NEVER, ABROAD, CREDENTIAL, CODING = 1, 2, 4, 8
-KINDS_MAX = 4096  # names remembered; strangers choose names, so the memory is bounded
-_kinds: dict[bytes, int] = {}
+# Names that were looked at, and which of them do not go on: to anybody; abroad (a gateway's calls); where the operator's key is
+# used; in a stream's request. The same dozen names come with every call. Strangers choose names: the memory is bounded.
+NAMES_MAX = 4096
+_seen: set[bytes] = set()
+_unwanted: dict[tuple[bool, bool, bool], set[bytes]] = {
+    (proxy, own_key, stream): set() for proxy in (False, True) for own_key in (False, True) for stream in (False, True)
+}
 
 
-def _kind(name: bytes) -> int:
-    """What a name is, remembered: the same dozen names come with every call."""
-    kind = NEVER if name in HOP_BY_HOP or name.startswith(LABELS) else 0
-    kind |= ABROAD if name in FOREIGN else 0
-    kind |= CREDENTIAL if name in AUTH or name in ACCOUNT else 0
-    kind |= CODING if name == b"accept-encoding" else 0
-    if len(_kinds) < KINDS_MAX:
-        _kinds[name] = kind
-    return kind
+def _look_at(names: Iterable[bytes]) -> None:
+    if len(_seen) > NAMES_MAX:
+        _seen.clear()
+        for kept_back in _unwanted.values():
+            kept_back.clear()
+    for name in names:
+        _seen.add(name)
+        for (proxy, own_key, stream), kept_back in _unwanted.items():
+            if (
+                name in HOP_BY_HOP
+                or name.startswith(LABELS)
+                or (proxy and name in FOREIGN)
+                or (own_key and (name in AUTH or name in ACCOUNT))
+                or (stream and name == b"accept-encoding")
+            ):
+                kept_back.add(name)
 
 
 def downstream(headers: Headers, proxy: bool) -> Headers:
