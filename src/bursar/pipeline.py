@@ -287,7 +287,10 @@ def _relay(
 def _read_whole(dialect: Dialect, asked: Asked, head: Head, ended: Ended, limit: int) -> Reading:
     if not ended.gathered:
         return dialect.edges(*ended.edges) if ended.how == "complete" else Reading(complete=False)
-    plain = encoding.decode(ended.body, lines.get(head.headers, b"content-encoding").decode("ascii", "replace"), limit)
+    plain: bytes | encoding.Bad = ended.body
+    coding = lines.get(head.headers, b"content-encoding")
+    if coding:
+        plain = encoding.decode(ended.body, coding.decode("ascii", "replace"), limit)
     return dialect.whole(head.status, plain, asked.json_demanded) if isinstance(plain, bytes) else Reading(error_message=str(plain))
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..domain.entry import Entry
 
-SERIES_MAX = 512  # label combinations per metric; the rest is counted as `other`
+SERIES_MAX = 512  # label combinations; the rest is counted as `other`
+OTHER = ("other",) * 5
 
 
 class Counters:
     """What /metrics shows. Plain integers: the hot path adds, the page formats."""
 
     def __init__(self) -> None:
-        self.tries: dict[tuple[str, str, str, str], int] = {}
-        self.cost_pico: dict[tuple[str, str, str], int] = {}
-        self.tokens: dict[tuple[str, str, str], int] = {}
+        # (provider, dialect, operation, status, model) -> [tries, pico-dollars, tokens read, tokens written]
+        self.series: dict[tuple[str, str, str, str, str], list[int]] = {}
         self.unpriced = 0
         self.refused: dict[str, int] = {}
         self.ledger_faults = 0
@@ -24,34 +22,37 @@ class Counters:
         self.overhead_us = 0
 
     def count(self, entry: Entry) -> None:
-        self._add(self.tries, (entry.provider, entry.dialect, entry.operation, entry.status), 1)
+        key = (entry.provider, entry.dialect, entry.operation, entry.status, entry.model_served)
+        sums = self.series.get(key)
+        if sums is None:
+            if len(self.series) >= SERIES_MAX:
+                key = OTHER
+            sums = self.series.setdefault(key, [0, 0, 0, 0])
+        sums[0] += 1
         if entry.status == "refused":
-            self._add(self.refused, entry.error, 1)
+            self.refused[entry.error] = self.refused.get(entry.error, 0) + 1  # the codes are ours, and few
             return
-        model = (entry.provider, entry.model_served, entry.operation)
         if entry.cost is None:
             self.unpriced += 1
-        elif entry.cost:
-            self._add(self.cost_pico, model, entry.cost)
+        else:
+            sums[1] += entry.cost
         if entry.input is not None:
-            self._add(
-                self.tokens,
-                (entry.provider, entry.model_served, "input"),
-                entry.input + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.cache_write_1h or 0),
-            )
-            self._add(
-                self.tokens,
-                (entry.provider, entry.model_served, "output"),
-                (entry.output or 0) + (entry.reasoning or 0),
-            )
+            sums[2] += entry.input + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.cache_write_1h or 0)
+            sums[3] += (entry.output or 0) + (entry.reasoning or 0)
         self.overhead_us += entry.overhead_us or 0
 
-    @staticmethod
-    def _add(series: dict[Any, int], key: Any, amount: int) -> None:
-        if key in series:
-            series[key] += amount
-        elif len(series) < SERIES_MAX:
-            series[key] = amount
-        else:
-            other = tuple("other" for _ in key) if isinstance(key, tuple) else "other"
-            series[other] = series.get(other, 0) + amount
+    @property
+    def tries(self) -> int:
+        return sum(sums[0] for sums in self.series.values())
+
+    @property
+    def cost_pico(self) -> int:
+        return sum(sums[1] for sums in self.series.values())
+
+    def by(self, *places: int, of: int) -> dict[tuple[str, ...], int]:
+        """The sums at `of` in a series' list, by those parts of its key."""
+        found: dict[tuple[str, ...], int] = {}
+        for key, sums in self.series.items():
+            name = tuple(key[place] for place in places)
+            found[name] = found.get(name, 0) + sums[of]
+        return found

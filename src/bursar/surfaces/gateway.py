@@ -112,10 +112,8 @@ class Gateway:
 
     def _who(self, headers: Headers) -> tuple[Caller, Headers] | Refusal:
         """The virtual key's owner, and the headers without that key: it is ours and goes to no provider."""
-        for line in headers:
+        for line in [line for line in headers if line[0] in KEY_HEADERS]:
             name, value = line
-            if name not in KEY_HEADERS:
-                continue
             token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
             if not token.startswith(keys.PREFIX):
                 continue

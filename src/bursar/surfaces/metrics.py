@@ -19,7 +19,7 @@ class _Page:
         tries = CounterMetricFamily(
             "bursar_tries", "Tries by outcome", labels=["provider", "dialect", "operation", "status"]
         )
-        for key, count in counters.tries.items():
+        for key, count in counters.by(0, 1, 2, 3, of=0).items():
             tries.add_metric(list(key), count)
         yield tries
         cost = CounterMetricFamily(
@@ -27,12 +27,13 @@ class _Page:
             "Dollars booked (a float here; exact in the ledger)",
             labels=["provider", "model", "operation"],
         )
-        for key, pico in counters.cost_pico.items():
+        for key, pico in counters.by(0, 4, 2, of=1).items():
             cost.add_metric(list(key), pico / 10**12)
         yield cost
         tokens = CounterMetricFamily("bursar_tokens", "Tokens booked", labels=["provider", "model", "type"])
-        for key, count in counters.tokens.items():
-            tokens.add_metric(list(key), count)
+        for kind, at in (("input", 2), ("output", 3)):
+            for key, count in counters.by(0, 4, of=at).items():
+                tokens.add_metric([*key, kind], count)
         yield tokens
         refused = CounterMetricFamily("bursar_refused", "Calls refused before a provider saw them", labels=["code"])
         for code, count in counters.refused.items():

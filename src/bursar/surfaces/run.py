@@ -70,9 +70,9 @@ def environment(url: str, variables: Mapping[str, str]) -> dict[str, str]:
 
 def summary(counters: Counters) -> str:
     """What the calls came to, in a line."""
-    tries = sum(counters.tries.values())
+    tries = counters.tries
     refused = sum(counters.refused.values())
-    told = f"{tries} {'call' if tries == 1 else 'calls'}, {show(sum(counters.cost_pico.values()), 4)}"
+    told = f"{tries} {'call' if tries == 1 else 'calls'}, {show(counters.cost_pico, 4)}"
     if counters.unpriced:
         told += f" + {counters.unpriced} unpriced"
     return told + (f", {refused} refused" if refused else "")

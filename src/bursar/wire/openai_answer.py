@@ -126,6 +126,12 @@ def _said_bytes(choices: list[_Choice]) -> int:
     """The bytes of text, reasoning and arguments that a whole answer holds."""
     total = 0
     for choice in choices:
+        only = choice.message
+        if only is not None and choice.text is None and only.reasoning_content is None and only.reasoning is None and not only.tool_calls:
+            text = only.content
+            if text.__class__ is str:  # nothing but text, as most are
+                total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+                continue
         said: list[Any] = [choice.text]
         if choice.message is not None:
             said += (choice.message.content, choice.message.reasoning_content, choice.message.reasoning)
