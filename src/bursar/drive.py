@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from .domain.call import Ended, Fault
 from .effects import Book, Finish, Gather, Hold, Recall, Relay, Reply, Send, Wait
 from .pipeline import Way
-from .ports import AsyncWorld, SyncWorld
+from .ports import PENDING, AsyncWorld, EdgeWorld, SyncWorld
 from .rules.estimate import Ratio
+
+if TYPE_CHECKING:
+    import asyncio  # for its names only: a wrapper without a loop should not pay for loading it
 
 log = logging.getLogger("bursar")
 
@@ -128,44 +131,98 @@ class Journey:
         return effect if isinstance(effect, Book) else None
 
 
-async def run(
-    way: Way, world: AsyncWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None]
-) -> None:
-    """A call through a gateway, whole: relays, replies and finishes are the world's too. Our own faults end here."""
-    value: Any = None
-    send = way.send
+class Run:
+    """A call through a gateway, whole: relays, replies and finishes are the world's too. Our own faults end here.
+
+    No task and no future: what an effect waits for (the disk, the provider) calls `go` with its result. A task is made
+    only for what is a conversation in itself, by `follow`."""
+
+    __slots__ = ("_on_fault", "_over", "_recall", "_send", "_task", "_way", "_world")
+
+    def __init__(
+        self, way: Way, world: EdgeWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None],
+        over: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._way, self._send, self._world, self._recall = way, way.send, world, recall
+        self._on_fault, self._over = on_fault, over
+        self._task: asyncio.Task[Any] | None = None
+        world.go, world.follow = self.go, self.follow
+
+    def go(self, value: Any = None) -> None:
+        """Perform effects until one has to be waited for, or the call is over."""
+        send, world = self._send, self._world
+        try:
+            while value is not PENDING:
+                effect = send(value)
+                kind = type(effect)
+                if kind is Recall:
+                    value = self._recall(effect.provider, effect.model)
+                elif kind is Hold:
+                    value = world.hold(effect)
+                elif kind is Send:
+                    value = world.send(effect)
+                elif kind is Gather:
+                    value = world.gather(effect)
+                elif kind is Book:
+                    value = world.book(effect)
+                elif kind is Reply:
+                    value = world.reply(effect.answer)
+                elif kind is Relay:
+                    value = world.relay(effect)
+                elif kind is Finish:
+                    value = world.finish(effect.kept, effect.complete)
+                else:
+                    value = world.wait(effect.seconds)
+        except StopIteration:
+            self._over()
+        except Exception as bug:
+            self._failed(bug)
+
+    def follow(self, work: Coroutine[Any, Any, Any]) -> object:
+        """Go on with what this comes to."""
+        self._task = task = self._world.loop.create_task(work)
+        task.add_done_callback(self._followed)
+        return PENDING
+
+    def _followed(self, task: asyncio.Task[Any]) -> None:
+        self._task = None
+        if task.cancelled():
+            self.stop()
+        elif (bug := task.exception()) is not None:
+            self._failed(bug)
+        else:
+            self.go(task.result())
+
+    def _failed(self, bug: BaseException) -> None:
+        self._way.close()
+        log.error("a fault of our own in a call under way; its hold stands and becomes a row", exc_info=bug)
+        self._on_fault(bug)
+        if raise_faults:
+            raise bug
+
+    def stop(self) -> None:
+        """The process ends: nothing further is done for this call. Its hold stands and becomes a row."""
+        if self._task is not None:
+            self._task.cancel()
+            return
+        self._send = _nothing
+        self._way.close()
+        self._over()
+
+
+def _nothing(_value: Any) -> Any:
+    raise StopIteration
+
+
+def guarded(act: Callable[..., None], *args: Any, on_fault: Callable[[BaseException], None]) -> None:
+    """`act`, whose faults (our own) are logged and told."""
     try:
-        # Not by way of a Journey: each await would pass through one frame more, on every call six times.
-        while True:
-            effect = send(value)
-            kind = type(effect)
-            if kind is Recall:
-                value = recall(effect.provider, effect.model)
-            elif kind is Hold:
-                value = await world.hold(effect)
-            elif kind is Send:
-                value = await world.send(effect)
-            elif kind is Gather:
-                value = await world.gather(effect)
-            elif kind is Book:
-                value = await world.book(effect)
-            elif kind is Reply:
-                value = await world.reply(effect.answer)
-            elif kind is Relay:
-                value = await world.relay(effect)
-            elif kind is Finish:
-                value = await world.finish(effect.kept, effect.complete)
-            else:
-                value = await world.wait(effect.seconds)
-    except StopIteration:
-        return
+        act(*args)
     except Exception as bug:
+        log.exception("a fault of our own at the edge")
+        on_fault(bug)
         if raise_faults:
             raise
-        log.exception("a fault of our own in a call under way; its hold stands and becomes a row")
-        on_fault(bug)
-    finally:
-        way.close()
 
 
-__all__ = ["BROKEN", "Ended", "Journey", "run", "shielded", "shielded_async"]
+__all__ = ["BROKEN", "Ended", "Journey", "Run", "guarded", "shielded", "shielded_async"]

@@ -1,12 +1,16 @@
-"""Shapes the world must have: what drive calls to perform an effect. Sync and async faces of the same seven acts."""
+"""Shapes the world must have: what drive calls to perform an effect. Sync, async and called-back faces of the same acts."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .domain.call import Answer, Ended, Fault, Head
 from .domain.entry import Short
 from .effects import Book, Gather, Hold, Relay, Send
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class SyncWorld(Protocol):
@@ -21,13 +25,31 @@ class SyncWorld(Protocol):
 
 
 class AsyncWorld(Protocol):
-    """The same with an event loop. `relay`, `finish` and `reply` belong to the edge that owns the client."""
+    """The same with an event loop, inside the caller's own process."""
 
     async def hold(self, effect: Hold) -> Short | Fault | None: ...
     async def send(self, effect: Send) -> Head | Fault: ...
     async def gather(self, effect: Gather) -> Ended | None: ...
-    async def relay(self, effect: Relay) -> Ended: ...
     async def book(self, effect: Book) -> Fault | None: ...
     async def wait(self, seconds: float) -> bool: ...
-    async def finish(self, kept: bytes, complete: bool) -> None: ...
-    async def reply(self, answer: Answer) -> None: ...
+
+
+PENDING: Final = object()  # the result comes later, by a call of `go`
+
+
+class EdgeWorld(Protocol):
+    """The edge that owns the client: it has `relay`, `finish` and `reply` too. Each act gives its result, or PENDING: then the
+    edge calls `go` with it when it is there, or lets drive `follow` a coroutine to it."""
+
+    go: Callable[[Any], None]
+    follow: Callable[[Coroutine[Any, Any, Any]], object]
+    loop: asyncio.AbstractEventLoop
+
+    def hold(self, effect: Hold) -> Any: ...
+    def send(self, effect: Send) -> Any: ...
+    def gather(self, effect: Gather) -> Any: ...
+    def relay(self, effect: Relay) -> Any: ...
+    def book(self, effect: Book) -> Any: ...
+    def wait(self, seconds: float) -> Any: ...
+    def finish(self, kept: bytes, complete: bool) -> Any: ...
+    def reply(self, answer: Answer) -> Any: ...

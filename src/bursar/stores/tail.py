@@ -55,12 +55,15 @@ SEEN = """
 
 
 class Op:
-    """One thing asked of the ledger, and what came of it. `waiter` is whatever the face that made it waits on."""
+    """One thing asked of the ledger, and what came of it. Who waits for it: a thread by the event `waiter`, an event loop by
+    the future `waiter`, or by having `tell` called on it."""
 
-    __slots__ = ("deadline", "done", "fault", "id", "item", "kind", "loop", "result", "waiter")
+    __slots__ = ("deadline", "done", "fault", "id", "item", "kind", "loop", "result", "tell", "waiter")
 
-    def __init__(self, kind: int, id: str, item: Any, loop: Any = None, waiter: Any = None) -> None:
-        self.kind, self.id, self.item, self.loop, self.waiter = kind, id, item, loop, waiter
+    def __init__(
+        self, kind: int, id: str, item: Any, loop: Any = None, waiter: Any = None, tell: Callable[[Op], None] | None = None
+    ) -> None:
+        self.kind, self.id, self.item, self.loop, self.waiter, self.tell = kind, id, item, loop, waiter, tell
         self.result: Short | None = None
         self.fault: LedgerFault | None = None
         self.done = False

@@ -189,6 +189,28 @@ class Ledger:
         self._submit(Op(BOOK, settlement.id, settlement, loop, future))
         return future
 
+    def hold_then(self, hold: Hold, loop: asyncio.AbstractEventLoop, tell: Callable[[Op], None]) -> None:
+        """`hold`, answered by a call of `tell` on `loop`: `op.fault`, or `op.result`. Never before this returns."""
+        op = Op(HOLD, hold.id, hold, loop, tell=tell)
+        try:
+            self._admit()
+        except LedgerFault as fault:
+            op.fault = fault
+            loop.call_soon(tell, op)
+            return
+        self._submit(op)
+
+    def book_then(self, settlement: Settlement, loop: asyncio.AbstractEventLoop, tell: Callable[[Op], None]) -> None:
+        """`book`, answered in the same way."""
+        op = Op(BOOK, settlement.id, settlement, loop, tell=tell)
+        try:
+            self._take_in()
+        except LedgerFault as fault:
+            op.fault = fault
+            loop.call_soon(tell, op)
+            return
+        self._submit(op)
+
     def _submit(self, op: Op) -> None:
         self._pending.append(op)
         if op.loop is None:
@@ -465,6 +487,9 @@ class Ledger:
         """On the loop: set the futures, and write what waited for the sync that has just ended."""
         abandoned: list[Op] = []
         for op in ops:
+            if op.tell is not None:
+                op.tell(op)
+                continue
             future: asyncio.Future[Any] = op.waiter
             if future.done():
                 abandoned.append(op)
@@ -567,8 +592,8 @@ class Ledger:
         now = time.monotonic()
         for op in self._spool:
             if op.deadline <= now and op.loop is not None:
-                told = Op(op.kind, op.id, op.item, op.loop, op.waiter)
-                told.fault, op.loop, op.waiter = self._late(op), None, None
+                told = Op(op.kind, op.id, op.item, op.loop, op.waiter, op.tell)
+                told.fault, op.loop, op.waiter, op.tell = self._late(op), None, None, None
                 self._finish([told])
 
     def _late(self, op: Op) -> LedgerFault:

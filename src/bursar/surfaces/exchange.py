@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from ..domain.call import Answer, Ended, Fault, Head, Headers
-from ..domain.entry import Entry, Short
+from ..domain.entry import Entry
 from ..effects import Book, Gather, Hold, Relay, Send
-from ..stores.writer import Ledger, LedgerFault
+from ..ports import PENDING
+from ..stores.tail import Op
+from ..stores.writer import Ledger
 from .counters import Counters
-from .http_client import Origin, Pool, Timeouts, UpstreamFault, UpstreamResponse
+from .http_client import Origin, Pool, Timeouts, Unsent, UpstreamFault, UpstreamResponse
 from .http_server import Responder
 from .wiring import Address, Ratios
 
@@ -27,9 +30,7 @@ class Door:
         self.address = address
         self.origin, self.path = Origin.parse(address.base_url)
         table = address.table
-        self.timeouts = Timeouts(
-            connect_s=table.connect_timeout_s, headers_s=table.timeout_s, idle_s=table.idle_timeout_s
-        )
+        self.timeouts = Timeouts(connect_s=table.connect_timeout_s, headers_s=table.timeout_s, idle_s=table.idle_timeout_s)
         secret = address.key.encode()
         self.auth: Headers = []
         if secret:
@@ -41,90 +42,128 @@ class Exchange:
     """The world of one call. Holds the client's side and, per try, the provider's."""
 
     __slots__ = (
-        "_counters",
-        "_door",
-        "_doors",
-        "_ledger",
-        "_loop",
-        "_pool",
-        "_ratios",
-        "_rows",
-        "_sent_ns",
-        "_started_ns",
-        "client",
-        "response",
-    )
+        "_chunks", "_counters", "_door", "_doors", "_effect", "_first_us", "_ledger", "_pool", "_ratios", "_rows", "_sent_ns", "_size",
+        "_started_ns", "client", "follow", "go", "loop", "response",
+    )  # fmt: skip
+
+    go: Callable[[Any], None]
+    follow: Callable[[Coroutine[Any, Any, Any]], Any]
 
     def __init__(
-        self,
-        client: Responder,
-        started_ns: int,
-        ledger: Ledger,
-        pool: Pool,
-        doors: Mapping[str, Door],
-        ratios: Ratios,
-        counters: Counters,
-        rows: Callable[[Entry], None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+        self, client: Responder, started_ns: int, ledger: Ledger, pool: Pool, doors: Mapping[str, Door], ratios: Ratios,
+        counters: Counters, rows: Callable[[Entry], None], loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
         self.client = client
         self.response: UpstreamResponse | None = None
+        self.loop = loop
         self._door: Door | None = None
-        self._started_ns = started_ns
-        self._sent_ns = started_ns
+        self._started_ns = self._sent_ns = started_ns
         self._ledger, self._pool, self._doors, self._ratios = ledger, pool, doors, ratios
-        self._counters, self._rows, self._loop = counters, rows, loop
+        self._counters, self._rows = counters, rows
 
-    async def hold(self, effect: Hold) -> Short | Fault | None:
-        try:
-            return await self._ledger.hold_soon(effect.hold, self._loop)
-        except LedgerFault as fault:
-            self._counters.ledger_faults += 1
-            return Fault(fault.code, f"{fault.reason}; {fault.remedy}", False)
+    # -- the ledger ------------------------------------------------------------------------------------------------------
 
-    async def send(self, effect: Send) -> Head | Fault:
+    def hold(self, effect: Hold) -> object:
+        self._ledger.hold_then(effect.hold, self.loop, self._told)
+        return PENDING
+
+    def book(self, effect: Book) -> object:
+        settlement = effect.settlement
+        self._counters.count(settlement.entry)
+        self._rows(settlement.entry)
+        if effect.sample is not None:
+            self._ratios.learn(effect.sample)
+        self._ledger.book_then(settlement, self.loop, self._told)
+        return PENDING
+
+    def _told(self, op: Op) -> None:
+        """By the ledger. A row that could not be written is in its spool, and its hold stands on disk: late, not lost."""
+        fault = op.fault
+        if fault is None:
+            self.go(op.result)
+            return
+        self._counters.ledger_faults += 1
+        self.go(Fault(fault.code, f"{fault.reason}; {fault.remedy}", False))
+
+    # -- the provider ----------------------------------------------------------------------------------------------------
+
+    def send(self, effect: Send) -> object:
         self._door = door = self._doors[effect.provider]
-        self._sent_ns = sent = time.monotonic_ns()
-        sent_us = (sent - self._started_ns) // 1000
+        self._sent_ns = time.monotonic_ns()
         headers = effect.headers + door.auth if door.auth else effect.headers
         try:
-            self.response = response = await self._pool.send(
-                door.origin, effect.method, door.path + effect.target, headers, effect.body, door.timeouts
-            )
+            begun = self._pool.begin(door.origin, effect.method, door.path + effect.target, headers, effect.body, door.timeouts)
         except UpstreamFault as fault:
-            return Fault(fault.kind, fault.detail, fault.sent, sent_us, self._since(sent))
-        return Head(response.status, response.headers, sent_us, self._since(sent))
+            return self._fault(fault)
+        if isinstance(begun, Unsent):
+            return self.follow(self._send_new(begun))
+        self.response = begun
+        begun.on_news = self._headed
+        return PENDING
 
-    async def gather(self, effect: Gather) -> Ended:
+    async def _send_new(self, unsent: Unsent) -> object:
+        try:
+            self.response = response = await self._pool.begin_new(unsent)
+            await response.headed()
+        except UpstreamFault as fault:
+            return self._fault(fault)
+        return self._head(response)
+
+    def _headed(self) -> None:
+        response = self.response
+        assert response is not None
+        if response.started or response.fault is not None:
+            response.on_news = None
+            self.go(self._head(response))
+
+    def _head(self, response: UpstreamResponse) -> Head | Fault:
+        if response.fault is not None and not response.started:
+            return self._fault(response.fault)
+        sent = self._sent_ns
+        return Head(response.status, response.headers, (sent - self._started_ns) // 1000, self._since(sent))
+
+    def _fault(self, fault: UpstreamFault) -> Fault:
+        sent = self._sent_ns
+        return Fault(fault.kind, fault.detail, fault.sent, (sent - self._started_ns) // 1000, self._since(sent))
+
+    # -- whole answers ---------------------------------------------------------------------------------------------------
+
+    def gather(self, effect: Gather) -> object:
         """A client that leaves meanwhile does not stop this: the provider is at work already and will bill, and its answer
         has the usage."""
-        response, sent = self.response, self._sent_ns
+        self._effect = effect
+        self._chunks: list[bytes] = []
+        self._size = self._first_us = 0
+        return self._more()
+
+    def _news(self) -> None:
+        assert self.response is not None
+        self.response.on_news = None
+        self.go(self._more())
+
+    def _more(self) -> object:
+        """Take what has come; Ended when that is all, or PENDING."""
+        response, chunks = self.response, self._chunks
         assert response is not None
-        first_us = 0
-        chunks: list[bytes] = []
-        size = 0
         try:
             while True:
                 chunk = response.chunk_nowait()
                 if chunk is None:
-                    chunk = await response.chunk()
-                if not first_us:
-                    first_us = self._since(sent)
+                    response.on_news = self._news
+                    return PENDING
+                if not self._first_us:
+                    self._first_us = self._since(self._sent_ns)
                 if not chunk:
                     break
                 chunks.append(chunk)
-                size += len(chunk)
-                if size > effect.limit:
-                    return await self._too_large(effect, response, chunks, first_us)
+                self._size += len(chunk)
+                if self._size > self._effect.limit:
+                    return self.follow(self._too_large(self._effect, response, chunks, self._first_us))
         except UpstreamFault as fault:
-            return Ended(
-                "fault",
-                fault=Fault(fault.kind, fault.detail, True),
-                first_byte_us=first_us,
-                elapsed_us=self._since(sent),
-            )
+            broken = Fault(fault.kind, fault.detail, True)
+            return Ended("fault", fault=broken, first_byte_us=self._first_us, elapsed_us=self._since(self._sent_ns))
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return Ended("complete", body, True, None, first_us, self._since(sent))
+        return Ended("complete", body, True, None, self._first_us, self._since(self._sent_ns))
 
     async def _too_large(self, effect: Gather, response: UpstreamResponse, chunks: list[bytes], first_us: int) -> Ended:
         """Stream on what cannot be held back, remembering both ends."""
@@ -152,7 +191,15 @@ class Exchange:
             how, fault = "fault", Fault(broken.kind, broken.detail, True)
         return Ended(how, b"", False, fault, first_us, self._since(self._sent_ns), relayed, (head, tail))
 
-    async def relay(self, effect: Relay) -> Ended:
+    def reply(self, answer: Answer) -> None:
+        self.client.respond(answer.status, answer.headers, answer.body)
+
+    # -- streams ---------------------------------------------------------------------------------------------------------
+
+    def relay(self, effect: Relay) -> object:
+        return self.follow(self._relay(effect))
+
+    async def _relay(self, effect: Relay) -> Ended:
         response, client, reader, sent = self.response, self.client, effect.reader, self._sent_ns
         assert response is not None
         client.start(effect.head.status, effect.out_headers, None)
@@ -193,25 +240,10 @@ class Exchange:
             how = "client_gone"
         return Ended(how, b"", False, fault, first_us, self._since(sent), relayed)
 
-    async def book(self, effect: Book) -> Fault | None:
-        settlement = effect.settlement
-        self._counters.count(settlement.entry)
-        self._rows(settlement.entry)
-        if effect.sample is not None:
-            self._ratios.learn(effect.sample)
-        try:
-            await self._ledger.book_soon(settlement, self._loop)
-        except LedgerFault as fault:
-            # The row is in the ledger's spool and the hold stands on disk: late, not lost.
-            self._counters.ledger_faults += 1
-            return Fault(fault.code, f"{fault.reason}; {fault.remedy}", False)
-        return None
+    def finish(self, kept: bytes, complete: bool) -> object:
+        return self.follow(self._finish(kept, complete))
 
-    async def wait(self, seconds: float) -> bool:
-        await asyncio.sleep(seconds)
-        return not self.client.gone
-
-    async def finish(self, kept: bytes, complete: bool) -> None:
+    async def _finish(self, kept: bytes, complete: bool) -> None:
         client, response = self.client, self.response
         if kept:
             client.write(kept)
@@ -238,8 +270,12 @@ class Exchange:
         if not response.complete:
             response.abandon()
 
-    async def reply(self, answer: Answer) -> None:
-        self.client.respond(answer.status, answer.headers, answer.body)
+    def wait(self, seconds: float) -> object:
+        return self.follow(self._wait(seconds))
+
+    async def _wait(self, seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return not self.client.gone
 
     def _since(self, then_ns: int) -> int:
         return (time.monotonic_ns() - then_ns) // 1000

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -61,11 +62,17 @@ class Gateway:
         self._lines: deque[Entry] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def handle(self, received: Received, client: Responder) -> None:
+    def handle(self, received: Received, client: Responder) -> None:
         """One request. Everything that is not health, metrics or a mistake is a call."""
+        drive.guarded(self._handle, received, client, on_fault=partial(self._fault, received, client, ""))
+
+    def _handle(self, received: Received, client: Responder) -> None:
+        server = self.server
+        assert server is not None
         path = received.path
         if path in OWN:
             OWN[path](self, client)
+            server.done(client)
             return
         headers: Headers = received.headers
         query = received.query
@@ -75,40 +82,29 @@ class Gateway:
         allowed = self._who(headers)
         if isinstance(allowed, Refusal):
             _turn_away(received, client, allowed)
+            server.done(client)
             return
         caller, headers = allowed
-        loop = self._loop or asyncio.get_running_loop()
-        call = Incoming(
-            uuid_utils.uuid7().hex, self.clock_us(), received.method, path, query, headers, received.body, "", ""
-        )
+        shop = self.shop
+        id = uuid_utils.uuid7().hex
+        call = Incoming(id, self.clock_us(), received.method, path, query, headers, received.body)
         exchange = Exchange(
-            client,
-            received.received_ns,
-            self.shop.ledger,
-            self.pool,
-            self.doors,
-            self.shop.ratios,
-            self.counters,
-            self._row,
-            loop,
+            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.ratios, self.counters, self._row, server.loop
         )
+        over = partial(server.done, client)
+        run = drive.Run(way(call, caller, self.desk), exchange, shop.ratios.recall, partial(self._fault, received, client, id), over)
+        client.on_stop = run.stop
+        run.go()
 
-        def fault(bug: BaseException) -> None:
-            self.counters.faults += 1
-            if client.started:
-                client.abort()
-            else:
-                _turn_away(
-                    received,
-                    client,
-                    refuse(
-                        "internal_fault",
-                        f"call {call.call_id}: a fault of Bursar's own ({type(bug).__name__})",
-                        "report it with this id; the log has the details",
-                    ),
-                )
-
-        await drive.run(way(call, caller, self.desk), exchange, self.shop.ratios.recall, fault)
+    def _fault(self, received: Received, client: Responder, call_id: str, bug: BaseException) -> None:
+        self.counters.faults += 1
+        if client.started:
+            client.abort()
+        elif not client.gone:
+            what = f"call {call_id}: a fault of Bursar's own ({type(bug).__name__})"
+            _turn_away(received, client, refuse("internal_fault", what, "report it with this id; the log has the details"))
+        if self.server is not None:
+            self.server.done(client)
 
     def _who(self, headers: Headers) -> tuple[Caller, Headers] | Refusal:
         """The virtual key's owner, and the headers without that key: it is ours and goes to no provider."""

@@ -12,12 +12,13 @@ import socket
 import ssl
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .http_common import Headers, Sweep, header_block
 from .http_responses import SPLIT_BYTES, FaultKind, Line, UpstreamFault, UpstreamResponse
 
-__all__ = ["FaultKind", "Headers", "Origin", "Pool", "Timeouts", "UpstreamFault", "UpstreamResponse"]
+__all__ = ["FaultKind", "Headers", "Origin", "Pool", "Timeouts", "Unsent", "UpstreamFault", "UpstreamResponse"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,6 +93,27 @@ class _Place:
         return first
 
 
+class Unsent(NamedTuple):
+    """A request that waits for a connection."""
+
+    origin: Origin
+    place: _Place
+    method: str
+    head: bytes
+    body: bytes
+    timeouts: Timeouts
+
+
+def _put(line: Line, origin: Origin, method: str, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
+    response = UpstreamResponse(line, origin, method == "HEAD", timeouts)
+    line.begin(response)
+    if len(body) < SPLIT_BYTES:
+        line.transport.write(head + body)
+    else:
+        line.transport.writelines((head, body))
+    return response
+
+
 # A request without a body goes without a length, but for these a provider may insist on one.
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 
@@ -136,6 +158,23 @@ class Pool:
 
         Whoever gets a response reads it to its end or abandons it: the connection is kept for it until then.
         """
+        response = self.begin(origin, method, target, headers, body, timeouts)
+        if isinstance(response, Unsent):
+            response = await self.begin_new(response)
+        try:
+            await response.headed()
+        except asyncio.CancelledError:
+            response.abandon()
+            raise
+        if response.fault is not None:
+            raise response.fault
+        return response
+
+    def begin(
+        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, timeouts: Timeouts
+    ) -> UpstreamResponse | Unsent:
+        """One request on a connection that lies idle: the response that is to come. Where none does, one must be made first: by
+        `begin_new`. ValueError for what cannot be sent."""
         place = self._places.get(origin)
         if place is None:
             place = self._places[origin] = _Place(origin)
@@ -145,31 +184,16 @@ class Pool:
         if id(timeouts) not in self._paced:
             self._pace(timeouts)
         idle = place.idle
-        line: Line | None = None
         while idle:
             line = idle.pop()
             if line.usable:
-                break
-            line = None
-        if line is None:
-            line = await self._connect(origin, place, timeouts)
-        response = UpstreamResponse(line, origin, method == "HEAD", timeouts)
-        line.begin(response)
-        transport = line.transport
-        if len(body) < SPLIT_BYTES:
-            transport.write(head + body)
-        else:
-            transport.writelines((head, body))
-        # One future and no coroutine in between: this is waited for on every call.
-        response.waiter = waiter = line.loop.create_future()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            response.abandon()
-            raise
-        if response.fault is not None:
-            raise response.fault
-        return response
+                return _put(line, origin, method, head, body, timeouts)
+        return Unsent(origin, place, method, head, body, timeouts)
+
+    async def begin_new(self, unsent: Unsent) -> UpstreamResponse:
+        """The request on a new connection. UpstreamFault when that cannot be made."""
+        line = await self._connect(unsent.origin, unsent.place, unsent.timeouts)
+        return _put(line, unsent.origin, unsent.method, unsent.head, unsent.body, unsent.timeouts)
 
     def _pace(self, timeouts: Timeouts) -> None:
         """The sweep must be finer than the shortest deadline; figured out when the deadlines change, not per request."""
@@ -271,5 +295,3 @@ class Pool:
             await asyncio.sleep(0.01)
         if self.sweep is not None:
             self.sweep.stop()
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -40,7 +41,7 @@ class UpstreamResponse:
     """A response whose headers are in. `complete`: all of it has arrived, cleanly; some may still wait to be read."""
 
     __slots__ = (
-        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "origin",
+        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "on_news", "origin",
         "started", "status", "timeouts", "waiter",
     )  # fmt: skip
 
@@ -59,6 +60,13 @@ class UpstreamResponse:
         self._want = BUFFER_BYTES  # how much may wait before the provider is paused
         self.fault: UpstreamFault | None = None
         self.waiter: asyncio.Future[None] | None = None
+        # Called (never from inside the parser) when something has come: the headers, bytes, the end, a fault.
+        self.on_news: Callable[[], None] | None = None
+
+    async def headed(self) -> None:
+        """Wait for the headers, or for a fault."""
+        if not self.started and self.fault is None:
+            await self._wait()
 
     async def chunk(self) -> bytes:
         """The next bytes of the body, all that have arrived; b"" at its clean end."""
@@ -137,6 +145,11 @@ class UpstreamResponse:
         if not self.complete and self.fault is None:
             self.fault = fault
             self.wake()
+            self.tell()
+
+    def tell(self) -> None:
+        if self.on_news is not None:
+            self.on_news()
 
     async def _wait(self) -> None:
         self.waiter = waiter = self._line.loop.create_future()
@@ -204,6 +217,7 @@ class Line(asyncio.Protocol):
         self.response = None
         if self._by_eof and exc is None:
             response.finish()
+            response.tell()
         elif response.started:
             response.fail(UpstreamFault("reset", f"the connection broke in the middle of the body{_why(exc)}", True))
         else:
@@ -238,6 +252,8 @@ class Line(asyncio.Protocol):
                 self._garbled("too_large", f"more than {self._header_bytes} bytes of headers, chunk extensions or trailers")
         if response.complete:
             self._let_go()
+        if response.fault is None:  # who is told of a fault is told where it is found
+            response.tell()
 
     def _let_go(self) -> None:
         """The response is whole. Keep the connection only if nothing at all is left over on it, in either direction."""

@@ -11,7 +11,8 @@ import json
 import socket
 import ssl as tls
 import struct
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 from .http_common import Headers, Sweep, header_block, status_line
@@ -26,7 +27,9 @@ FRESH = -1  # no request yet: such a connection gets the headers' deadline, not 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-Handler = Callable[[Incoming, "Responder"], Awaitable[None]]
+# An `async def`, which becomes a task; or a plain function that sees to it that `Server.done` is called, for a request whose
+# answer comes by callbacks.
+Handler = Callable[[Incoming, "Responder"], Coroutine[Any, Any, None] | None]
 ErrorReply = Callable[[int, str, str], tuple[Headers, bytes]]
 
 
@@ -40,7 +43,7 @@ class Responder:
 
     __slots__ = (
         "_bodyless", "_chunked", "_closes", "_connection", "_ended", "_head_only", "_left", "_minor", "_transport",
-        "body_size", "gone", "on_gone", "started", "writable",
+        "body_size", "gone", "on_gone", "on_stop", "started", "writable",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, transport: asyncio.Transport, incoming: Incoming, closing: bool) -> None:
@@ -55,6 +58,7 @@ class Responder:
         self.started = False
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
+        self.on_stop: Callable[[], object] | None = None  # the server ends, and waits no longer
         self.writable = connection.flowing
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
@@ -270,9 +274,12 @@ class Connection(RequestReader):
         incoming = self.queue.pop(0)
         server = self.server
         self._active = responder = Responder(self, self._transport, incoming, server.closing)
-        task = server.loop.create_task(server.handler(incoming, responder))
-        server.handling[task] = responder
-        task.add_done_callback(server.handled)
+        server.answering.add(responder)
+        work = server.handler(incoming, responder)
+        if work is not None:
+            task = server.loop.create_task(work)
+            responder.on_stop = task.cancel
+            task.add_done_callback(partial(server.handled, responder))
 
     def answered(self, closes: bool) -> None:
         """The answer is written; on to the next request, or wait for it."""
@@ -388,14 +395,13 @@ class Server:
         on_error_reply: ErrorReply | None = None,
         on_fault: Callable[[BaseException], None] | None = None,
     ) -> None:
-        # A handler is an `async def`: create_task takes nothing less, and a wrapper would cost a frame on every request.
-        self.handler = cast("Callable[[Incoming, Responder], Coroutine[Any, Any, None]]", handler)
+        self.handler = handler
         self.limits = limits or ServerLimits()
         self.memory = BodyMemory(self.limits.body_total_bytes)
         self.error_reply = on_error_reply or plain_error
         self.on_fault = on_fault
         self.open: set[Connection] = set()
-        self.handling: dict[asyncio.Task[None], Responder] = {}
+        self.answering: set[Responder] = set()
         self.closing = False
         self.slack = 0.0
         self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
@@ -408,7 +414,7 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        return len(self.handling)
+        return len(self.answering)
 
     @property
     def port(self) -> int:
@@ -455,31 +461,36 @@ class Server:
             connection.kill()
         # Handlers have been told; what they do on the way out (book what was abandoned) gets a moment.
         await self._wait_for_quiet(1.0)
-        stubborn = list(self.handling)
-        for task in stubborn:
-            task.cancel()
-        await asyncio.gather(*stubborn, return_exceptions=True)
+        for responder in tuple(self.answering):
+            if responder.on_stop is not None:
+                responder.on_stop()
+        await self._wait_for_quiet(1.0)
         if self.sweep is not None:
             self.sweep.stop()
 
     async def _wait_for_quiet(self, seconds: float) -> None:
         until = self.loop.time() + seconds if self.sweep is not None else 0.0
-        while (self.open or self.handling) and self.loop.time() < until:
+        while (self.open or self.answering) and self.loop.time() < until:
             await asyncio.sleep(0.01)
 
     def _judge(self, now: float) -> None:
         for connection in tuple(self.open):
             connection.judge(now)
 
-    def handled(self, task: asyncio.Task[None]) -> None:
-        """A handler is through. Whatever it raised becomes a 500 here (or a broken-off message): the one place where all
-        is caught, as a task's result and not by an `except`."""
-        responder = self.handling.pop(task)
-        self.memory.used -= responder.body_size
+    def handled(self, responder: Responder, task: asyncio.Task[None]) -> None:
+        """A handler's task is through. Whatever it raised becomes a 500 here (or a broken-off message), as a task's result and
+        not by an `except`."""
         if task.cancelled():
-            fault: BaseException | None = asyncio.CancelledError() if not responder.ended else None
+            self.done(responder, asyncio.CancelledError() if not responder.ended else None)
         else:
-            fault = task.exception()
+            self.done(responder, task.exception())
+
+    def done(self, responder: Responder, fault: BaseException | None = None) -> None:
+        """This request is through: its answer was given, or it has failed and gets a 500. Called once for each."""
+        if responder not in self.answering:
+            return
+        self.answering.discard(responder)
+        self.memory.used -= responder.body_size
         if fault is None:
             if responder.ended or responder.gone:
                 return

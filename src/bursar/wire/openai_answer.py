@@ -127,7 +127,8 @@ def _said_bytes(choices: list[_Choice]) -> int:
     total = 0
     for choice in choices:
         only = choice.message
-        if only is not None and choice.text is None and only.reasoning_content is None and only.reasoning is None and not only.tool_calls:
+        told_once = only is not None and choice.text is None and only.reasoning_content is None and only.reasoning is None
+        if only is not None and told_once and not only.tool_calls:
             text = only.content
             if text.__class__ is str:  # nothing but text, as most are
                 total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
