@@ -10,6 +10,7 @@ from http_rig import request, run, serving, wire
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bursar.surfaces.http_heads import Heads
 from bursar.surfaces.http_requests import BodyMemory, Incoming, Refused, RequestReader
 from bursar.surfaces.http_server import Responder, ServerLimits
 
@@ -25,10 +26,10 @@ VALID = [
 ]
 
 
-def read(pieces: list[bytes]) -> tuple[list[Incoming], Refused | None]:
+def read(pieces: list[bytes], heads: Heads | None = None) -> tuple[list[Incoming], Refused | None]:
     """As the connection does it: what comes back unread is fed again once the queue was served."""
     memory = BodyMemory(1 << 30)
-    reader = RequestReader(LIMITS, memory)
+    reader = RequestReader(LIMITS, memory, heads or Heads())
     got: list[Incoming] = []
     refusal: Refused | None = None
     for piece in pieces:
@@ -118,6 +119,36 @@ def test_no_mutation_makes_two_answers_differ_by_how_it_was_cut(message: bytes, 
     single = read([message[i : i + 1] for i in range(len(message))])
     assert [seen(i) for i in whole[0]] == [seen(i) for i in stepped[0]] == [seen(i) for i in single[0]]
     assert (whole[1] is None) == (stepped[1] is None) == (single[1] is None)
+
+
+WARM = Heads()
+for message in VALID:
+    read([message], WARM)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated(), st.integers(1, 64))
+def test_a_head_that_came_before_is_read_as_it_was_the_first_time(message: bytes, step: int) -> None:
+    """However it is cut, whatever else was read before it: remembering heads may change nothing but the time it takes."""
+    cold = read([message])
+    for heads in (WARM, Heads()):
+        again = [read([message], heads), read([message], heads), read([message[i : i + step] for i in range(0, len(message), step)], heads)]
+        for warm in again:
+            assert [seen(i) for i in warm[0]] == [seen(i) for i in cold[0]]
+            assert (warm[1] is None) == (cold[1] is None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=200), min_size=2, max_size=6), st.integers(1, 400))
+def test_bodies_of_any_length_behind_one_head_are_told_apart(bodies: list[bytes], step: int) -> None:
+    """Kept alive, sent ahead, cut anywhere: only the digits of the length differ, and they decide."""
+    sent = b"".join(request(body=body, headers=("X-A: 1",)) for body in bodies)
+    got, refusal = read([sent[i : i + step] for i in range(0, len(sent), step)], WARM)
+    assert refusal is None and [i.body for i in got] == bodies
+    for text, head in WARM._known.items():
+        length = head.index.get(b"content-length")
+        (cold,), _ = read([text + (b"\r\ncontent-length: 0" if length is not None else b"") + b"\r\n\r\n"])
+        assert (cold.method, cold.path, cold.query, cold.headers) == (head.method, head.path, head.query, head.headers)
 
 
 @settings(max_examples=1000, deadline=None)

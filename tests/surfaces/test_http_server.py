@@ -28,7 +28,7 @@ def test_a_handler_gets_the_request_as_it_was_sent(loop: str) -> None:
             assert status == 200 and "connection" not in headers
             assert (told["method"], told["path"], told["query"]) == ("POST", "/v1/a%20b//c", "x=1&y=%2F")
             assert told["headers"] == [
-                ["host", "bursar.test"], ["x-a", "One"], ["x-b", "2"], ["x-a", "three"], ["content-length", "5"],
+                ["host", "bursar.test"], ["x-a", "One"], ["x-b", "2"], ["x-a", "three"],
             ]  # fmt: skip
             assert told["body"] == "hello" and told["minor"] == 1
 
@@ -37,7 +37,8 @@ def test_a_handler_gets_the_request_as_it_was_sent(loop: str) -> None:
 
 def test_header_gives_the_first_of_that_name(loop: str) -> None:
     """And None for one that is not there."""
-    incoming = Incoming("GET", "/", "", [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], b"", None, 1, 0, False)
+    headers = [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")]
+    incoming = Incoming("GET", "/", "", headers, b"", None, 1, 0, False, dict(headers))
     assert incoming.header(b"a") == b"1" and incoming.header(b"c") is None
 
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .shape import Shape
 from .usage import Unknown, Usage
 
 Headers = list[tuple[bytes, bytes]]  # lower-case names, order and duplicates kept
+
+
+class Lines(Headers):
+    """Headers that many requests share, because a client says the same head again and again, with what was made of them:
+    whoever derives something from headers alone may keep it in `made` under a key of its own. Not to be changed."""
+
+    __slots__ = ("made",)
+
+    def __init__(self, lines: Headers) -> None:
+        super().__init__(lines)
+        self.made: dict[Any, Any] = {}
 
 
 class Incoming(Shape, frozen=True, gc=False):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from urllib.parse import unquote
 
-from ..domain.call import Asked, Headers
+from ..domain.call import Asked, Headers, Lines
 from ..domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, Labels, clean
 
 # header -> (label, source). Sources are stored with the row, so that a wrong label can be traced to who said it.
@@ -50,14 +50,24 @@ def attribute(
     defaults: Mapping[str, str],
 ) -> Labels:
     """The labels of one call. `bound` is what the virtual key binds (no one may overrule it), `context` what the process set."""
-    present = dict(headers)
-    if not _SEEN.issuperset(present):
-        _look_at(present)
-    saying = () if _LABELS.isdisjoint(present) else tuple([line for line in headers if line[0] in _LABELS])
+    if isinstance(headers, Lines):
+        saying = headers.made.get("labels")
+        if saying is None:
+            saying = headers.made["labels"] = _saying(headers)
+    else:
+        saying = _saying(headers)
     return _attribute(
         saying, asked.conversation, asked.metadata, asked.user, asked.embedding,
         tuple(bound.items()), tuple(context.items()), tuple(defaults.items()),
     )  # fmt: skip
+
+
+def _saying(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    """The lines that carry labels."""
+    present = dict(headers)
+    if not _SEEN.issuperset(present):
+        _look_at(present)
+    return () if _LABELS.isdisjoint(present) else tuple([line for line in headers if line[0] in _LABELS])
 
 
 @lru_cache(maxsize=2048)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from ..domain.call import Answer, Ended, Fault, Head, Headers
+from ..domain.call import Answer, Ended, Fault, Head, Headers, Lines
 from ..domain.entry import Entry
 from ..effects import Book, Gather, Hold, Relay, Send
 from ..ports import PENDING
@@ -36,6 +36,16 @@ class Door:
         if secret:
             name = {"anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}.get(address.family, b"authorization")
             self.auth = [(name, b"Bearer " + secret if name == b"authorization" else secret)]
+
+
+    def signed(self, headers: Headers) -> Headers:
+        """With the operator's credentials."""
+        if not isinstance(headers, Lines):
+            return headers + self.auth
+        known = headers.made.get(self)
+        if known is None:
+            known = headers.made[self] = Lines(headers + self.auth)
+        return known
 
 
 class Exchange:
@@ -90,7 +100,9 @@ class Exchange:
     def send(self, effect: Send) -> object:
         self._door = door = self._doors[effect.provider]
         self._sent_ns = time.monotonic_ns()
-        headers = effect.headers + door.auth if door.auth else effect.headers
+        headers = effect.headers
+        if door.auth:
+            headers = door.signed(headers)
         try:
             begun = self._pool.begin(door.origin, effect.method, door.path + effect.target, headers, effect.body, door.timeouts)
         except UpstreamFault as fault:

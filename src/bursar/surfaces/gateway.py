@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Gateway:
         if "key=" in query:
             query, headers = _key_from_query(query, headers)
         # Also while no keys exist: a virtual key must not go on to a provider as if it were the provider's own.
-        allowed = self._who(headers)
+        allowed = self._who(headers, received.index)
         if isinstance(allowed, Refusal):
             _turn_away(received, client, allowed)
             server.done(client)
@@ -106,9 +106,10 @@ class Gateway:
         if self.server is not None:
             self.server.done(client)
 
-    def _who(self, headers: Headers) -> tuple[Caller, Headers] | Refusal:
+    def _who(self, headers: Headers, index: Mapping[bytes, bytes]) -> tuple[Caller, Headers] | Refusal:
         """The virtual key's owner, and the headers without that key: it is ours and goes to no provider."""
-        for line in [line for line in headers if line[0] in KEY_HEADERS]:
+        maybe = [] if KEY_HEADERS.isdisjoint(index) else [line for line in headers if line[0] in KEY_HEADERS]
+        for line in maybe:
             name, value = line
             token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
             if not token.startswith(keys.PREFIX):

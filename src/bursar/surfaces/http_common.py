@@ -9,8 +9,9 @@ import asyncio
 import http
 from collections.abc import Callable
 
-Headers = list[tuple[bytes, bytes]]
-"""Names in lower case, order and duplicates kept."""
+from ..domain.call import Headers, Lines
+
+__all__ = ["FRAMING", "HOP_BY_HOP", "BadHeader", "Headers", "Lines", "Sweep", "end_to_end", "header_block", "status_line"]
 
 # RFC 9110 section 7.6.1: meant for one connection, so never forwarded. `proxy-authenticate` and `proxy-authorization`
 # are not in that list any more but belong to the hop all the same.
@@ -45,15 +46,25 @@ def end_to_end(headers: Headers) -> Headers:
 
 def header_block(first: bytes, headers: Headers, last: bytes) -> bytes:
     """`first` and `last` are whole lines of our own, each with its CRLF; FRAMING names in `headers` are dropped."""
+    if isinstance(headers, Lines):
+        text = headers.made.get("block")
+        if text is None:
+            text = headers.made["block"] = _block(headers)
+    else:
+        text = _block(headers)
+    return b"%b%b%b\r\n" % (first, text, last)
+
+
+def _block(headers: Headers) -> bytes:
     if not FRAMING.isdisjoint(dict(headers)):
         headers = [header for header in headers if header[0] not in FRAMING]
     if not headers:
-        return b"%b%b\r\n" % (first, last)
+        return b""
     text = b"\r\n".join(map(b": ".join, headers))
     # One pass over the whole block (0.25 µs) and not a look at each value: more CR, LF and NUL than we put there?
     if len(text) - len(text.translate(None, b"\r\n\0")) != 2 * len(headers) - 2:
         raise BadHeader("a header to be sent holds CR, LF or NUL")
-    return b"%b%b\r\n%b\r\n" % (first, text, last)
+    return text + b"\r\n"
 
 
 def _status_lines() -> dict[int, bytes]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from .http_common import HOP_BY_HOP, Headers
+from .http_common import HOP_BY_HOP, Headers, Lines
+from .http_heads import Head, Heads, Said, look
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,15 +54,16 @@ class Refused(Exception):
 
 
 class Incoming:
-    """A whole request, as received."""
+    """A whole request. `headers` as received, without Content-Length, which the body itself says; not to be changed: requests
+    with the same head share one list. `index` has the last of each name."""
 
     __slots__ = (
-        "_index", "_keep_alive", "body", "headers", "http_minor", "method", "path", "peer", "query", "received_ns", "tls",
+        "body", "headers", "http_minor", "index", "keep_alive", "method", "path", "peer", "query", "received_ns", "tls",
     )  # fmt: skip
 
     def __init__(
         self, method: str, path: str, query: str, headers: Headers, body: bytes, peer: tuple[object, ...] | None,
-        http_minor: int, received_ns: int, tls: bool, index: dict[bytes, bytes] | None = None, keep_alive: bool = True,
+        http_minor: int, received_ns: int, tls: bool, index: dict[bytes, bytes], keep_alive: bool = True,
     ) -> None:  # fmt: skip
         self.method = method
         self.path = path
@@ -72,22 +74,17 @@ class Incoming:
         self.http_minor = http_minor
         self.received_ns = received_ns
         self.tls = tls
-        self._index = index
-        self._keep_alive = keep_alive
+        self.index = index
+        self.keep_alive = keep_alive
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first header of that (lower-case) name."""
-        index = self._index
-        if index is not None and name not in index:
+        if name not in self.index:
             return None
         for found, value in self.headers:
             if found == name:
                 return value
         return None
-
-    @property
-    def keep_alive(self) -> bool:
-        return self._keep_alive
 
 
 # A piece fed at once while we cannot know where the message ends: bounds what is parsed ahead of a limit's check.
@@ -117,13 +114,15 @@ class RequestReader(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_chunked", "_chunks", "_expected", "_head_size", "_headers", "_headers_kept", "_index", "_keep_alive", "_limits",
-        "_memory", "_method", "_minor", "_parser", "_raw", "_size", "_upgrade", "_url", "_wait", "in_body", "peer", "queue", "tls",
+        "_again", "_begun", "_body", "_chunked", "_chunks", "_expected", "_head_size", "_headers", "_headers_kept", "_heads", "_index",
+        "_keep_alive", "_limits", "_memory", "_method", "_minor", "_parser", "_raw", "_said", "_size", "_upgrade", "_url", "_wait",
+        "in_body", "peer", "queue", "tls",
     )  # fmt: skip
 
-    def __init__(self, limits: ServerLimits, memory: BodyMemory) -> None:
+    def __init__(self, limits: ServerLimits, memory: BodyMemory, heads: Heads) -> None:
         self._limits = limits
         self._memory = memory
+        self._heads = heads
         self._parser = HttpRequestParser(self)
         self.queue: list[Incoming] = []
         self.peer: tuple[object, ...] | None = None
@@ -142,12 +141,14 @@ class RequestReader(asyncio.Protocol):
         self._body: list[bytes] = []
         self._size = 0  # of the body so far
         self._raw = 0  # bytes of this message so far, framing included
-        self.in_body = self._chunked = self._wait = self._upgrade = False
+        self.in_body = self._begun = self._chunked = self._wait = self._upgrade = False
+        self._said: Said | None = None  # the head of the request being read, where it came in one piece
+        self._again: Head | None = None  # that head, where it came before: llhttp does not see this request
 
     @property
     def mid_request(self) -> bool:
         """Bytes of a request have come that is not whole yet."""
-        return self.in_body or self._raw > 0
+        return self.in_body or self._begun or self._raw > 0
 
     def wants_continue(self) -> bool:
         """Once per request: it said `Expect: 100-continue` and now waits for our word."""
@@ -157,6 +158,19 @@ class RequestReader(asyncio.Protocol):
 
     def feed(self, data: bytes) -> bytes:
         """Parse until a request is whole; what was not looked at yet comes back. Raises `Refused`."""
+        if self._again is not None:
+            return self._feed_again(data, 0)
+        if not self.mid_request:
+            self._said = said = look(data)
+            if said is not None:
+                self._again = self._heads.get(said.text)
+                if self._again is not None:
+                    self._expected = said.length
+                    if said.length > self._limits.body_bytes:
+                        raise self._too_large()
+                    self._raw = said.body_at
+                    self.in_body = True
+                    return self._feed_again(data, said.body_at)
         size = len(data)
         if size <= SLICE:
             self._feed(data)
@@ -171,6 +185,20 @@ class RequestReader(asyncio.Protocol):
             self._feed(view[at : at + step])
             at += step
         return b""
+
+    def _feed_again(self, data: bytes, at: int) -> bytes:
+        """The body of a request whose head came before; what follows it comes back."""
+        end = at + self._expected - self._size
+        piece = data[at:end] if at or end < len(data) else data
+        if piece:
+            self._raw += len(piece)
+            self.on_body(piece)
+        if self._size < self._expected:
+            return b""
+        head = self._again
+        assert head is not None
+        self._queue(head, 1, True)
+        return data[end:]
 
     def _feed(self, piece: bytes | memoryview) -> None:
         self._raw += len(piece)
@@ -219,6 +247,10 @@ class RequestReader(asyncio.Protocol):
         self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     # -- llhttp's callbacks --------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        # Also in the middle of a piece, behind the request before: what comes next is then no message's start.
+        self._begun = True
 
     def on_url(self, url: bytes) -> None:
         if self._url:
@@ -323,12 +355,21 @@ class RequestReader(asyncio.Protocol):
         if self._upgrade:
             return  # feed_data raises HttpParserUpgrade next, and _stay_http1 reads it again
         path, _, query = self._url.decode("ascii").partition("?")
+        headers = self._headers_kept
+        if b"content-length" in self._index:
+            headers = [line for line in headers if line[0] != b"content-length"]
+        head = Head(self._method, path, query, Lines(headers), self._index)
+        said = self._said
+        if said is not None and self._minor and self._keep_alive and _plain(self._index, said, len(self._headers_kept)):
+            self._heads.keep(said.text, head)
+        self._queue(head, self._minor, self._keep_alive)
+
+    def _queue(self, head: Head, minor: int, keep_alive: bool) -> None:
         body = self._body
-        incoming = Incoming(
-            self._method, path, query, self._headers_kept, body[0] if len(body) == 1 else b"".join(body), self.peer,
-            self._minor, time.monotonic_ns(), self.tls, self._index, self._keep_alive,
-        )  # fmt: skip
-        self.queue.append(incoming)
+        self.queue.append(Incoming(
+            head.method, head.path, head.query, head.headers, body[0] if len(body) == 1 else b"".join(body), self.peer,
+            minor, time.monotonic_ns(), self.tls, head.index, keep_alive,
+        ))  # fmt: skip
         self._reset()
         if len(self.queue) > PIPELINED:
             raise _bad("too_many_pipelined", f"more than {PIPELINED} requests sent ahead")
@@ -342,6 +383,20 @@ class RequestReader(asyncio.Protocol):
 
 _NOT_UPGRADING = HOP_BY_HOP - {b"transfer-encoding", b"proxy-authorization", b"te", b"trailer"}
 _HOSTS_SEEN: set[bytes] = set()
+
+
+_NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"connection"))
+
+
+def _plain(index: dict[bytes, bytes], said: Said, count: int) -> bool:
+    """Whether a request with these headers may be read without llhttp when it comes again: nothing in them changes the framing,
+    no name stands twice, and the one length is the one that was found."""
+    return (
+        len(index) == count
+        and (_NOT_PLAIN.isdisjoint(index) or (index.get(b"connection") == b"keep-alive" and len(_NOT_PLAIN & index.keys()) == 1))
+        and index.get(b"content-length", b"0") == b"%d" % said.length
+        and (b"content-length" in index or not said.length)
+    )
 
 
 def _size_of(headers: Headers) -> int:

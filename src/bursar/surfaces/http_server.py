@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, cast
 
 from .http_common import Headers, Sweep, header_block, status_line
+from .http_heads import Heads
 from .http_requests import BodyMemory, Incoming, Refused, RequestReader, ServerLimits
 
 __all__ = ["Handler", "Headers", "Incoming", "Responder", "Server", "ServerLimits"]
@@ -178,7 +179,7 @@ class Connection(RequestReader):
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.limits, server.memory)
+        super().__init__(server.limits, server.memory, server.heads)
         self.server = server
         self.flowing = True
         self._active: Responder | None = None
@@ -398,6 +399,7 @@ class Server:
         self.handler = handler
         self.limits = limits or ServerLimits()
         self.memory = BodyMemory(self.limits.body_total_bytes)
+        self.heads = Heads()
         self.error_reply = on_error_reply or plain_error
         self.on_fault = on_fault
         self.open: set[Connection] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..domain.call import Headers
+from ..domain.call import Headers, Lines
 
 HOP_BY_HOP = frozenset((
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
@@ -32,16 +32,26 @@ def get(headers: Headers, name: bytes) -> bytes:
 
 def upstream(headers: Headers, proxy: bool, own_key: bool, stream: bool) -> Headers:
     """Lines for the provider. `own_key`: the operator's key goes on at the edge, so the caller's credentials stay here."""
+    how = (proxy, proxy and own_key, stream)
+    if isinstance(headers, Lines):
+        known = headers.made.get(how)
+        if known is None:
+            known = headers.made[how] = Lines(_upstream(headers, how))
+        return known
+    return _upstream(headers, how)
+
+
+def _upstream(headers: Headers, how: tuple[bool, bool, bool]) -> Headers:
     present = dict(headers)
     if not _seen.issuperset(present):
         _look_at(present)
-    unwanted = _unwanted[proxy, proxy and own_key, stream]
+    unwanted = _unwanted[how]
     out = [line for line in headers if line[0] not in unwanted]
     named = present.get(b"connection", b"close")
     if named not in (b"keep-alive", b"close"):
         listed = {n.strip() for n in named.lower().split(b",")}
         out = [line for line in out if line[0] not in listed]
-    if stream:
+    if how[2]:
         # A compressed stream could not be relayed event by event with its last one kept back until the row is written.
         out.append((b"accept-encoding", b"identity"))
     return out
