@@ -137,42 +137,23 @@ class Run:
     No task and no future: what an effect waits for (the disk, the provider) calls `go` with its result. A task is made
     only for what is a conversation in itself, by `follow`."""
 
-    __slots__ = ("_on_fault", "_over", "_recall", "_send", "_task", "_way", "_world")
+    __slots__ = ("_on_fault", "_over", "_send", "_task", "_way", "_world")
 
     def __init__(
-        self, way: Way, world: EdgeWorld, recall: Callable[[str, str], Ratio], on_fault: Callable[[BaseException], None],
-        over: Callable[[], None],
+        self, way: Way, world: EdgeWorld, on_fault: Callable[[BaseException], None], over: Callable[[], None]
     ) -> None:  # fmt: skip
-        self._way, self._send, self._world, self._recall = way, way.send, world, recall
+        self._way, self._send, self._world = way, way.send, world
         self._on_fault, self._over = on_fault, over
         self._task: asyncio.Task[Any] | None = None
         world.go, world.follow = self.go, self.follow
 
     def go(self, value: Any = None) -> None:
         """Perform effects until one has to be waited for, or the call is over."""
-        send, world = self._send, self._world
+        send, world, acts = self._send, self._world, self._world.acts
         try:
             while value is not PENDING:
                 effect = send(value)
-                kind = type(effect)
-                if kind is Recall:
-                    value = self._recall(effect.provider, effect.model)
-                elif kind is Hold:
-                    value = world.hold(effect)
-                elif kind is Send:
-                    value = world.send(effect)
-                elif kind is Gather:
-                    value = world.gather(effect)
-                elif kind is Book:
-                    value = world.book(effect)
-                elif kind is Reply:
-                    value = world.reply(effect.answer)
-                elif kind is Relay:
-                    value = world.relay(effect)
-                elif kind is Finish:
-                    value = world.finish(effect.kept, effect.complete)
-                else:
-                    value = world.wait(effect.seconds)
+                value = acts[type(effect)](world, effect)
         except StopIteration:
             self._over()
         except Exception as bug:

@@ -34,7 +34,7 @@ from .effects import Book, Effect, Finish, Gather, Hold, Recall, Relay, Reply, S
 from .rules import estimate, guard, record, retry
 from .rules import price as pricing
 from .rules.attribute import attribute
-from .rules.guard import BudgetRule
+from .rules.guard import Budgets
 from .wire import Dialect, Route, encoding
 from .wire import headers as lines
 
@@ -71,7 +71,7 @@ class Desk(Shape, frozen=True, gc=False):
 
     providers: Mapping[str, ProviderRule]
     defaults: Mapping[str, str]  # family -> provider for paths that name none
-    budgets: tuple[BudgetRule, ...]
+    budgets: Budgets
     fallbacks: tuple[Fallback, ...]
     labels: Mapping[str, str]
     prices: Prices
@@ -214,36 +214,19 @@ def _plan(
     if caller.models and model and model not in caller.models:
         return refuse("model_not_allowed", f"key {caller.key!r} may not use {model!r}", f"use one of {', '.join(caller.models)}")
 
-    def fact(name: str) -> str:
-        match name:
-            case "key":
-                return caller.key
-            case "model":
-                return model
-            case "provider":
-                return provider.name
-            case "call":
-                return call.call_id
-            case _:
-                return labels.get(name)
-
-    found = guard.applicable(desk.budgets, fact, ts_us) if desk.budgets else []
-    closed = hard_money = ""
-    hard = False
-    for rule, _, _ in found:
-        hard = hard or rule.hard
-        if rule.closed and not closed:
-            closed = rule.name
-        if rule.hard and not hard_money and rule.limit.unit == "usd":
-            hard_money = rule.name
+    budgets = desk.budgets
+    scopes = guard.NO_SCOPES
+    if budgets.names or budgets.rules:
+        own = {"key": caller.key, "model": model, "provider": provider.name, "call": call.call_id}
+        scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
     if dialect.name == "passthrough" and not model:
-        return _Plan(0, guard.charges(found, 0, 0, 0), None, (), estimate.START, closed)
+        return _Plan(0, guard.charges(scopes, ts_us, 0, 0, 0), None, (), estimate.START, scopes.closed)
 
     price = desk.prices.find(provider.prices, model, ts_us, asked.service_tier, asked.batch)
     if price is None:
-        if hard_money:
+        if scopes.hard_money:
             return refuse(
-                "unpriced_model", f"no price is known for {provider.prices}/{model}, and budget {hard_money!r} is a hard one",
+                "unpriced_model", f"no price is known for {provider.prices}/{model}, and budget {scopes.hard_money!r} is a hard one",
                 f'add [[price]] model = "{model}" with input and output in dollars per million tokens, or free rates of "0"',
             )  # fmt: skip
         price = desk.prices.dearest(provider.prices, model)
@@ -256,16 +239,16 @@ def _plan(
     cap = 0 if asked.embedding else asked.output_cap
     if cap is None:
         known = price.output_max if price else 0
-        if hard_money and dialect.name != "passthrough":
+        if scopes.hard_money and dialect.name != "passthrough":
             cap = known or desk.output_cap
             edits.append(CapOutput(cap))
         else:
             cap = known or desk.output_assumed
-    bound = estimate.bound(len(call.body)) if hard else estimate.input_tokens(len(call.body), ratio)
+    bound = estimate.bound(len(call.body)) if scopes.hard else estimate.input_tokens(len(call.body), ratio)
     if asked.unbounded_input:
         bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)
     worst = pricing.worst(price, bound, cap, asked.choices, cache_1h=asked.cache_1h) if price else 0
-    return _Plan(worst, guard.charges(found, worst, bound + cap * asked.choices, 0), price, tuple(edits), ratio, closed)
+    return _Plan(worst, guard.charges(scopes, ts_us, worst, bound + cap * asked.choices, 0), price, tuple(edits), ratio, scopes.closed)
 
 
 def _relay(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .domain.call import Answer, Ended, Fault, Head
+from .domain.call import Ended, Fault, Head
 from .domain.entry import Short
-from .effects import Book, Gather, Hold, Relay, Send
+from .effects import Book, Gather, Hold, Send
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,18 +38,11 @@ PENDING: Final = object()  # the result comes later, by a call of `go`
 
 
 class EdgeWorld(Protocol):
-    """The edge that owns the client: it has `relay`, `finish` and `reply` too. Each act gives its result, or PENDING: then the
-    edge calls `go` with it when it is there, or lets drive `follow` a coroutine to it."""
+    """The edge that owns the client: relays, replies and finishes are its acts too. An act (by the effect's type) is called with
+    the world and the effect, and gives the result, or PENDING: then the edge calls `go` with it when it is there, or lets drive
+    `follow` a coroutine to it."""
 
+    acts: Mapping[type, Callable[[Any, Any], Any]]
     go: Callable[[Any], None]
     follow: Callable[[Coroutine[Any, Any, Any]], object]
     loop: asyncio.AbstractEventLoop
-
-    def hold(self, effect: Hold) -> Any: ...
-    def send(self, effect: Send) -> Any: ...
-    def gather(self, effect: Gather) -> Any: ...
-    def relay(self, effect: Relay) -> Any: ...
-    def book(self, effect: Book) -> Any: ...
-    def wait(self, seconds: float) -> Any: ...
-    def finish(self, kept: bytes, complete: bool) -> Any: ...
-    def reply(self, answer: Answer) -> Any: ...

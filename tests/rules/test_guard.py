@@ -69,26 +69,38 @@ def test_a_berlin_day_has_23_and_25_hours_when_the_clock_changes():
     assert hours == [23, 25]
 
 
-def facts(**said):
-    return lambda name: said.get(name, "")
+def scopes(rule, **said) -> guard.Scopes:
+    """The budgets that a call which says this is in."""
+    budgets = guard.Budgets([rule])
+    found = budgets.of(tuple(said.get(name, "") for name in budgets.names))
+    assert budgets.of(tuple(said.get(name, "") for name in budgets.names)) == found
+    return found
 
 
 def test_each_of_a_label_has_its_own_counter_and_a_call_without_it_is_outside():
     """scope = "tenant" means each tenant."""
     rule = guard.compile_budget(Budget(scope="tenant", limit="$5", window="day"), 0, ZoneInfo)
     now = us(2026, 11, 24, 10)
-    acme = guard.applicable([rule], facts(tenant="acme"), now)
-    rival = guard.applicable([rule], facts(tenant="rival"), now)
-    assert acme[0][1] != rival[0][1]
-    assert guard.applicable([rule], facts(feature="x"), now) == []
+    (acme,), (rival,) = scopes(rule, tenant="acme").all, scopes(rule, tenant="rival").all
+    assert acme.at(now).counter != rival.at(now).counter
+    assert acme.at(now).counter != acme.at(now + 86_400_000_000).counter
+    assert scopes(rule, feature="x") == guard.NO_SCOPES
+
+
+def test_no_two_scopes_share_a_counter_whatever_their_labels_hold():
+    """A tenant chooses its own labels: none may be chosen so that another's budget pays."""
+    rule = guard.compile_budget(Budget(scope={"feature": "*", "tenant": "*"}, limit="$5"), 0, ZoneInfo)
+    odd = ("a", "a|b", "b", "|", "%7C", "a@1", "@", "%", "a%7Cb", "b|")
+    counters = [scope.at(0).counter for f in odd for t in odd for scope in scopes(rule, feature=f, tenant=t).all]
+    assert len(set(counters)) == len(odd) ** 2
 
 
 def test_a_table_scope_wants_every_label_it_names():
     """Fixed values must be equal; a star means each value of that label."""
     rule = guard.compile_budget(Budget(scope={"feature": "eval", "tenant": "*"}, limit="10 calls"), 0, ZoneInfo)
-    assert guard.applicable([rule], facts(feature="eval", tenant="a"), 0)
-    assert not guard.applicable([rule], facts(feature="chat", tenant="a"), 0)
-    assert not guard.applicable([rule], facts(feature="eval"), 0)
+    assert scopes(rule, feature="eval", tenant="a").all
+    assert not scopes(rule, feature="chat", tenant="a").all
+    assert not scopes(rule, feature="eval").all
 
 
 @pytest.mark.parametrize(
@@ -106,14 +118,14 @@ def test_a_budget_that_cannot_mean_anything_is_refused_at_load(budget):
 def test_money_counters_round_up(pico, tokens):
     """A counter may overstate a call by under a nano-dollar, never understate it."""
     rule = guard.compile_budget(Budget(scope="all", limit="$5"), 0, ZoneInfo)
-    (charge,) = guard.charges(guard.applicable([rule], facts(), 0), pico, tokens, 0)
+    (charge,) = guard.charges(scopes(rule), 0, pico, tokens, 0)
     assert 0 <= charge.amount * 1000 - pico < 1000
 
 
 def test_the_refusal_says_which_numbers_and_what_now():
     """Limit, spent, held, wanted, left, when it resets: nobody should have to look them up."""
     rule = guard.compile_budget(Budget(scope="tenant", limit="$2", window="day"), 0, ZoneInfo)
-    (charge,) = guard.charges(guard.applicable([rule], facts(tenant="acme"), us(2026, 11, 24)), 10**12, 100, 0)
+    (charge,) = guard.charges(scopes(rule, tenant="acme"), us(2026, 11, 24), 10**12, 100, 0)
     refusal = guard.short(Short(charge, 1_500_000_000, 100_000_000), "")
     assert refusal.code == "budget_exceeded" and refusal.status == 402
     for piece in ("$2.00", "$1.50", "$0.10", "$1.00", "$0.40"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 from ..domain.entry import Charge, Short
 from ..domain.money import nano_up, plain, show, usd
@@ -145,36 +146,86 @@ def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -
     return BudgetRule(name, wants, limit, Window(budget.window, where), budget.hard, closed)
 
 
-def applicable(
-    rules: Sequence[BudgetRule], facts: Callable[[str], str], ts_us: int
-) -> list[tuple[BudgetRule, str, int]]:
-    """(budget, counter, window end) for every budget whose scope this call is in. A call without the label that an each-of
-    budget counts by is outside it: the audit's unattributed share is where that shows."""
-    found: list[tuple[BudgetRule, str, int]] = []
-    for rule in rules:
-        key = rule.name
-        for name, wanted in rule.wants:
-            value = facts(name)
-            if not value or (wanted is not None and value != wanted):
-                break
-            key += "|" + value
-        else:
-            start, end = rule.window.bounds(ts_us)
-            found.append((rule, f"{key}@{start // 1_000_000}", 0 if end == FOREVER_US else end))
-    return found
+class Scope:
+    """A budget on one value of its scope: which counter it is just now. The counter's name has budget, values and window in it."""
+
+    __slots__ = ("_end", "_key", "_start", "counter", "resets_us", "rule")
+
+    def __init__(self, rule: BudgetRule, values: Iterable[str]) -> None:
+        self.rule = rule
+        self._key = "|".join([rule.name, *map(_escaped, values)])
+        self._start, self._end = 1, 0
+        self.counter, self.resets_us = "", 0
+
+    def at(self, ts_us: int) -> Scope:
+        """Itself, in the window of this moment."""
+        if not self._start <= ts_us < self._end:
+            self._start, self._end = self.rule.window.bounds(ts_us)
+            self.counter = f"{self._key}@{self._start // 1_000_000}"
+            self.resets_us = 0 if self._end == FOREVER_US else self._end
+        return self
+
+    def charge(self, ts_us: int, amounts: Mapping[str, int]) -> Charge:
+        """What a try takes of it: `amounts` by unit."""
+        self.at(ts_us)
+        rule = self.rule
+        limit = rule.limit
+        return Charge(self.counter, rule.name, limit.unit, amounts[limit.unit], limit.amount, rule.hard, self.resets_us)
 
 
-def charges(
-    found: list[tuple[BudgetRule, str, int]], worst_pico: int, worst_tokens: int, tool_calls: int
-) -> tuple[Charge, ...]:
+def _escaped(value: str) -> str:
+    """A label's value as part of a counter's name: two values must never make the name that two others make."""
+    return value.replace("%", "%25").replace("|", "%7C").replace("@", "%40")
+
+
+class Scopes(NamedTuple):
+    """The budgets that a call is in. `closed`: the first that must not be passed while the ledger cannot say; `hard_money`:
+    the first hard one in dollars."""
+
+    all: tuple[Scope, ...]
+    hard: bool = False
+    closed: str = ""
+    hard_money: str = ""
+
+
+NO_SCOPES = Scopes(())
+SCOPES_MAX = 8192  # combinations of label values remembered, some 500 bytes each; forgetting one costs 5 µs
+
+
+class Budgets:
+    """The budgets of a policy, ready to be asked which of them a call is in."""
+
+    def __init__(self, rules: Sequence[BudgetRule] = ()) -> None:
+        self.rules = tuple(rules)
+        self.names = tuple(sorted({name for rule in rules for name, _ in rule.wants}))  # the facts that decide
+        self._known: dict[tuple[str, ...], Scopes] = {}
+
+    def of(self, facts: tuple[str, ...]) -> Scopes:
+        """The budgets of a call with these `facts`, one per name in `names` (empty: nobody said). A call without the label that
+        an each-of budget counts by is outside it: the audit's unattributed share is where that shows."""
+        found = self._known.get(facts)
+        if found is None:
+            if len(self._known) >= SCOPES_MAX:
+                self._known.clear()
+            found = self._known[facts] = self._of(dict(zip(self.names, facts, strict=True)))
+        return found
+
+    def _of(self, facts: Mapping[str, str]) -> Scopes:
+        scopes: list[Scope] = []
+        for rule in self.rules:
+            if all(facts[name] and wanted in (None, facts[name]) for name, wanted in rule.wants):
+                scopes.append(Scope(rule, [facts[name] for name, _ in rule.wants]))
+        hard = [scope.rule for scope in scopes if scope.rule.hard]
+        return Scopes(
+            tuple(scopes), bool(hard), next((s.rule.name for s in scopes if s.rule.closed), ""),
+            next((rule.name for rule in hard if rule.limit.unit == "usd"), ""),
+        )  # fmt: skip
+
+
+def charges(scopes: Scopes, ts_us: int, worst_pico: int, worst_tokens: int, tool_calls: int) -> tuple[Charge, ...]:
     """What a try must fit under. A limit of money never stops a try that can cost nothing: with nothing to add, any standing fits."""
     amounts = _amounts(worst_pico, worst_tokens, tool_calls)
-    return tuple(
-        [
-            Charge(counter, rule.name, rule.limit.unit, amounts[rule.limit.unit], rule.limit.amount, rule.hard, end)
-            for rule, counter, end in found
-        ]
-    )
+    return tuple([scope.charge(ts_us, amounts) for scope in scopes.all])
 
 
 def actual(held: Sequence[Charge], cost_pico: int, tokens: int, tool_calls: int, counts: bool) -> tuple[int, ...]:

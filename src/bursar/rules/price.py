@@ -20,7 +20,7 @@ import msgspec
 from ..domain.entry import Entry
 from ..domain.money import amount
 from ..domain.price import Leg, Price, Priced, Rate
-from ..domain.shape import Shape, replace
+from ..domain.shape import replace
 from ..domain.usage import TOKEN_BUCKETS, Tokens
 
 # Providers publish these: thinking is output, an image is input, unless the model has a rate of its own for them.
@@ -85,13 +85,19 @@ def femto_at(rate: Rate, input_total: int) -> int:
 UNPRICED = Priced("unpriced", None, (), "")
 
 
-class _Card(Shape, frozen=True, gc=False):
-    """A price with what is asked of it on every call, worked out once: rates by unit, and the dearest rates of a group of
-    units as (input tokens above which, femto-dollars), rising in both."""
+class _Card:
+    """A price with what is asked of it on every call, worked out once: rates by unit; the flat ones (its own, without tiers)
+    as femto-dollars in the order of the token buckets, -1 for any other; and the dearest rates of a group of units as (input
+    tokens above which, femto-dollars), rising in both."""
 
-    price: Price
-    rates: dict[str, tuple[Rate, bool] | None]
-    dearest: dict[tuple[str, ...], tuple[tuple[int, int], ...]]
+    __slots__ = ("dearest", "flat", "price", "rates")
+
+    def __init__(self, price: Price) -> None:
+        self.price = price
+        self.rates: dict[str, tuple[Rate, bool] | None] = {unit: _rate_of(price, unit) for unit in TOKEN_BUCKETS}
+        found = [self.rates[unit] for unit in TOKEN_BUCKETS] if "request" not in price.rates else []
+        self.flat = tuple([pair[0].base if pair and not pair[1] and not pair[0].tiers else -1 for pair in found])
+        self.dearest: dict[tuple[str, ...], tuple[tuple[int, int], ...]] = {}
 
 
 CARDS_MAX = 1024  # prices kept ready; a price book hands out the same object for a name again and again
@@ -103,7 +109,7 @@ def _card(price: Price) -> _Card:
     if card is None or card.price is not price:
         if len(_cards) >= CARDS_MAX:
             _cards.clear()
-        card = _cards[id(price)] = _Card(price, {}, {})
+        card = _cards[id(price)] = _Card(price)
     return card
 
 
@@ -147,10 +153,15 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     flagged before it comes here, never billed backwards."""
     if price is None:
         return UNPRICED
+    card = _card(price)
+    if not tokens.other and card.flat and min(tokens[:-1]) >= 0:
+        quick = _flat(tokens, card.flat, price)
+        if quick is not None:
+            return quick
     units = used(tokens)
     if "request" in price.rates and not any([unit == "request" for unit, _ in units]):
         units.append(("request", 1))
-    rates = _card(price).rates
+    rates = card.rates
     legs: list[Leg] = []
     parts = [0] * len(SPLIT)
     missing: list[str] = []
@@ -177,6 +188,21 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     else:
         status = "estimated" if missing or price.estimated else "priced"
     return Priced(status, sum(parts) if legs or not left_out else None, tuple(legs), price.id, tuple(parts), tuple(missing))
+
+
+def _flat(tokens: Tokens, rates: tuple[int, ...], price: Price) -> Priced | None:
+    """The bill where each unit used has a flat rate of its own, as nearly always; None where the long way is needed."""
+    legs: list[Leg] = []
+    parts = [0] * len(SPLIT)
+    for unit, count, femto in zip(TOKEN_BUCKETS, tokens[:-1], rates):
+        if count:
+            if femto < 0:
+                return None
+            pico = (count * femto + 500) // 1000
+            parts[SLOT[unit]] += pico
+            legs.append(Leg(unit, count, femto, pico))
+    status = "free" if price.free else "estimated" if price.estimated else "priced"
+    return Priced(status, sum(parts), tuple(legs), price.id, tuple(parts))
 
 
 def worst(price: Price, input_tokens: int, output_cap: int, choices: int = 1, *, cache_1h: bool = True, media: bool = True) -> int:

@@ -300,6 +300,7 @@ class Tail:
                 raise _Gone
         rows: list[tuple[object, ...]] = []
         moves: list[tuple[Charge, int, int]] = []  # counter, added to spent, added to held
+        plain: list[tuple[tuple[Charge, ...], tuple[int, ...]]] = []
         if len(ours) < len(books):
             self._book_strangers([op for op in books if op.id not in own], rows, moves)
         for op in books:
@@ -308,13 +309,27 @@ class Tail:
                 held = own[op.id][1]
                 charges = settlement.charges or held
                 if charges is held and len(held) == len(settlement.actual):  # as nearly always: one move a counter
-                    moves += [(c, spent, -c.amount) for c, spent in zip(held, settlement.actual)]
+                    plain.append((held, settlement.actual))
                     rows.append(_stored(settlement.entry, held, settlement.actual))
                 else:
                     moves += [(c, 0, -c.amount) for c in held]
                     rows.append(_taking(settlement.entry, charges, settlement.actual, moves))
         self._move(moves)
+        self._settle(plain)
         self._insert(ROWS, rows)
+
+    def _settle(self, settled: list[tuple[tuple[Charge, ...], tuple[int, ...]]]) -> None:
+        """What was held is given back, what was used is spent."""
+        known, dirty = self._known, self._dirty
+        for held, actual in settled:
+            for c, spent in zip(held, actual):
+                counter = known.get(c.counter)
+                if counter is None:
+                    self._load([c for held, _ in settled for c in held])
+                    counter = known[c.counter]
+                counter.spent += spent
+                counter.held -= c.amount
+                dirty.add(counter)
 
     def _book_strangers(self, books: list[Op], rows: list[tuple[object, ...]], moves: list[tuple[Charge, int, int]]) -> None:
         """Rows whose hold this connection did not make: without a hold, after a hold was given up, or booked before."""

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from ..domain.call import Answer, Ended, Fault, Head, Headers, Lines
+from ..domain.call import Ended, Fault, Head, Headers, Lines
 from ..domain.entry import Entry
-from ..effects import Book, Gather, Hold, Relay, Send
+from ..effects import Book, Finish, Gather, Hold, Recall, Relay, Reply, Send, Wait
 from ..ports import PENDING
+from ..rules.estimate import Ratio
 from ..stores.tail import Op
 from ..stores.writer import Ledger
 from .counters import Counters
@@ -70,6 +71,9 @@ class Exchange:
         self._started_ns = self._sent_ns = started_ns
         self._ledger, self._pool, self._doors, self._ratios = ledger, pool, doors, ratios
         self._counters, self._rows = counters, rows
+
+    def recall(self, effect: Recall) -> Ratio:
+        return self._ratios.recall(effect.provider, effect.model)
 
     # -- the ledger ------------------------------------------------------------------------------------------------------
 
@@ -203,7 +207,8 @@ class Exchange:
             how, fault = "fault", Fault(broken.kind, broken.detail, True)
         return Ended(how, b"", False, fault, first_us, self._since(self._sent_ns), relayed, (head, tail))
 
-    def reply(self, answer: Answer) -> None:
+    def reply(self, effect: Reply) -> None:
+        answer = effect.answer
         self.client.respond(answer.status, answer.headers, answer.body)
 
     # -- streams ---------------------------------------------------------------------------------------------------------
@@ -252,8 +257,8 @@ class Exchange:
             how = "client_gone"
         return Ended(how, b"", False, fault, first_us, self._since(sent), relayed)
 
-    def finish(self, kept: bytes, complete: bool) -> object:
-        return self.follow(self._finish(kept, complete))
+    def finish(self, effect: Finish) -> object:
+        return self.follow(self._finish(effect.kept, effect.complete))
 
     async def _finish(self, kept: bytes, complete: bool) -> None:
         client, response = self.client, self.response
@@ -282,8 +287,8 @@ class Exchange:
         if not response.complete:
             response.abandon()
 
-    def wait(self, seconds: float) -> object:
-        return self.follow(self._wait(seconds))
+    def wait(self, effect: Wait) -> object:
+        return self.follow(self._wait(effect.seconds))
 
     async def _wait(self, seconds: float) -> bool:
         await asyncio.sleep(seconds)
@@ -291,3 +296,7 @@ class Exchange:
 
     def _since(self, then_ns: int) -> int:
         return (time.monotonic_ns() - then_ns) // 1000
+
+    acts: Mapping[type, Callable[[Any, Any], Any]] = {
+        Recall: recall, Hold: hold, Send: send, Gather: gather, Relay: relay, Book: book, Finish: finish, Wait: wait, Reply: reply,
+    }  # fmt: skip

@@ -92,7 +92,7 @@ class Gateway:
             client, received.received_ns, shop.ledger, self.pool, self.doors, shop.ratios, self.counters, self._row, server.loop
         )
         over = partial(server.done, client)
-        run = drive.Run(way(call, caller, self.desk), exchange, shop.ratios.recall, partial(self._fault, received, client, id), over)
+        run = drive.Run(way(call, caller, self.desk), exchange, partial(self._fault, received, client, id), over)
         client.on_stop = run.stop
         run.go()
 

@@ -18,7 +18,7 @@ from ..domain.policy import Policy, Provider
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
 from ..rules import estimate
-from ..rules.guard import compile_budget
+from ..rules.guard import Budgets, compile_budget
 from ..stores.pricebook import PriceBook
 from ..stores.writer import Ledger
 from . import price_sync, settings
@@ -142,7 +142,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
     return Desk(
         providers=rules,
         defaults={"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"},
-        budgets=tuple(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)),
+        budgets=Budgets([compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)]),
         fallbacks=tuple(policy.fallback),
         labels=policy.labels,
         prices=book,
