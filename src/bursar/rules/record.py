@@ -12,7 +12,7 @@ from ..domain.labels import PURPOSES, Labels
 from ..domain.money import plain
 from ..domain.price import Price, Priced
 from ..domain.shape import Shape, replace
-from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Unknown, Usage
+from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
 from ..domain.verdict import Refusal, refuse
 from . import estimate, guard
 from .price import UNPRICED, bill, legs_json, money
@@ -84,16 +84,10 @@ def weigh(
 
     A known usage is priced as it is. Otherwise: an error answer is not billed by any provider we know; a good answer is
     estimated from the bytes that passed; what no dialect can read is unpriced. Never zero for not knowing."""
-    match usage:
-        case Known(tokens, raw, contradiction):
-            return Weighed(
-                tokens, "provider", bill(tokens, price), raw.decode("utf-8", "replace") if contradiction else "",
-                "contradiction" if contradiction else "",
-            )  # fmt: skip
-        case Estimated(tokens, _, raw):
-            pass
-        case Unknown():
-            tokens, raw = EMPTY, b""
+    if isinstance(usage, Known):
+        flag = "contradiction" if usage.contradiction else ""
+        return Weighed(usage.tokens, "provider", bill(usage.tokens, price), usage.raw.decode("utf-8", "replace") if flag else "", flag)
+    tokens, raw = (usage.tokens, usage.raw) if isinstance(usage, Estimated) else (EMPTY, b"")
     if status >= 400:
         return Weighed(None, "provider", Priced("priced", 0, (), NOT_BILLED))
     if dialect == "passthrough":

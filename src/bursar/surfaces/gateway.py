@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import msgspec
 import uuid_utils
 
 from .. import drive, wire
-from ..domain.call import Headers, Incoming
+from ..domain.call import Headers, Incoming, Lines
 from ..domain.entry import Entry
 from ..domain.money import plain
 from ..domain.policy import Policy
@@ -79,7 +79,7 @@ class Gateway:
         if "key=" in query:
             query, headers = _key_from_query(query, headers)
         # Also while no keys exist: a virtual key must not go on to a provider as if it were the provider's own.
-        allowed = self._who(headers, received.index)
+        allowed = self._who(headers)
         if isinstance(allowed, Refusal):
             _turn_away(received, client, allowed)
             server.done(client)
@@ -106,14 +106,9 @@ class Gateway:
         if self.server is not None:
             self.server.done(client)
 
-    def _who(self, headers: Headers, index: Mapping[bytes, bytes]) -> tuple[Caller, Headers] | Refusal:
+    def _who(self, headers: Headers) -> tuple[Caller, Headers] | Refusal:
         """The virtual key's owner, and the headers without that key: it is ours and goes to no provider."""
-        maybe = [] if KEY_HEADERS.isdisjoint(index) else [line for line in headers if line[0] in KEY_HEADERS]
-        for line in maybe:
-            name, value = line
-            token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
-            if not token.startswith(keys.PREFIX):
-                continue
+        for line, token in _tokens(headers):
             found = self.ring.find(token)
             if found is None:
                 return refuse(
@@ -213,6 +208,20 @@ class Gateway:
 
 ANYONE = Caller()
 KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"x-bursar-key"))
+
+
+def _tokens(headers: Headers) -> list[tuple[tuple[bytes, bytes], bytes]]:
+    """The lines that hold a virtual key, each with that key; remembered with the head."""
+    made = headers.made if isinstance(headers, Lines) else {}
+    found = made.get("keys")
+    if found is None:
+        found = made["keys"] = []
+        for header in headers:
+            name, value = header
+            token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
+            if name in KEY_HEADERS and token.startswith(keys.PREFIX):
+                found.append((header, token))
+    return found
 
 
 def line(entry: Entry) -> dict[str, object]:

@@ -113,7 +113,11 @@ def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Rea
     if status >= 400 or bytes(answer.error) not in (b"", b"null"):
         code, message = error.read(body)
         code = code or str(status)
-    finish = next((c.finish_reason for c in choices if isinstance(c.finish_reason, str)), "")
+    finish = ""
+    for choice in choices:
+        if isinstance(choice.finish_reason, str):
+            finish = choice.finish_reason
+            break
     return Reading(
         usage=known, model_served=text_of(answer.model), service_tier=text_of(answer.service_tier) or tier,
         response_id=text_of(answer.id), finish=finish, error=code, error_message=message,
