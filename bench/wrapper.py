@@ -1,5 +1,6 @@
 """CPU of a wrapped SDK call over the bare one, and what `import bursar` costs: `python bench/wrapper.py`. Labels, three budgets, a
-hold and a synced row for every call. CPU is this process's user + system time, all threads; the provider is another process."""
+hold and a synced row for every call. CPU is a process's user + system time, all threads; bare calls, wrapped calls and the provider
+are three processes. BURSAR_SDK_FAST=0 leaves the SDK's own work as it is in both."""
 
 from __future__ import annotations
 
@@ -78,11 +79,47 @@ def cpu_us(work: Callable[[int], None], calls: int) -> float:
     return (time.process_time_ns() - start) / 1000 / calls
 
 
-def compare(bare: Callable[[int], None], wrapped: Callable[[int], None], calls: int, rounds: int) -> tuple[float, float]:
-    """Medians of rounds that take turns, so that a slow minute of the machine falls on both."""
-    bare(20), wrapped(20)
-    found = [(cpu_us(bare, calls), cpu_us(wrapped, calls)) for _ in range(rounds)]
-    return statistics.median(f[0] for f in found), statistics.median(f[1] - f[0] for f in found)
+SMALL: Any = [{"role": "user", "content": "x" * 900}]
+LARGE: Any = [{"role": "user" if n % 2 else "assistant", "content": "y" * 2000} for n in range(104)]
+
+
+def caller(pipe: Connection, port: int, folder: Path | None) -> None:
+    """A process with clients of its own, wrapped where there is a folder for a ledger: runs what it is told, says what CPU that
+    took. Bare and wrapped are two processes, for wrapping changes the SDK in the process it happens in."""
+    import openai
+
+    import bursar
+
+    def client(kind: Any) -> Any:
+        made = kind(api_key="k", base_url=f"http://127.0.0.1:{port}/v1")
+        return bursar.wrap(made, config=folder / "bursar.toml", ledger=folder / "ledger") if folder else made
+
+    def whole(messages: Any, count: int) -> None:
+        for _ in range(count):
+            sync.chat.completions.create(model="gpt-5-mini", messages=messages)
+
+    def streamed(count: int) -> None:
+        for _ in range(count):
+            for _ in sync.chat.completions.create(
+                model="gpt-5-mini", messages=SMALL, stream=True, stream_options={"include_usage": True}
+            ):
+                pass
+
+    async def awaited(count: int) -> None:
+        for _ in range(count):
+            await other.chat.completions.create(model="gpt-5-mini", messages=SMALL)
+
+    sync, other, loop = client(openai.OpenAI), client(openai.AsyncOpenAI), asyncio.new_event_loop()
+    works: dict[str, Callable[[int], None]] = {
+        "1 KB": lambda count: whole(SMALL, count),
+        "208 KB": lambda count: whole(LARGE, count),
+        f"stream of {EVENTS}": streamed,
+        "1 KB async": lambda count: loop.run_until_complete(awaited(count)),
+    }
+    with bursar.labels(tenant="acme", feature="support"):
+        while True:
+            name, count = pipe.recv()
+            pipe.send(cpu_us(works[name], count))
 
 
 def import_ms(code: str, rounds: int = 7) -> float:
@@ -94,66 +131,32 @@ def import_ms(code: str, rounds: int = 7) -> float:
 
 
 def measure(calls: int, rounds: int) -> list[tuple[str, float, float, float]]:
-    """(what, bare us, added us, target us)"""
-    import openai
+    """(what, bare us, added us, target us): medians of rounds that take turns, so that a slow minute of the machine falls on both."""
+    spawn = multiprocessing.get_context("spawn")
 
-    import bursar
+    def start(work: Callable[..., None], *more: Any) -> Connection:
+        ours, theirs = multiprocessing.Pipe()
+        spawn.Process(target=work, args=(theirs, *more), daemon=True).start()
+        return ours
 
-    ours, theirs = multiprocessing.Pipe()
-    provider = multiprocessing.get_context("spawn").Process(target=provide, args=(theirs,), daemon=True)
-    provider.start()
-    port = ours.recv()
+    port = start(provide).recv()
     folder = Path(tempfile.mkdtemp(prefix="bursar-bench-"))
-    config = folder / "bursar.toml"
-    config.write_text(f'[providers.openai]\nbase_url = "http://127.0.0.1:{port}"\nkey = "client"\n{BUDGETS}')
+    (folder / "bursar.toml").write_text(f'[providers.openai]\nbase_url = "http://127.0.0.1:{port}"\nkey = "client"\n{BUDGETS}')
+    pair = start(caller, port, None), start(caller, port, folder)
 
-    def client(kind: Any, wrap: bool) -> Any:
-        made = kind(api_key="k", base_url=f"http://127.0.0.1:{port}/v1")
-        return bursar.wrap(made, config=config, ledger=folder / "ledger") if wrap else made
+    def both(name: str, count: int) -> list[float]:
+        found: list[float] = []
+        for pipe in pair:
+            pipe.send((name, count))
+            found.append(pipe.recv())
+        return found
 
-    small: Any = [{"role": "user", "content": "x" * 900}]
-    large: Any = [{"role": "user" if n % 2 else "assistant", "content": "y" * 2000} for n in range(104)]
     found: list[tuple[str, float, float, float]] = []
-
-    def whole(client: Any, messages: Any) -> Callable[[int], None]:
-        def work(count: int) -> None:
-            with bursar.labels(tenant="acme", feature="support"):
-                for _ in range(count):
-                    client.chat.completions.create(model="gpt-5-mini", messages=messages)
-
-        return work
-
-    def streamed(client: Any) -> Callable[[int], None]:
-        def work(count: int) -> None:
-            with bursar.labels(tenant="acme", feature="support"):
-                for _ in range(count):
-                    for _ in client.chat.completions.create(model="gpt-5-mini", messages=small, stream=True,
-                                                            stream_options={"include_usage": True}):  # fmt: skip
-                        pass
-
-        return work
-
-    bare, wrapped = client(openai.OpenAI, False), client(openai.OpenAI, True)
-    for name, work, share in (
-        ("1 KB", lambda c: whole(c, small), 1.0),
-        ("208 KB", lambda c: whole(c, large), 0.5),
-        (f"stream of {EVENTS}", streamed, 0.1),
-    ):
-        found.append((name, *compare(work(bare), work(wrapped), max(10, int(calls * share)), rounds), TARGETS[name]))
-
-    loop = asyncio.new_event_loop()
-
-    def awaited(client: Any) -> Callable[[int], None]:
-        async def many(count: int) -> None:
-            with bursar.labels(tenant="acme", feature="support"):
-                for _ in range(count):
-                    await client.chat.completions.create(model="gpt-5-mini", messages=small)
-
-        return lambda count: loop.run_until_complete(many(count))
-
-    bare, wrapped = client(openai.AsyncOpenAI, False), client(openai.AsyncOpenAI, True)
-    found.append(("1 KB async", *compare(awaited(bare), awaited(wrapped), calls, rounds), TARGETS["1 KB"]))
-    provider.kill()
+    for name, share in (("1 KB", 1.0), ("208 KB", 0.5), (f"stream of {EVENTS}", 0.1), ("1 KB async", 1.0)):
+        both(name, 50)
+        runs = [both(name, max(10, int(calls * share))) for _ in range(rounds)]
+        added = statistics.median(wrapped - bare for bare, wrapped in runs)
+        found.append((name, statistics.median(run[0] for run in runs), added, TARGETS[name.removesuffix(" async")]))
     return found
 
 

@@ -254,14 +254,17 @@ class Tail:
         self.log_pages = pages
         return apsw.SQLITE_OK
 
-    def lengthen_log(self) -> None:
-        """Fill up the log by a piece where it is short. Under the write lock, or another's frames would be lost."""
-        if self._log is not None and self._log.short:
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._log.lengthen()
-            finally:
-                self.connection.execute("ROLLBACK")
+    def lengthen_log(self) -> bool:
+        """Fill up the log by a piece where it is short; whether it still is. Under the write lock, or another's frames would be
+        lost."""
+        if self._log is None or not self._log.short:
+            return False
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._log.lengthen()
+        finally:
+            self.connection.execute("ROLLBACK")
+        return self._log.short
 
     def restart_log(self) -> None:
         """Bring the rest of the log into the file, so that it is written from its start again. BusyError: another time."""

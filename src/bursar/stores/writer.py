@@ -376,6 +376,8 @@ class Ledger:
             self._pending.extendleft(reversed(ops))
             raise
         self._batches += 1
+        if self._batches == BUSY_BATCHES or (self._tail is not None and self._tail.log_pages >= CHECKPOINT_PAGES):
+            self._ring()  # the log wants tending
         rows = [op for op in ops if op.kind == BOOK and op.fault is None]
         if rows:
             self._written.extend(rows)
@@ -565,8 +567,10 @@ class Ledger:
                 with self._lock:
                     self._opened().restart_log()
             elif self._batches >= BUSY_BATCHES:
-                with self._lock:
-                    self._opened().lengthen_log()
+                short = True
+                while short:
+                    with self._lock:
+                        short = self._opened().lengthen_log()
         except (*OF_DISK, LedgerFault) as error:
             if not isinstance(error, apsw.BusyError):
                 with self._lock:

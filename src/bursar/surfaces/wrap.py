@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+from . import sdk_fast
 from .books import Books, books
 from .transport import AsyncTransport, Kit, Transport, Wrapped, kit_of
 
@@ -42,6 +43,7 @@ def wrap(client: Client, *, config: Path | None = None, ledger: Path | None = No
     kept = books(config, ledger)
     for http in found:
         _take(http, kept)
+    sdk_fast.install()
     return client
 
 
