@@ -71,4 +71,4 @@ def die(ledger: Ledger) -> None:
     with ledger._lock:
         ledger._drop_tail()
         ledger._closed = True
-    ledger._bell.put(None)
+    ledger._keeper.ring()

@@ -235,7 +235,7 @@ def test_a_process_given_up_while_it_slept_books_a_correction(tmp_path, clocks):
     first = opened(tmp_path, clocks)
     held = hold("a.1", [charge("day", 40, 100)])
     first.hold(held)
-    first._keep = lambda: None
+    first._keeper._keep = lambda: None
     first._lease_due = 10**18  # it sleeps: nothing renews its lease
     clocks.lapse()
     with opened(tmp_path, clocks) as second:

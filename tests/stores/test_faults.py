@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 import bursar.stores.tail as tail_module
-from bursar.stores import writer
+from bursar.stores import keeper, writer
 from bursar.stores.check import check
 from bursar.stores.fault import LedgerFault
 from bursar.stores.schema import Place
@@ -237,7 +237,7 @@ class Failing:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_whichever_operation_fails_every_row_is_there_once_and_counters_are_exact(tmp_path, clocks, monkeypatch, after):
     """n = 1, 2, 3 … until the work no longer reaches the n-th operation."""
-    monkeypatch.setattr(writer, "RETRY_S", 0.002)
+    monkeypatch.setattr(keeper, "RETRY_S", 0.002)
     plan = {"left": 0, "after": after}
     real = tail_module.connect
     monkeypatch.setattr(tail_module, "connect", lambda *a, **k: Failing(real(*a, **k), plan))

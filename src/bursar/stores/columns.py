@@ -8,7 +8,7 @@ import apsw
 import duckdb
 
 from ..domain.entry import MONEY_COLUMNS
-from .schema import INT_COLUMNS, STORED, quoted
+from .schema import IN_TAIL, INT_COLUMNS, STORED, quoted
 
 CHUNK = 10_000  # rows handed over at once: bounds memory on both sides
 
@@ -38,12 +38,11 @@ def shape(column: str) -> str:
 
 
 def load(
-    source: apsw.Connection, target: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str], where: str = "",
-    values: Sequence[int] = (),
+    source: apsw.Connection, target: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str], until: int | None = None
 ) -> int:  # fmt: skip
-    """Copy columns of the tail into a new DuckDB table, as stored. Gives the number of rows."""
+    """Copy columns of the tail's rows into a new DuckDB table, as stored; `until`: only up to that number. Gives their number."""
     target.execute(f"CREATE OR REPLACE TABLE {table} ({', '.join(f'{quoted(c)} {raw_type(c)}' for c in columns)})")
-    rows = source.execute(f"SELECT {', '.join(map(quoted, columns))} FROM tail {where}", tuple(values))
+    rows = source.execute(f"SELECT {', '.join(map(quoted, columns))} FROM tail WHERE {IN_TAIL} AND seq <= coalesce(?, seq)", (until,))
     return append(target, table, rows)
 
 

@@ -32,6 +32,9 @@ STORED = (*COLUMNS, "charges")
 
 HOLDS_EACH = 1 << 38  # a year at 8,000 calls a second, and 33 million owners
 
+# A row of the tail that no segment has yet.
+IN_TAIL = "seq > (SELECT seq FROM handed)"
+
 CHECKPOINT_PAGES = 2000  # 8 MB of log
 LOG_KEEP_BYTES = 64 << 20
 
@@ -68,6 +71,12 @@ def _first() -> list[str]:
         # Parquet files, each within one UTC day (days since the epoch). Their list is the truth: a file not in it does not count.
         """CREATE TABLE segments (name TEXT PRIMARY KEY, day INTEGER NOT NULL, min_ts INTEGER NOT NULL, max_ts INTEGER NOT NULL,
            rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, at INTEGER NOT NULL) STRICT""",
+        # How far the tail's rows stand in segments: no reader looks at those any more, and they are removed in small lots. The last
+        # of them stays, or SQLite would give its number again.
+        "CREATE TABLE handed (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL) STRICT",
+        "INSERT INTO handed VALUES (1, 0)",
+        # What the rows in segments took from each counter: with the tail's rows, all that a counter must say.
+        "CREATE TABLE charged (counter TEXT PRIMARY KEY, spent INTEGER NOT NULL) STRICT, WITHOUT ROWID",
         # Files that were replaced: readers with an older snapshot may still be at them.
         "CREATE TABLE retired (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT",
         "CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT",

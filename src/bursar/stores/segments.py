@@ -21,12 +21,15 @@ import msgspec
 from .columns import ALL, literal, load, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
-from .schema import Place, checkpoint, connect, restart_log
+from .schema import IN_TAIL, Place, checkpoint, connect, restart_log
+from .standing import TAKEN, forget
 
 DAY_US = 86_400_000_000
 OLDER_S = 60.0  # a quiet tail is emptied once a minute
 TAIL_MAX = 50_000  # a busy one at this many rows: above, reading it costs a reader more than a second
-PIECE = 20_000  # rows handed over in one transaction: the gateway waits for the write lock meanwhile, some 0.1 s
+PIECE = 20_000  # rows read, written and handed over at once
+LOT = 500  # rows removed from the tail in one transaction: the gateway waits for the write lock meanwhile, some 5 ms
+REST_S = 0.002
 SMALL_MAX = 16  # files of an open day before they are merged
 CLOSED_US = 3_600_000_000  # how long after its end a day still waits for late rows before it becomes one file
 GRACE_US = 600_000_000  # replaced files stay this long for readers that have an older list
@@ -161,12 +164,13 @@ class _Work:
     def empty_tail(self, older_us: int, everything: bool) -> tuple[int, int]:
         """Rows go in the order they came, so that a reader of the tail always has the newest."""
         rows = files = 0
-        last, count, oldest = self._connection.execute("SELECT max(seq), count(*), min(ts) FROM tail").fetchall()[0]
+        self._remove()  # what a compactor that died has left
+        last, count, oldest = self._connection.execute(f"SELECT max(seq), count(*), min(ts) FROM tail WHERE {IN_TAIL}").fetchall()[0]
         if not count or not (everything or count > TAIL_MAX or oldest <= self._now - older_us):
             return 0, 0
         while count > 0:
             until = self._connection.execute(
-                "SELECT max(seq) FROM (SELECT seq FROM tail WHERE seq <= ? ORDER BY seq LIMIT ?)", (last, PIECE)
+                f"SELECT max(seq) FROM (SELECT seq FROM tail WHERE {IN_TAIL} AND seq <= ? ORDER BY seq LIMIT ?)", (last, PIECE)
             ).get
             if until is None:
                 break
@@ -177,7 +181,7 @@ class _Work:
     def _hand_over(self, until: int) -> tuple[int, int]:
         with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB"}) as work:
             work.execute("SET TimeZone = 'UTC'")
-            loaded = load(self._connection, work, "raw", ALL, "WHERE seq <= ?", (until,))
+            loaded = load(self._connection, work, "raw", ALL, until)
             self._step("loaded")
             days = [day for (day,) in work.execute(f"SELECT DISTINCT ts // {DAY_US} AS day FROM raw ORDER BY day").fetchall()]
             shaped = ", ".join(shape(c) for c in ALL)
@@ -186,19 +190,36 @@ class _Work:
             raise LedgerFault(
                 "io_error", f"{loaded} rows read, {sum(f.rows for f in files)} written", "the tail keeps them; try again"
             )
+        taken = self._connection.execute(TAKEN, (until,)).fetchall()
         self._step("written")
-        with _transaction(self._connection):
+        with _transaction(self._connection):  # short, whatever the piece: the gateway waits for the write lock meanwhile
             self._still_ours()
             self._list(files)
-            self._connection.execute(
-                "INSERT OR REPLACE INTO landed (id, at) SELECT id, ? FROM tail WHERE seq <= ?", (self._now, until)
+            self._connection.executemany(
+                "INSERT INTO charged VALUES (?1, ?2) ON CONFLICT (counter) DO UPDATE SET spent = spent + ?2", taken
             )
-            self._connection.execute("DELETE FROM tail WHERE seq <= ?", (until,))
-            if self._connection.changes() != loaded:
-                raise LedgerFault("corrupt", f"{loaded} rows read from the tail, another number found again", "run `bursar check`")
+            self._connection.execute("UPDATE handed SET seq = ?", (until,))
             self._step("inside")
         self._step("handed over")
+        self._remove()
         return loaded, len(files)
+
+    def _remove(self) -> None:
+        """Rows that stand in segments leave the tail, a lot at a time; their ids are remembered for a while."""
+        while True:
+            with _transaction(self._connection):
+                self._still_ours()
+                until = self._connection.execute(
+                    "SELECT max(seq) FROM (SELECT seq FROM tail WHERE seq < (SELECT seq FROM handed) ORDER BY seq LIMIT ?)", (LOT,)
+                ).get
+                if until is None:
+                    return
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO landed (id, at) SELECT id, ? FROM tail WHERE seq <= ?", (self._now, until)
+                )
+                self._connection.execute("DELETE FROM tail WHERE seq <= ?", (until,))
+            self._step("removed")
+            time.sleep(REST_S)  # others get their turn at the lock
 
     def merge(self) -> int:
         """A closed day becomes one file; an open one is merged when it has many."""
@@ -269,9 +290,7 @@ class _Work:
             self._still_ours()
             self._connection.execute("DELETE FROM landed WHERE at < ?", (self._now - LANDED_KEEP_US,))
             self._connection.execute("DELETE FROM lapsed WHERE at < ?", (self._now - LAPSED_KEEP_US,))
-            self._connection.execute(
-                "DELETE FROM counters WHERE resets > 0 AND resets < ? AND held = 0", (self._now - COUNTER_KEEP_US,)
-            )
+            forget(self._connection, self._now - COUNTER_KEEP_US)
         self._connection.set_busy_handler(None)  # it would wait for readers with the write lock in its hand
         try:
             checkpoint(self._place)

@@ -13,7 +13,7 @@ from ..domain.entry import Charge, Entry, Hold, Settlement, Short
 from .fault import LedgerFault
 from .lapse import charged, late
 from .owner import LEASE_US, Owner
-from .schema import CHECKPOINT_PAGES, HOLDS_EACH, STORED, Place, connect, quoted, read_hold, restart_log, waiter, written_hold
+from .schema import CHECKPOINT_PAGES, HOLDS_EACH, IN_TAIL, STORED, Place, connect, quoted, read_hold, restart_log, waiter, written_hold
 
 HOLD, BOOK, RELEASE = range(3)
 
@@ -517,7 +517,7 @@ class Tail:
     def rows(self) -> list[Entry]:
         """Every row of the tail, oldest first: for tests and recovery reports, not for questions (those are the reader's)."""
         columns = ",".join(quoted(c) for c in Entry._fields)
-        return [Entry(*row) for row in self.connection.execute(f"SELECT {columns} FROM tail ORDER BY seq")]
+        return [Entry(*row) for row in self.connection.execute(f"SELECT {columns} FROM tail WHERE {IN_TAIL} ORDER BY seq")]
 
     def checkpoint(self) -> None:
         """Bring the log into the file and sync it, without waiting for anybody."""

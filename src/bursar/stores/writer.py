@@ -1,10 +1,9 @@
-"""The ledger as a process sees it: queue, group commit, spool, lease, fork and exit. Sync and async faces of the same acts."""
+"""The ledger as a process sees it: queue, group commit, spool, lease, fork and exit. Sync, async and called-back faces."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import queue
 import threading
 import time
 import weakref
@@ -17,8 +16,9 @@ import apsw
 
 from ..domain.entry import Entry, Hold, Settlement, Short
 from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
+from .keeper import RETRY_S, Keeper
 from .owner import RENEW_US, Owner, ticks_us
-from .schema import CHECKPOINT_PAGES, Place, checkpoint
+from .schema import Place
 from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ QUEUE_MAX = 20_000  # calls waiting; more than that are told so at once
 SPOOL_MAX = 10_000  # rows in memory while the disk does not take them, some 3 KB each; over it no call is let out
 BUSY_MS = 5_000  # how long another process may keep the write lock
 ACK_S = 5.0  # how long a row's caller waits for a ledger in trouble; the row stays in hand after that
-RETRY_S = 0.2
-BUSY_BATCHES = 100  # after so many transactions a process is at serious work, and the log is worth its room
 
 T = TypeVar("T")
 
@@ -64,14 +62,9 @@ class Ledger:
         self._written: deque[Op] = deque()  # rows that are committed, and wait for the disk
         self._spool: deque[Op] = deque()
         self._due: asyncio.AbstractEventLoop | None = None  # the loop that will write what is pending
-        self._handed = False  # the loop could not, and the keeper is to do it
         self._syncing = False
-        self._log_at = 0.0
         self._tail: Tail | None = None
-        self._keeper: threading.Thread | None = None
-        self._starting = threading.Lock()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._asleep = False
+        self._keeper = Keeper(self)
         self._closed = False
         self._fault: LedgerFault | None = None
         self._owner = Owner.here(self._mode, self._node)
@@ -100,6 +93,8 @@ class Ledger:
             try:
                 ledger._opened()
                 ledger._recover()
+                if mode == "gateway":
+                    ledger._keeper.compare(mend=True)
             except OF_DISK as error:
                 raise from_error(error, ledger.place.file) from error
         _live.add(ledger)
@@ -162,8 +157,7 @@ class Ledger:
         with self._lock:
             while not op.done and self._pending:
                 self._drain()
-        if self._keeper is None:
-            self._keep_watch()
+        self._keeper.start()
 
     # -- async face --------------------------------------------------------------------------------------------------
 
@@ -214,7 +208,7 @@ class Ledger:
     def _submit(self, op: Op) -> None:
         self._pending.append(op)
         if op.loop is None:
-            self._hand_over()
+            self._keeper.hand_over()
         elif self._due is not op.loop:
             # Written when the loop has been through all that is ready now: that makes the batch.
             self._due = op.loop
@@ -230,7 +224,7 @@ class Ledger:
             return  # these rows could not be acknowledged before the next sync anyway, and it will call again
         tail = self._tail
         if tail is None or self._fault is not None or self._spool or not self._lock.acquire(blocking=False):
-            self._hand_over()
+            self._keeper.hand_over()
             return
         try:
             tail.patient = False
@@ -240,21 +234,9 @@ class Ledger:
             tail.patient = True
             self._lock.release()
         if pending:
-            self._hand_over()
+            self._keeper.hand_over()
         elif self._written:
-            self._ring()
-
-    def _hand_over(self) -> None:
-        """The keeper is to write what is pending: it may wait."""
-        self._handed = True
-        self._ring()
-
-    def _ring(self) -> None:
-        if self._asleep:
-            self._asleep = False
-            self._bell.put(None)
-        elif self._keeper is None:
-            self._keep_watch()
+            self._keeper.ring()
 
     def _admit(self) -> None:
         """LedgerFault when no new call may go out: the ledger is in trouble, or too much is in hand already."""
@@ -298,7 +280,7 @@ class Ledger:
             "rows": self._rows,
             "holds": self._holds, "short": self._short, "refused": self._refused, "released": self._released,
             "recovered": self._recovered, "duplicates": tail.duplicates if tail else 0,
-            "corrections": tail.corrections if tail else 0,
+            "corrections": tail.corrections if tail else 0, "drift": self._keeper.drift,
         }  # fmt: skip
 
     def counters(self) -> dict[str, Standing]:
@@ -376,8 +358,8 @@ class Ledger:
             self._pending.extendleft(reversed(ops))
             raise
         self._batches += 1
-        if self._batches == BUSY_BATCHES or (self._tail is not None and self._tail.log_pages >= CHECKPOINT_PAGES):
-            self._ring()  # the log wants tending
+        if self._tail is not None:
+            self._keeper.mind_log(self._tail.log_pages, self._batches)
         rows = [op for op in ops if op.kind == BOOK and op.fault is None]
         if rows:
             self._written.extend(rows)
@@ -457,9 +439,7 @@ class Ledger:
             self._refused += 1
             failed.append(op)
         self._finish(failed)
-        if self._asleep:
-            self._asleep = False
-            self._bell.put(None)
+        self._keeper.ring()
 
     def _finish(self, ops: list[Op], here: asyncio.AbstractEventLoop | None = None) -> None:
         """Tell those who wait: threads by their event, each loop in one go (`here`: the one that runs this)."""
@@ -512,94 +492,6 @@ class Ledger:
                 self._released += 1
                 self._submit(Op(RELEASE, op.id, None))
 
-    # -- the keeper --------------------------------------------------------------------------------------------------
-
-    def _keep_watch(self) -> None:
-        with self._starting:
-            if self._keeper is None and not self._closed:
-                self._keeper = threading.Thread(target=self._keep, name="bursar-ledger", daemon=True)
-                self._keeper.start()
-
-    def _keep(self) -> None:
-        """The ledger's own thread: waits for the disk, and for other processes' locks, on behalf of the event loops; every few
-        seconds the lease, the dead, and what is in hand."""
-        due = self._ticks() + RENEW_US
-        while not self._closed:
-            self._asleep = True
-            if not self._handed and not self._written:
-                troubled = self._fault is not None or bool(self._spool)
-                try:
-                    self._bell.get(timeout=RETRY_S if troubled else RENEW_US / 1e6)
-                except queue.Empty:
-                    self._handed = bool(self._pending)  # nobody rang: time for the chores, and for what nobody came to write
-            self._asleep = False
-            with self._lock:
-                if self._closed:
-                    return
-                if self._handed:
-                    self._handed = False
-                    self._drain()
-                    self._handed = bool(self._pending)
-                if self._fault is not None or self._spool:
-                    self._retry()
-                elif self._ticks() >= due:
-                    due = self._ticks() + RENEW_US
-                    self._chores()
-            self._sync()
-            self._tend_log()
-
-    def _chores(self) -> None:
-        try:
-            self._recover()
-        except (*OF_DISK, LedgerFault) as error:
-            self._in_trouble(error)
-
-    def _tend_log(self) -> None:
-        """SQLite's log is brought into its file when it is long, beside the commits: most of it without any lock, the rest
-        while ours are held up for a moment."""
-        tail = self._tail
-        if tail is None or self._fault is not None:
-            return
-        try:
-            if tail.log_pages >= CHECKPOINT_PAGES and time.monotonic() >= self._log_at:
-                self._log_at = time.monotonic() + RETRY_S  # a reader with an old snapshot may be in the way for a while
-                checkpoint(self.place)
-                with self._lock:
-                    self._opened().restart_log()
-            elif self._batches >= BUSY_BATCHES:
-                short = True
-                while short:
-                    with self._lock:
-                        short = self._opened().lengthen_log()
-        except (*OF_DISK, LedgerFault) as error:
-            if not isinstance(error, apsw.BusyError):
-                with self._lock:
-                    self._in_trouble(error)
-
-    def _retry(self) -> None:
-        """Try to write what is in hand. The first that lands ends the trouble."""
-        if self._fault is not None:
-            try:
-                self._lease_due = 0
-                self._opened()  # a lease is a row too: when it lands, others will
-            except (*OF_DISK, LedgerFault) as error:
-                self._in_trouble(error)
-                self._overdue()
-                return
-            self._fault = None
-        while self._spool and self._fault is None:
-            self._write([self._spool.popleft() for _ in range(min(BATCH_MAX, len(self._spool)))])
-        self._overdue()
-
-    def _overdue(self) -> None:
-        """Tell loops whose row is late; the row stays in the spool and its op is told nothing more."""
-        now = time.monotonic()
-        for op in self._spool:
-            if op.deadline <= now and op.loop is not None:
-                told = Op(op.kind, op.id, op.item, op.loop, op.waiter, op.tell)
-                told.fault, op.loop, op.waiter, op.tell = self._late(op), None, None, None
-                self._finish([told])
-
     def _late(self, op: Op) -> LedgerFault:
         because = f" ({self._fault.code}: {self._fault.reason})" if self._fault else ""
         return LedgerFault(
@@ -620,7 +512,7 @@ class Ledger:
         self._sync()
         with self._lock:
             if self._fault is not None or self._spool:
-                self._retry()
+                self._keeper.retry()
         self._sync()
         with self._lock:
             lost, fault = len(self._spool), self._fault
@@ -631,12 +523,9 @@ class Ledger:
                 fault = fault or from_error(error, self.place.file)
             self._drop_tail(checkpoint=True)
             self._closed = True
-            keeper = self._keeper
         _live.discard(self)
         atexit.unregister(self._at_exit)
-        self._bell.put(None)
-        if keeper is not None and keeper is not threading.current_thread():
-            keeper.join(timeout=RETRY_S + self._busy_ms / 1000)
+        self._keeper.end(RETRY_S + self._busy_ms / 1000)
         if lost and fault is not None:
             raise LedgerFault(fault.code, f"{lost} rows could not be written at the end: {fault.reason}", fault.remedy)
 

@@ -50,7 +50,7 @@ def check(common: Common, config: str | None, rebuild: bool) -> None:
         flaws.append(Flaw(bad.code, str(bad), "virtual keys do not work until then"))
     if Place.at(folder).file.exists():
         if rebuild:
-            told.append(f"{len(count_anew(folder, wiring.now_us))} counters that differed from the rows, and set them right")
+            told.append(f"{len(count_anew(folder))} counters that differed from the rows, and set them right")
         proved = prove(folder, wiring.now_us)
         flaws += [Flaw(*f) for f in proved.findings]
         cost = 0 if proved.cost is None else pico(proved.cost)
