@@ -11,7 +11,7 @@ from typing import NamedTuple
 from recorded_agents import Run, Step, Turn, messages
 
 from bursar.domain.history import History, Reply
-from bursar.domain.thread import GOOD, Ask, Heard, Index
+from bursar.domain.thread import GOOD, Ask, Heard, Index, Landmark
 from bursar.rules.thread import follow, heard
 from bursar.wire.history import Signs
 from bursar.wire.openai_history import chat_message, reply
@@ -83,6 +83,7 @@ def middle(number: int) -> Trim:
 def replay(
     talks: Sequence[Talk], index: Index, *, seed: int = 1, trim: Trim = whole, tenants: int = 1, live: int = 0,
     indexes: Sequence[Index] = (),
+    keep: Callable[[tuple[Landmark, ...]], None] = lambda landmarks: None,
 ) -> Score:  # fmt: skip
     """All talks under way at once (or `live` of them), the next request always of a talk picked at random. With several
     `indexes` each request goes to one of them by chance, as to workers."""
@@ -120,7 +121,7 @@ def replay(
             given[which], given[theirs] = placed.conversation, mine
         else:
             wrong += 1
-        heard(here, Heard(placed, GOOD, "", talk.replies[at[which]], "", False, now))
+        keep(heard(here, Heard(placed, GOOD, "", talk.replies[at[which]], "", False, now)))
         said = array("Q", [part & 0xFFFFFFFFFFFFFFFF for part in talk.replies[at[which]].parts])
         stands[which] = history.digests + said, in_one_piece(sent, talk.raws[: turn.before]) + 1
         at[which] += 1

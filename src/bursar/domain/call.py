@@ -61,7 +61,6 @@ class Asked(Shape, frozen=True, gc=False):
     human_turns: int = 0
     tool_depth: int = 0  # tool results since the last human message
     tools: int = 0  # tools offered
-    failed_tool: str = ""  # whose newest result is an error: the agent asks again because of it
     history: History | None = None  # what the messages say; None where the API has none
     print: str = ""  # fingerprint of system prompt and tools, 16 hex digits; empty: there is neither
     embedding: bool = False

@@ -177,6 +177,7 @@ class Placed(Shape, frozen=True, gc=False):
     again: Again | None
     after: Again | None  # the request it carries on
     failing: tuple[Failing, ...]
+    seen: int  # messages up to where that one, or its reply, ended
     head: Head  # its own
     ask: Ask
 

@@ -139,7 +139,7 @@ def follow(index: Index, ask: Ask) -> Placed:
     after = match.head if match.head is not None and again is None else None
     return Placed(
         thread.id, match.by, turns, depth, calls, match.ambiguous or thread.ambiguous, thread.parent, pairs, fresh, again,
-        _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing, head, ask,
+        _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing, match.at.messages if match.at is not None else 0, head, ask,
     )  # fmt: skip
 
 
@@ -396,7 +396,8 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
     if index.shared and not ask.explicit:
         if len(digests) >= LANDMARK_OF and digests[-1] % SAMPLE == 0:
             marks.append(_mark(key_of(scope, WINDOW, _window(digests, LANDMARK_OF)), placed, told.at_us))
-        for key, mark in _landmarks(scope, history, history.marks):
+        new = [mark for mark in (end, *history.marks) if mark.messages > placed.seen]
+        for key, mark in _landmarks(scope, history, new):
             turns, calls = placed.turns - end.turns + mark.turns, placed.calls - end.calls + mark.calls
             depth = mark.depth if mark.turns < end.turns else placed.depth - end.depth + mark.depth
             marks.append(Landmark(stored(key), placed.conversation, turns, depth, calls, told.at_us))

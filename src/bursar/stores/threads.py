@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
-from ..domain.thread import Found, Head, Thread
+import apsw
+
+from ..domain.thread import Found, Head, Landmark, Thread
+from .fault import OF_DISK, LedgerFault
+from .schema import Place, connect
 
 # As measured with tracemalloc (tests/stores/test_threads.py): what a conversation takes, and each key that leads to it.
 THREAD_BYTES = 700
@@ -20,7 +27,87 @@ TWINS_MAX = 4_096  # conversations at one key: openings that nothing tells apart
 CLAIMED_MAX = 64  # of them, those that have gone on and are still remembered there
 ALL_MAX = 32
 
-Shelf = Callable[[Sequence[bytes]], Mapping[bytes, Found]]  # what other processes have written, by key
+Finder = Callable[[Sequence[bytes]], Mapping[bytes, Found]]  # what other processes have written, by key
+
+
+# A line is written with the row of the call that it is about. Where another conversation has been at the same place, nobody is.
+MARK = """INSERT INTO threads (key, conversation, turns, depth, calls, at) VALUES (?,?,?,?,?,?)
+    ON CONFLICT (key) DO UPDATE SET conversation = CASE WHEN conversation = excluded.conversation THEN conversation ELSE '' END,
+        turns = excluded.turns, depth = excluded.depth, calls = excluded.calls, at = excluded.at"""
+KEPT = 1_000_000  # lines, some 150 bytes each
+SWEEP = 4096  # the oldest are deleted in pieces of so many
+FIND = """SELECT key, conversation, turns, depth, calls FROM threads WHERE key IN ({}) AND at > ?"""
+
+
+def mark_all(connection: apsw.Connection, landmarks: Sequence[Landmark]) -> None:
+    """Within the transaction of their rows."""
+    connection.executemany(MARK, [(m.key, m.conversation, m.turns, m.depth, m.calls, m.at_us) for m in landmarks])
+    last = connection.last_insert_rowid()
+    if last % SWEEP < len(landmarks) and last > KEPT:
+        connection.execute("DELETE FROM threads WHERE n IN (SELECT n FROM threads ORDER BY n LIMIT ?)", (SWEEP,))
+
+
+class Shelf:
+    """Looks up what other processes have written. Of no consequence when the file cannot be read: a conversation is then taken
+    for a new one."""
+
+    def __init__(self, place: Place, ttl_us: int, clock_us: Callable[[], int]) -> None:
+        self._place, self._ttl_us, self._clock_us = place, ttl_us, clock_us
+        self._lock = threading.Lock()
+        self._connection: apsw.Connection | None = None
+        _live.add(self)
+
+    def find(self, keys: Sequence[bytes]) -> Mapping[bytes, Found]:
+        with self._lock:
+            try:
+                connection = self._opened()
+                query = FIND.format(",".join("?" * len(keys)))
+                rows = connection.execute(query, (*keys, self._clock_us() - self._ttl_us)).fetchall()
+            except (*OF_DISK, LedgerFault):
+                self._connection = None
+                return {}
+        return {row[0]: Found(*row[1:]) for row in rows}
+
+    def _opened(self) -> apsw.Connection:
+        if self._connection is None:
+            self._connection = connect(self._place, busy_ms=200, read_only=True)
+        return self._connection
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close(True)
+        self._connection = None
+
+    def _before_fork(self) -> None:
+        """No connection is carried across a fork; both sides open again when they next need it."""
+        self._lock.acquire()
+        self._drop()
+
+    def _after_fork(self) -> None:
+        self._lock.release()
+
+
+_live: weakref.WeakSet[Shelf] = weakref.WeakSet()
+_forking: list[Shelf] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_live)
+    for shelf in _forking:
+        shelf._before_fork()
+
+
+def _after_fork() -> None:
+    for shelf in _forking:
+        shelf._after_fork()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class _Twins:
@@ -38,7 +125,7 @@ class _Twins:
 class Threads:
     """The index of one process: least used conversations go first, and with them all their keys."""
 
-    def __init__(self, bytes_max: int = BYTES_MAX, ttl_us: int = TTL_US, shelf: Shelf | None = None) -> None:
+    def __init__(self, bytes_max: int = BYTES_MAX, ttl_us: int = TTL_US, shelf: Finder | None = None) -> None:
         self._most, self._ttl_us, self._shelf = bytes_max, ttl_us, shelf
         self._heads: dict[int, Head | _Twins] = {}
         self._threads: OrderedDict[Thread, None] = OrderedDict()  # least used first

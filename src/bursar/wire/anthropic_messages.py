@@ -114,7 +114,7 @@ class _Messages:
             usage_asked=True, unbounded_input=why,
             service_tier="fast" if found.speed.value == "fast" else found.service_tier.value or "",
             conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()),
-            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told, failed_tool=told.failed[0].tool if told.failed else "",
+            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
             print=printed(told.print or ordered.print, offered.print),
             cache_1h=told.hour or offered.hour or ordered.hour or _hour(found.cache_control),
             json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),

@@ -109,7 +109,7 @@ class _Generate:
             model=model[1] if model else "", stream=path.endswith(":streamGenerateContent"), output_cap=cap,
             choices=max(choices or 1, 1), usage_asked=True, unbounded_input=why, conversation=session(pairs),
             metadata=pairs, messages=len(contents), human_turns=told.end.turns, tool_depth=told.end.depth,
-            tools=offered.tools, history=told, failed_tool=told.failed[0].tool if told.failed else "", print=printed(ordered.print, offered.print),
+            tools=offered.tools, history=told, print=printed(ordered.print, offered.print),
             json_demanded=kind == "application/json",
         )  # fmt: skip
 

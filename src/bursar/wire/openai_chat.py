@@ -122,7 +122,7 @@ class _Chat:
             service_tier=found.service_tier.value or "", conversation=session(pairs) if pairs else "",
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
             human_turns=told.end.turns, tool_depth=told.end.depth,
-            tools=offered.tools + len(found.functions or ()), history=told, failed_tool=told.failed[0].tool if told.failed else "", print=printed(told.print, offered.print),
+            tools=offered.tools + len(found.functions or ()), history=told, print=printed(told.print, offered.print),
             json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
             members=members,
         )  # fmt: skip

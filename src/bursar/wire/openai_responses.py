@@ -123,7 +123,7 @@ class _Responses:
             usage_asked=True, unbounded_input=why, service_tier=found.service_tier.value or "",
             conversation=conversation or session(pairs), previous=previous,
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(items),
-            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told, failed_tool=told.failed[0].tool if told.failed else "",
+            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
             print=printed(told.print or ordered.print, offered.print),
             json_demanded=b'"json_schema"' in bytes(found.text) or b'"json_object"' in bytes(found.text),
             members=members,
