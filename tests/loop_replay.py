@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from recorded_agents import Run, messages
-from threading_replay import Talk, ready
-
 from bursar.domain.history import Pairs
 from bursar.rules.loop import STOP, Limits, look
 from bursar.wire.history import Signs
 from bursar.wire.openai_history import chat_message
+from recorded_agents import Run, messages
+from threading_replay import Talk, ready
 
 Rule = Callable[[Pairs, int], str]  # the newest pairs, and how many are new -> which rule stops, empty for none
 

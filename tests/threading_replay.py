@@ -8,13 +8,12 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from recorded_agents import Run, Step, Turn, messages
-
 from bursar.domain.history import History, Reply
 from bursar.domain.thread import GOOD, Ask, Heard, Index, Landmark
 from bursar.rules.thread import follow, heard
 from bursar.wire.history import Signs
 from bursar.wire.openai_history import chat_message, reply
+from recorded_agents import Run, Step, Turn, messages
 
 SECOND = 1_000_000
 Trim = Callable[[list[bytes]], list[bytes]]
@@ -162,10 +161,9 @@ def counts(talk: Talk, before: int) -> tuple[int, int]:
 
 def opening(number: int, replies: Sequence[str]) -> list[Talk]:
     """Conversations with one and the same opening, that differ from the second thing people say."""
-    steps: list[Any] = []
+    talks: list[Talk] = []
     for n in range(number):
         said = replies[n % len(replies)].replace("#", str(n))
-        steps.append(ready(Run(f"same-{n}", "same", True, "Hello", (
-            Step(said, (), 0.0, f"My name is number {n}."), Step("Noted.", (), 0.0, "Go on."), Step("Done.", (), 0.0),
-        ))))  # fmt: skip
-    return steps
+        steps = (Step(said, (), 0.0, f"My name is number {n}."), Step("Noted.", (), 0.0, "Go on."), Step("Done.", (), 0.0))
+        talks.append(ready(Run(f"same-{n}", "same", True, "Hello", steps)))
+    return talks

@@ -32,7 +32,7 @@ from .domain.thread import Ask, Heard, Placed
 from .domain.usage import Known
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
-from .rules import cause, estimate, guard, loop, record, retry, share
+from .rules import cause, estimate, guard, loop, record, retry
 from .rules import price as pricing
 from .rules.attribute import attribute
 from .rules.guard import Budgets
@@ -174,7 +174,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             lines.upstream(call.headers, caller.proxy, trial.provider.own_key, asked.stream), body,
         )  # fmt: skip
         if isinstance(head, Fault):
-            lost = record.no_answer(hold, head, record.evidence(story, story.cause, None))
+            lost = record.no_answer(hold, head, record.evidence(story, story.cause))
             yield Book(lost, None, _heard(story, lost, None))
             elapsed_us = head.sent_us + head.elapsed_us
             answer = _no(dialect, call, record.fault_refusal(trial.provider.name, head))
@@ -192,7 +192,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             )  # fmt: skip
             if ended.fault is not None and not ended.relayed:
                 fault = replace(ended.fault, elapsed_us=ended.elapsed_us)
-                settled, sample = record.no_answer(hold, fault, record.evidence(story, story.cause, None)), None
+                settled, sample = record.no_answer(hold, fault, record.evidence(story, story.cause)), None
             else:
                 settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, len(body), dialect.name)
             if failure is not None and failure.kind == "malformed":
@@ -221,13 +221,13 @@ def _know(
     placed: Placed | None = None
     finding, stop = None, False
     history = asked.history
+    retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
     if history is not None and (history.end.messages or asked.previous or labels.conversation):
         scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
-        retried = dict(call.headers).get(b"x-stainless-retry-count", b"0") != b"0"
         placed = yield Follow(
             Ask(
                 scope, call.call_id, call.ts_us, history, labels.conversation, asked.previous, asked.model,
-                int(fingerprint[:15] or "0", 16), retried,
+                int(fingerprint[:15] or "0", 16), retries != b"0",
             )
         )  # fmt: skip
         if placed.fresh_pairs:
@@ -236,7 +236,7 @@ def _know(
             finding = finding or loop.look(placed.pairs, placed.fresh_pairs, loop.WARN, desk.polls)
         if not labels.conversation:
             labels = labels._replace(conversation=placed.conversation, sources=(*labels.sources, ("conversation", "inferred")))
-    why = cause.infer(call.headers, asked, labels, placed, caller.key, caller.ci)
+    why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci)
     if stop and not why.cause:
         why = replace(why, cause="loop", confidence=90)
     return record.Story(placed, why, finding, stop), labels
@@ -356,15 +356,12 @@ def _settle(
             trial.provider.name, trial.model, sent_bytes, tokens.input_total, reading.output_bytes,
             tokens.output + tokens.reasoning,
         )  # fmt: skip
-    split = None
-    if weighed.tokens is not None:
-        kept_there = asked.previous or (asked.conversation and asked.unbounded_input)
-        sent_tokens = estimate.input_tokens(sent_bytes, plan.ratio) if kept_there else 0
-        split = share.shares(asked.history, weighed.tokens, weighed.priced.legs, sent_tokens)
+    kept_there = asked.previous or (asked.conversation and asked.unbounded_input)
+    sent_tokens = estimate.input_tokens(sent_bytes, plan.ratio) if kept_there else 0
     why = cause.settled(story.cause, story.placed, reading.reply) if trial.kind == "first" else _own(story.cause, trial)
     if why.kind == "fallback" and weighed.tokens is not None and price is not None:
         why = _dearer(desk, why, trial, story.placed, weighed, hold.ts)
-    return record.complete(hold, head, ended, reading, weighed, why, split, record.evidence(story, why, split)), sample
+    return record.complete(hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens), sample
 
 
 def _own(base: cause.Cause, trial: _Trial) -> cause.Cause:
@@ -402,7 +399,7 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
 
 def _refuse(dialect: Dialect, call: Incoming, entry: Entry, refusal: Refusal, story: record.Story) -> Way:
     """A stop leaves a row, so that what was stopped can be counted."""
-    stopped = record.refused(entry, refusal, record.evidence(story, story.cause, None))
+    stopped = record.refused(entry, refusal, record.evidence(story, story.cause))
     yield Book(stopped, None, _heard(story, stopped, None))
     yield Reply(_no(dialect, call, refusal))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import loop_replay as replays
 import pytest
-import recorded_agents
 
+import loop_replay as replays
+import recorded_agents
 from bursar.domain.history import NO_PAIRS, TAIL, Pairs, paired
 from bursar.rules.loop import STOP, WARN, Finding, Limits, look
 from wire.talks import Human, Says, history

@@ -34,6 +34,10 @@ def input_of(tokens: Tokens) -> int:
     return sum(leg.pico for leg in bill(tokens, PRICE).legs if COLUMN.get(leg.unit) in INPUT_SIDE)
 
 
+def paid(tokens: Tokens) -> tuple[int, int, int]:
+    return bill(tokens, PRICE).parts[:3]
+
+
 counts = st.integers(0, 200_000)
 sizes = st.integers(1, 90_000)
 runs = st.lists(st.tuples(st.sampled_from([SYSTEM, HUMAN, ASSISTANT, TOOL]), sizes), max_size=12)
@@ -48,7 +52,7 @@ runs = st.lists(st.tuples(st.sampled_from([SYSTEM, HUMAN, ASSISTANT, TOOL]), siz
 )  # fmt: skip
 def test_the_four_sum_to_the_inputs_legs_exactly(runs: list, system: int, before: tuple[int, int, int], tokens: Tokens, seen: int) -> None:
     """Whatever was cached, written, sent in other media or kept by the provider."""
-    found = shares(told(*runs, system=system, before=before), tokens, bill(tokens, PRICE).legs, seen)
+    found = shares(told(*runs, system=system, before=before), tokens, paid(tokens), seen)
     assert sum(found.cost) == input_of(tokens)
     assert sum(found.tokens) == tokens.input_total
     assert min(found.cost) >= 0 and min(found.tokens) >= 0
@@ -59,7 +63,7 @@ TALK = told((SYSTEM, 4000), (HUMAN, 1000), (ASSISTANT, 500), (TOOL, 2500), (ASSI
 
 def test_without_a_cache_each_class_has_its_part_of_the_bytes() -> None:
     """Ten thousand bytes, a thousand tokens: new 100, history 250, results 250, system 400."""
-    found = shares(TALK, Tokens(input=1000, output=50), bill(Tokens(input=1000, output=50), PRICE).legs)
+    found = shares(TALK, Tokens(input=1000, output=50), paid(Tokens(input=1000, output=50)))
     assert found.tokens == (100, 250, 250, 400)
     assert [round(part / 3_000_000.007, 3) for part in found.cost] == [100, 250, 250, 400]
 
@@ -67,7 +71,7 @@ def test_without_a_cache_each_class_has_its_part_of_the_bytes() -> None:
 def test_cache_reads_cover_the_beginning_and_what_is_new_pays_the_full_price() -> None:
     """Nine tenths of the prompt were read from the cache: all but the newest message."""
     tokens = Tokens(cache_read=900, input=100)
-    found = shares(TALK, tokens, bill(tokens, PRICE).legs)
+    found = shares(TALK, tokens, paid(tokens))
     read, fresh = 300_000.001, 3_000_000.007
     assert found.cost == pytest.approx([100 * fresh, 250 * read, 250 * read, 400 * read], abs=2)
 
@@ -75,7 +79,7 @@ def test_cache_reads_cover_the_beginning_and_what_is_new_pays_the_full_price() -
 def test_cache_writes_come_after_the_reads() -> None:
     """System prompt read, the rest of the history written, the new message read afresh."""
     tokens = Tokens(cache_read=400, cache_write=500, input=100)
-    found = shares(TALK, tokens, bill(tokens, PRICE).legs)
+    found = shares(TALK, tokens, paid(tokens))
     write = 3_750_000.003
     assert found.cost == pytest.approx([100 * 3_000_000.007, 250 * write, 250 * write, 400 * 300_000.001], abs=2)
 
@@ -84,7 +88,7 @@ def test_far_back_only_sums_are_known_and_those_lie_evenly() -> None:
     """A cache that covers half of what is far back: half of its talk, half of its results."""
     far = told((ASSISTANT, 1000), (HUMAN, 1000), system=2000, before=(2000, 4000, 0))
     tokens = Tokens(cache_read=500, input=500)  # 5,000 of 10,000 bytes: system, and half of the six thousand behind it
-    found = shares(far, tokens, bill(tokens, PRICE).legs)
+    found = shares(far, tokens, paid(tokens))
     assert found.cost[3] == 200 * 300_000 or abs(found.cost[3] - 200 * 300_000.001) < 2
     assert abs(found.cost[2] - (200 * 300_000.001 + 200 * 3_000_000.007)) < 3
     assert abs(found.cost[1] - (100 * 300_000.001 + 200 * 3_000_000.007)) < 3
@@ -93,13 +97,13 @@ def test_far_back_only_sums_are_known_and_those_lie_evenly() -> None:
 def test_what_the_provider_kept_is_history() -> None:
     """A request of 100 tokens behind a response id, billed for 1,000."""
     tokens = Tokens(input=1000)
-    found = shares(told((HUMAN, 400)), tokens, bill(tokens, PRICE).legs, seen_tokens=100)
+    found = shares(told((HUMAN, 400)), tokens, paid(tokens), seen_tokens=100)
     assert found.tokens == (100, 900, 0, 0)
 
 
 def test_an_embedding_is_all_new() -> None:
     tokens = Tokens(input=1000)
-    assert shares(None, tokens, bill(tokens, PRICE).legs).cost == (input_of(tokens), 0, 0, 0)
+    assert shares(None, tokens, paid(tokens)).cost == (input_of(tokens), 0, 0, 0)
 
 
 def test_new_are_the_words_of_people_since_the_last_reply() -> None:

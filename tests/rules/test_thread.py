@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded_agents
-import threading_replay as replays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import recorded_agents
+import threading_replay as replays
 from bursar.domain.call import Asked
 from bursar.domain.thread import CUT, FAILED, GOOD, MALFORMED, Ask, Heard, Placed
 from bursar.rules.thread import follow, heard

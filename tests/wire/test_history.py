@@ -284,6 +284,14 @@ def test_the_same_call_twice_in_one_reply_is_one_step() -> None:
     assert h.pairs.names == ("f", "f") and h.fresh_pairs == 2 and h.end.calls == 3
 
 
+def test_what_is_new_is_never_more_than_what_is_kept() -> None:
+    """Forty calls in one reply; results, and a person who says something before the model could answer."""
+    h = history("openai_chat", (Human("go"), Says("", tuple(("f", {"n": n}, f"r{n}", False) for n in range(40)))))
+    assert h.fresh_pairs == len(h.pairs.names) == TAIL and h.fresh_results == 40
+    h = history("openai_chat", (Human("go"), Says("", (("f", {}, "r", False),)), Human("stop")))
+    assert h.fresh_pairs == 0 and h.pairs.names == () and h.fresh_results == 1 and h.fresh_human == 1
+
+
 def test_results_without_their_calls_are_kept_for_whoever_knows_them() -> None:
     """The provider keeps the calls of a response that is carried on by its id."""
     h = asked("openai_responses", b'{"previous_response_id":"r1","input":[{"type":"function_call_output","call_id":"c1","output":"ok"}]}').history
@@ -295,6 +303,19 @@ def test_broken_json_and_asking_for_it_again_are_seen() -> None:
     assert h.said_shape == BROKEN and h.repair
     h = history("openai_chat", (Human("give JSON"), Says('```json\n{"a": 1}\n```'), Human("thanks")))
     assert h.said_shape == JSON and not h.repair
+
+
+@pytest.mark.parametrize("system", ["", "You are Ann."])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_short_way_of_an_opening_gives_what_the_general_way_gives(name: str, system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As most calls of one turn are."""
+    for talk in ((Human("hello"),), (Human("give me JSON " * 40),), (Human("a"), Human("b")), (Says("Hi, I am Ann."), Human("b"))):
+        short = history(name, talk, system=system)
+        with monkeypatch.context() as patch:
+            patch.setattr(memory.Teller, "_opened", lambda *_: None)
+            general = history(name, talk, system=system)
+        for field in general.__struct_fields__:
+            assert getattr(short, field) == getattr(general, field), field
 
 
 def test_a_hostile_history_costs_time_in_proportion_to_its_size() -> None:

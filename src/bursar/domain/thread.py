@@ -190,5 +190,5 @@ class Heard(Shape, frozen=True, gc=False):
     why: str
     reply: Reply | None
     response_id: str
-    keep_uses: bool
+    keep_uses: bool  # the provider keeps the history: a later request may name the response and not say what was called
     at_us: int

@@ -8,8 +8,9 @@ that failed and is called again. The purpose (eval, background, …) is kept bes
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
-from ..domain.call import Asked, Headers
+from ..domain.call import Asked
 from ..domain.history import BROKEN, JSON, Failed, Reply
 from ..domain.labels import PURPOSES, Labels
 from ..domain.shape import Shape, replace
@@ -34,22 +35,20 @@ class Cause(Shape, frozen=True, gc=False):
     failed: tuple[Failed, ...] = ()  # tools whose failure may be why: what the reply calls decides
 
 
-def infer(headers: Headers, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "") -> Cause:
-    """What is known before the call goes out. `ci` names the build service whose environment a wrapped client runs in."""
-    purpose, why = _purpose(asked, labels, key, ci)
-    base = Cause(operation=purpose, purpose=purpose, confidence=why[1], evidence=why[0])
+def infer(retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "") -> Cause:
+    """What is known before the call goes out. `retries` is how often an SDK says it has tried before; `ci` names the build
+    service whose environment a wrapped client runs in."""
+    base = _purpose(asked, labels, key, ci)
     said = labels.operation
     if said in ("retry", "fallback"):
         return replace(base, kind=said, operation=said, cause="label", confidence=100)
     if said == "primary":
         return base
-    for name, value in headers:
-        # The SDKs number their hidden retries; nobody has to label them.
-        if name == b"x-stainless-retry-count" and value != b"0" and value.isdigit():
-            evidence: tuple[tuple[str, str | int], ...] = (("retry_count", int(value[:9])),)
-            if placed is not None and placed.again is not None:
-                evidence += (("of", placed.again.call),)
-            return replace(base, kind="retry", operation="retry", cause="sdk_retry", confidence=100, evidence=evidence)
+    if retries != b"0" and retries.isdigit():
+        evidence: tuple[tuple[str, str | int], ...] = (("retry_count", int(retries[:9])),)
+        if placed is not None and placed.again is not None:
+            evidence += (("of", placed.again.call),)
+        return replace(base, kind="retry", operation="retry", cause="sdk_retry", confidence=100, evidence=evidence)
     if placed is not None:
         again = _again(base, asked, placed)
         if again is not None:
@@ -67,18 +66,29 @@ def infer(headers: Headers, asked: Asked, labels: Labels, placed: Placed | None,
     return base
 
 
-def _purpose(asked: Asked, labels: Labels, key: str, ci: str) -> tuple[str, tuple[tuple[tuple[str, str | int], ...], int]]:
-    if asked.embedding and labels.operation in ("", "embedding"):
-        return "embedding", ((), 100)
-    if labels.operation in PURPOSES:
+PRIMARY = Cause()
+
+
+def _purpose(asked: Asked, labels: Labels, key: str, ci: str) -> Cause:
+    word = labels.operation
+    if asked.embedding and word in ("", "embedding"):
+        return Cause("first", "embedding", "embedding")
+    if word == "primary":
+        return PRIMARY
+    if word in PURPOSES:
         source = next((who for name, who in labels.sources if name == "operation"), "label")
-        return labels.operation, ((("by", source),) if labels.operation != "primary" else (), 100)
-    words = key.lower().replace("_", "-").split("-")
-    if "eval" in words or "evals" in words:
-        return "eval", ((("by", "key"), ("key", key[:64])), 70)
+        return Cause("first", word, word, evidence=(("by", source),))
+    if key and _of_evals(key):
+        return Cause("first", "eval", "eval", "", 70, (("by", "key"), ("key", key[:64])))
     if ci:
-        return "eval", ((("by", "ci"), ("ci", ci[:64])), 60)
-    return "primary", ((), 100)
+        return Cause("first", "eval", "eval", "", 60, (("by", "ci"), ("ci", ci[:64])))
+    return PRIMARY
+
+
+@lru_cache(maxsize=1024)
+def _of_evals(key: str) -> bool:
+    words = key.lower().replace("_", "-").split("-")
+    return "eval" in words or "evals" in words
 
 
 def _again(base: Cause, asked: Asked, placed: Placed) -> Cause | None:

@@ -6,8 +6,11 @@ import json
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
 from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement
+from ..domain.history import History
 from ..domain.labels import Labels
 from ..domain.money import plain
 from ..domain.price import Price, Priced
@@ -19,7 +22,7 @@ from . import estimate, guard
 from .cause import Cause
 from .loop import Finding
 from .price import UNPRICED, bill, legs_json, money
-from .share import Shares
+from .share import Shares, shares
 
 EMPTY = Tokens()
 READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
@@ -107,9 +110,11 @@ def weigh(
 
 
 def complete(
-    hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed, cause: Cause, shares: Shares | None, evidence: str
-) -> Settlement:
-    """The row of a try that got an answer, and what it used of its charges."""
+    hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed, story: Story, cause: Cause, history: History | None,
+    seen_tokens: int = 0,
+) -> Settlement:  # fmt: skip
+    """The row of a try that got an answer, and what it used of its charges. `cause` as it is known now; `seen_tokens`: see
+    `share.shares`."""
     entry, tokens, priced = hold.entry, weighed.tokens, weighed.priced
     good = head.status < 400 and not reading.error
     if ended.how == "client_gone":
@@ -124,13 +129,19 @@ def complete(
     if priced.missing:
         flags = f"{flags} missing:{','.join(priced.missing)}".strip()
     error = reading.error or (ended.fault.kind if ended.fault else "")
+    split = None
+    if tokens is not None and priced.pico is not None:
+        split = shares(history, tokens, (priced.parts[0], priced.parts[1], priced.parts[2]), seen_tokens)
     # What is known before stands in front, the outcome behind: a row is the one and the other, and not 66 look-ups by name.
     row = Entry._make((
-        *entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME], reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
+        *entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME],
+        reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
         "ok" if good and (how == "complete" or how == "abandoned") else "error", head.status, error[:200], reading.finish, how,
-        *(_usage(tokens) if tokens is not None else NO_USAGE), weighed.source, weighed.raw, *money(priced), *(shares.cost if shares is not None else NO_SHARES),
+        *(_usage(tokens) if tokens is not None else NO_USAGE), weighed.source, weighed.raw, *money(priced),
+        *(split.cost if split is not None else NO_SHARES),
         legs_json(priced.legs), priced.price_id, priced.status, (ended.elapsed_us or head.elapsed_us) // 1000,
-        (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags, evidence,
+        (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
+        evidence(story, cause, split),
     ))  # fmt: skip
     used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
     return Settlement(hold.id, row, used, hold.charges)
@@ -157,7 +168,7 @@ def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
     found |= zip(USAGE, _usage(tokens))
 
 
-def evidence(story: Story, cause: Cause, shares: Shares | None) -> str:
+def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
     """How conversation and cause were inferred, as JSON: short, for it stands in every row. Words of ours need no quoting."""
     parts: list[str] = []
     placed, loop = story.placed, story.loop
@@ -166,18 +177,22 @@ def evidence(story: Story, cause: Cause, shares: Shares | None) -> str:
         if placed.ambiguous:
             parts.append('"ambiguous":true')
         if placed.parent:
-            parts.append(f'"parent":{json.dumps(placed.parent)}')
+            parts.append(f'"parent":{_json(placed.parent)}')
     if cause.cause or cause.evidence:
         why = {"confidence": cause.confidence, **dict(cause.evidence)}
-        parts.append(f'"cause":{json.dumps(why, separators=(",", ":"))}')
-    if shares is not None:
-        new, history, tools, system = shares.tokens
+        parts.append(f'"cause":{_json(why)}')
+    if split is not None:
+        new, history, tools, system = split.tokens
         parts.append(f'"tokens":[{new},{history},{tools},{system}]')
     if loop is not None and placed is not None:
         told: dict[str, Any] = {"rule": loop.rule, "tools": loop.tools, "times": loop.times, "stop": story.stop}
         told["last"] = placed.ask.history.preview
-        parts.append(f'"loop":{json.dumps(told, separators=(",", ":"))}')
+        parts.append(f'"loop":{_json(told)}')
     return "{" + ",".join(parts) + "}" if parts else "{}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def outcome(entry: Entry, reading: Reading | None) -> tuple[int, str]:

@@ -139,7 +139,8 @@ def follow(index: Index, ask: Ask) -> Placed:
     after = match.head if match.head is not None and again is None else None
     return Placed(
         thread.id, match.by, turns, depth, calls, match.ambiguous or thread.ambiguous, thread.parent, pairs, fresh, again,
-        _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing, match.at.messages if match.at is not None else 0, head, ask,
+        _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing,
+        match.at.messages if match.at is not None else 0, head, ask,
     )  # fmt: skip
 
 
@@ -388,10 +389,10 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
     if len(digests) >= WINDOW_OF and history.replied:
         head.tail = digests[-TAIL_OF:]
         index.put(key_of(scope, WINDOW, _window(digests, WINDOW_OF)), head)
-    if told.response_id and answered:
+    if told.response_id and answered and told.keep_uses:
         key = named(scope, RESPONSE, told.response_id)
         index.put(key, head)
-        if index.shared and told.keep_uses:
+        if index.shared:
             marks.append(_mark(key, placed, told.at_us))
     if index.shared and not ask.explicit:
         if len(digests) >= LANDMARK_OF and digests[-1] % SAMPLE == 0:

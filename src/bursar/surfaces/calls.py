@@ -69,7 +69,7 @@ class Call:
         self.error: Exception | None = None
         said = context.current()
         found = langgraph.labels()
-        caller = Caller(context={**found, **said} if found else said, proxy=False)
+        caller = Caller(context={**found, **said} if found else said, ci=shop.ci, proxy=False)
         self.journey = Journey(way(incoming, caller, place.desk), shop.memory)
 
     def outside(self) -> bool:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from ..domain.call import Ended, Fault, Head, Headers, Lines
 from .. import drive
+from ..domain.call import Ended, Fault, Head, Headers, Lines
 from ..domain.entry import Entry
 from ..domain.thread import Placed
 from ..effects import Book, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Send, Wait

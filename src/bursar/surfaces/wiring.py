@@ -26,7 +26,7 @@ from ..stores.threads import TTL_US, Shelf, Threads
 from ..stores.writer import Ledger
 from ..wire import failure
 from ..wire.history import Signs
-from . import price_sync, settings
+from . import context, price_sync, settings
 
 # What a provider is when nobody configured it: address, family, and the variable its key is usually in.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
@@ -128,6 +128,7 @@ class Shop(NamedTuple):
     policy_path: Path | None
     folder: Path
     clock_us: Callable[[], int]
+    ci: str = ""  # the build service that a wrapped client's process runs in
 
 
 def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Address]:
@@ -176,7 +177,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         gather_max=policy.server.gather_max,
         policy_hash=policy_hash,
         node=node,
-        signs=Signs([failure.sign(tool.name, "" if tool.name == "*" else tool.name, pattern) for tool in policy.tool for pattern in tool.failed]),
+        signs=Signs([failure.sign(t.name, "" if t.name == "*" else t.name, text) for t in policy.tool for text in t.failed]),
         polls={tool.name: tool.polls for tool in policy.tool if tool.polls},
     )
 
@@ -205,7 +206,7 @@ def open_shop(
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
     memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find))
-    return Shop(desk, opened, places, memory, policy, path, folder, clock_us)
+    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, context.build_service(os.environ))
 
 
 def provider_for(places: Mapping[str, Address], url: str) -> str:

@@ -16,7 +16,8 @@ IMAGE_WEIGHT = 6_000  # bytes that an image or document sent in base64 counts as
 MASKED = 4_096  # characters of a result in which moments and ids are masked; further ones count as they are
 PREVIEW = 80
 LONG = 40  # characters of a text, or of a line, that is not likely to come twice by chance
-TEXT_LONG = 4 * LONG  # of a text whose lines are worth remembering
+TEXT_LONG = 6 * LONG  # of a text whose lines are worth looking up, and of a reply that may be a summary
+SUMMARY_LONG = 5 * LONG
 LINES = 8
 
 _sorted = msgspec.json.Encoder(order="deterministic")

@@ -99,8 +99,8 @@ def of_text(text: str) -> str:
 # What a tool complains of, in its first line. Weaker than a failure: it charges nobody, but an agent that hears the same complaint
 # again and again gets nowhere. A name in a path ("error/handler.py") is no complaint, and finding nothing is an answer.
 _COMPLAINT = re.compile(
-    r"(?<![\w/.\-])(?:error(?:s|\(s\))?|exception|invalid|unrecogni[sz]ed|unsupported|illegal|usage|denied|refused|failed|timed out|cannot"
-    r"|can't|could not|couldn't|unable to|not allowed|not permitted|not a valid|must be|command not found|no such)(?![\w/\-])",
+    r"(?<![\w/.\-])(?:error(?:s|\(s\))?|exception|invalid|unrecogni[sz]ed|unsupported|illegal|usage|denied|refused|failed|timed out"
+    r"|cannot|can't|could not|couldn't|unable to|not allowed|not permitted|not a valid|must be|command not found|no such)(?![\w/\-])",
     re.IGNORECASE,
 )
 COMPLAINT_MAX = 4_096  # characters: a long answer is more than a complaint

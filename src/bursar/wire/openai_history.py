@@ -278,6 +278,11 @@ Called = tuple[str, str, Any]  # id, name and arguments of a call in an answer
 def reply(text: str, called: Sequence[Called], apart: bool = False) -> Reply:
     """What was answered, as it will come again. `apart`: text and calls will be items of their own."""
     text = text.strip()
+    if not called:
+        if not text:
+            return Reply()
+        only = canon.digest(b"said\0", canon.utf8(text))
+        return Reply(only, BASE, (only,), (), (), canon.long_lines(text) if len(text) >= canon.SUMMARY_LONG else ())
     said = [canon.digest(b"said\0", canon.utf8(text))] if text else []
     uses: list[Use] = []
     prompts: list[int] = []
@@ -287,8 +292,7 @@ def reply(text: str, called: Sequence[Called], apart: bool = False) -> Reply:
         said.append(whole)
         prompts += canon.long_texts(arguments)
     chain, power = canon.add(0, 1, said)
-    lines = canon.long_lines(text) if not uses and len(text) >= canon.TEXT_LONG else ()
-    return Reply(chain, power, tuple(said[-3:]) if apart else (chain,), tuple(uses), tuple(prompts[:8]), lines)
+    return Reply(chain, power, tuple(said[-3:]) if apart else (chain,), tuple(uses), tuple(prompts[:8]))
 
 
 SAID_MAX = 1 << 20  # bytes of a streamed reply that are kept for knowing it again
