@@ -25,7 +25,7 @@ class Book:
     """Two models, $1/$2 and $15/$30 per million tokens."""
 
     def find(self, provider, model, ts_us, service_tier="", batch=False):
-        rates = {"small": (1, 2), "large": (15, 30), "claude-small": (1, 5)}.get(model)
+        rates = {"small": (1, 2), "large": (15, 30), "claude-small": (1, 5), "claude-large": (15, 75)}.get(model)
         if rates is None:
             return None
         a, b = rates
@@ -183,23 +183,101 @@ def test_an_sdks_hidden_retry_is_counted_from_its_header():
     )
 
 
-def test_a_call_made_because_a_tool_failed_is_charged_to_that_tool():
-    """The newest tool result carries Anthropic's error flag; an older one in the history is no reason for this call."""
-    use = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "lookup_order", "input": {}}]}
-    failed = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "timed out", "is_error": True}]}
-    answer = json.dumps({"type": "message", "model": "claude-small", "content": [], "stop_reason": "end_turn",
-                         "usage": {"input_tokens": 10, "output_tokens": 5}}).encode()  # fmt: skip
+HUMAN = {"role": "user", "content": "where is it?"}
+USE = {"type": "tool_use", "id": "t1", "name": "lookup_order", "input": {}}
+FAILED = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "timed out", "is_error": True}]}
+SORRY = {"type": "text", "text": "sorry"}
 
-    def booked(messages):
-        asked = call("claude-small", "/v1/messages", max_tokens=50)
-        body = json.loads(asked.body) | {"messages": messages}
-        (entry,) = play(replace(asked, body=json.dumps(body).encode()), desk(), World(lambda send: respond(answer))).entries
+
+def claude(*content, model="claude-small"):
+    """A whole answer of Anthropic's."""
+    return respond(json.dumps({"type": "message", "role": "assistant", "model": model, "content": list(content), "stop_reason": "end_turn",
+                               "usage": {"input_tokens": 10, "output_tokens": 5}}).encode())  # fmt: skip
+
+
+def asking(messages, number=1, ts_us=1, model="claude-small", **more):
+    asked = call(model, "/v1/messages", max_tokens=50, **more)
+    body = json.loads(asked.body) | {"messages": messages}
+    return replace(asked, body=json.dumps(body).encode(), call_id=f"c{number}", ts_us=ts_us * 1_000_000)
+
+
+def test_a_call_made_because_a_tool_failed_is_charged_to_that_tool():
+    """The newest result is a failure and the same tool is called again; another answer is a switch, which is no retry. An older
+    failure in the history is no reason for this call."""
+
+    def booked(messages, *content):
+        (entry,) = play(asking(messages), desk(), World(lambda send: claude(*content))).entries
         return entry.operation, entry.cause, entry.purpose
 
-    human = {"role": "user", "content": "where is it?"}
-    assert booked([human, use, failed]) == ("retry", "tool:lookup_order", "primary")
-    done = {"role": "assistant", "content": [{"type": "text", "text": "sorry"}]}
-    assert booked([human, use, failed, done, human]) == ("primary", "", "primary")
+    asked = [HUMAN, {"role": "assistant", "content": [USE]}, FAILED]
+    assert booked(asked, USE) == ("retry", "tool:lookup_order", "primary")
+    assert booked(asked, SORRY) == ("primary", "switch:lookup_order", "primary")
+    assert booked([*asked, {"role": "assistant", "content": [SORRY]}, HUMAN], SORRY) == ("primary", "", "primary")
+
+
+def test_a_conversation_nobody_named_is_followed_through_the_pipeline():
+    """Its id in row and header, turn and depth, what the input was spent on, and how it is known."""
+    world = World(lambda send: claude(USE))
+    first = play(asking([HUMAN], 1, 1), desk(), world)
+    world.provider = lambda send: claude(SORRY)
+    good = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "shipped"}]}
+    second = play(asking([HUMAN, {"role": "assistant", "content": [USE]}, good], 2, 9), desk(), world)
+    rows = [s.entry for s in world.settled]
+    assert [(r.conversation, r.turn, r.tool_depth) for r in rows] == [("c1", 1, 0), ("c1", 1, 1)]
+    assert first.answer is not None and dict(first.answer.headers)[b"x-bursar-conversation"] == b"c1"
+    assert json.loads(rows[0].label_sources)["conversation"] == "inferred"
+    evidence = [json.loads(r.evidence) for r in rows]
+    assert [e["by"] for e in evidence] == ["new", "chain"] and sum(evidence[1]["tokens"]) == 10
+    for row in rows:
+        assert (row.cost_new or 0) + (row.cost_history or 0) + (row.cost_tools or 0) + (row.cost_system or 0) == row.cost_input
+    assert rows[1].cost_tools and rows[1].cost_history and second.answer is not None
+
+
+def test_a_clients_own_retries_and_fallbacks_are_told_apart():
+    """The same messages after a 500: by the same model a re-ask, by another a fallback, with how much dearer that one is."""
+    world = World(lambda send: respond(b'{"error":{"message":"down"}}', 500))
+    play(asking([HUMAN], 1, 1), desk(), world)
+    world.provider = lambda send: claude(SORRY, model="large")
+    play(asking([HUMAN], 2, 3), desk(), world)
+    world.provider = lambda send: respond(b'{"error":{"message":"down"}}', 500)
+    play(asking([{"role": "user", "content": "other"}], 3, 4), desk(), world)
+    world.provider = lambda send: claude(SORRY, model="claude-large")
+    play(asking([{"role": "user", "content": "other"}], 4, 6, model="claude-large"), desk(), world)
+    again, fallback = world.settled[1].entry, world.settled[3].entry
+    assert (again.attempt_kind, again.operation, again.cause, again.conversation) == ("retry", "retry", "reask", "c1")
+    assert (fallback.attempt_kind, fallback.operation, fallback.cause) == ("fallback", "fallback", "5xx:claude-small")
+    assert json.loads(fallback.evidence)["cause"]["ratio_per_cent"] == 1500
+
+
+def test_a_loop_is_named_in_the_rows_that_it_costs():
+    """Seven times the same call with the same result: the seventh row says so, with what an incident needs."""
+    world = World(lambda send: claude(USE))
+    talk = [HUMAN]
+    for n in range(8):
+        play(asking(talk, n + 1, n + 1), desk(), world)
+        talk += [{"role": "assistant", "content": [{**USE, "id": f"t{n}"}]},
+                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": f"t{n}", "content": "nothing found"}]}]  # fmt: skip
+    causes = [s.entry.cause for s in world.settled]
+    assert causes == [""] * 6 + ["loop"] * 2
+    told = json.loads(world.settled[-1].entry.evidence)["loop"]
+    assert told == {"rule": "same", "tools": ["lookup_order"], "times": 7, "stop": True, "last": "{}"}
+    assert json.loads(world.settled[4].entry.evidence)["loop"]["stop"] is False
+    polled = desk()
+    polled = replace(polled, polls={"lookup_order": 50})
+    play(asking(talk, 20, 20), polled, world)
+    assert world.settled[-1].entry.cause == ""
+
+
+def test_an_ambiguous_conversation_stops_nobody():
+    """Two openings, two answers, all the same: whose turn comes next nobody can say, so a hard budget of the conversation is soft."""
+    budget = Budget(scope="conversation", limit="$0.000001", window="conversation")
+    holds = []
+    world = World(lambda send: claude(SORRY), hold_says=lambda hold: holds.append(hold.charges))
+    for n in range(2):
+        play(asking([HUMAN], n + 1, n + 1), desk([budget]), world)
+    play(asking([HUMAN, {"role": "assistant", "content": [SORRY]}, {"role": "user", "content": "go on"}], 3, 3), desk([budget]), world)
+    assert [charges[0].hard for charges in holds] == [True, True, False]
+    assert json.loads(world.settled[-1].entry.evidence)["ambiguous"] is True
 
 
 def test_a_try_that_timed_out_after_sending_stays_at_its_hold():

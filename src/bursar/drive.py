@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .domain.call import Ended, Fault
-from .effects import Book, Finish, Gather, Hold, Recall, Relay, Reply, Send, Wait
+from .domain.shape import replace
+from .domain.thread import Ask, Heard, Landmark, Placed
+from .effects import Book, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Send, Wait
 from .pipeline import Way
 from .ports import PENDING, AsyncWorld, EdgeWorld, SyncWorld
 from .rules.estimate import Ratio
@@ -54,6 +56,28 @@ def _count(bug: Exception) -> object:
     return BROKEN
 
 
+class Memory(Protocol):
+    """What a process remembers between calls."""
+
+    def recall(self, provider: str, model: str) -> Ratio:
+        """What was learnt of a model's bytes per token."""
+        ...
+
+    def follow(self, ask: Ask) -> Placed:
+        """Which conversation a request belongs to; it is under way from now on."""
+        ...
+
+    def heard(self, heard: Heard) -> tuple[Landmark, ...]:
+        """What became of it; gives what other processes must know of the conversation, to be written with the row."""
+        ...
+
+
+def remembered(book: Book, memory: Memory) -> Book:
+    """The row with what other processes must know of its conversation."""
+    landmarks = memory.heard(book.heard) if book.heard is not None else ()
+    return replace(book, settlement=replace(book.settlement, landmarks=landmarks)) if landmarks else book
+
+
 class Journey:
     """A call under way inside the caller's process: runs until there is something to hand to the caller, then waits for it.
 
@@ -61,10 +85,10 @@ class Journey:
     gives Finish. A Gather that the world does not finish (None: the body is too large to hold back) is the caller's to
     drive in the same way. Leaving it undriven loses nothing: the hold stands and becomes an `unknown` row."""
 
-    __slots__ = ("_recall", "_way", "over")
+    __slots__ = ("_memory", "_way", "over")
 
-    def __init__(self, way: Way, recall: Callable[[str, str], Ratio]) -> None:
-        self._way, self._recall, self.over = way, recall, False
+    def __init__(self, way: Way, memory: Memory) -> None:
+        self._way, self._memory, self.over = way, memory, False
 
     def advance(self, world: SyncWorld, value: Any = None) -> Relay | Gather | Reply | Finish | None:
         """Perform effects until one is the caller's to perform; None when the way is at its end."""
@@ -82,9 +106,11 @@ class Journey:
                         if value is None:
                             return effect
                     case Book():
-                        value = world.book(effect)
+                        value = world.book(remembered(effect, self._memory))
                     case Recall():
-                        value = self._recall(effect.provider, effect.model)
+                        value = self._memory.recall(effect.provider, effect.model)
+                    case Follow():
+                        value = self._memory.follow(effect.ask)
                     case Wait():
                         value = world.wait(effect.seconds)
                     case _:
@@ -101,7 +127,9 @@ class Journey:
                 effect = send(value)
                 kind = type(effect)
                 if kind is Recall:
-                    value = self._recall(effect.provider, effect.model)
+                    value = self._memory.recall(effect.provider, effect.model)
+                elif kind is Follow:
+                    value = self._memory.follow(effect.ask)
                 elif kind is Hold:
                     value = await world.hold(effect)
                 elif kind is Send:
@@ -111,7 +139,7 @@ class Journey:
                     if value is None:
                         return effect
                 elif kind is Book:
-                    value = await world.book(effect)
+                    value = await world.book(remembered(effect, self._memory))
                 elif kind is Wait:
                     value = await world.wait(effect.seconds)
                 else:
@@ -128,7 +156,7 @@ class Journey:
         except StopIteration:
             return None
         self._way.close()
-        return effect if isinstance(effect, Book) else None
+        return remembered(effect, self._memory) if isinstance(effect, Book) else None
 
 
 class Run:

@@ -8,6 +8,7 @@ from .domain.call import Answer, Head, Headers, Reading
 from .domain.entry import Hold as HoldRecord
 from .domain.entry import Settlement
 from .domain.shape import Shape
+from .domain.thread import Ask, Heard
 
 
 class StreamReader(Protocol):
@@ -45,6 +46,12 @@ class Sample(Shape, frozen=True, gc=False):
     output_tokens: int
 
 
+class Follow(Shape, frozen=True, gc=False):
+    """-> Placed: which conversation the request belongs to. It is remembered as under way."""
+
+    ask: Ask
+
+
 class Hold(Shape, frozen=True, gc=False):
     """-> None when held, `Short` when a budget is short, `Fault` when the ledger cannot say."""
 
@@ -79,10 +86,12 @@ class Relay(Shape, frozen=True, gc=False):
 
 
 class Book(Shape, frozen=True, gc=False):
-    """-> None | Fault. Row and settlement in one transaction, durable when it returns."""
+    """-> None | Fault. Row and settlement in one transaction, durable when it returns. `heard`: what became of a request whose
+    conversation is followed."""
 
     settlement: Settlement
     sample: Sample | None = None
+    heard: Heard | None = None
 
 
 class Finish(Shape, frozen=True, gc=False):
@@ -104,4 +113,4 @@ class Reply(Shape, frozen=True, gc=False):
     answer: Answer
 
 
-Effect = Recall | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
+Effect = Recall | Follow | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply

@@ -28,15 +28,17 @@ from .domain.labels import Labels
 from .domain.policy import Fallback
 from .domain.price import Price
 from .domain.shape import Shape, replace
+from .domain.thread import Ask, Heard, Placed
 from .domain.usage import Known
 from .domain.verdict import Refusal, refuse
-from .effects import Book, Effect, Finish, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
-from .rules import estimate, guard, record, retry
+from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
+from .rules import cause, estimate, guard, loop, record, retry
 from .rules import price as pricing
 from .rules.attribute import attribute
 from .rules.guard import Budgets
 from .wire import Dialect, Route, encoding
 from .wire import headers as lines
+from .wire.history import BUILT_IN, Signs
 
 
 class Prices(Protocol):
@@ -63,6 +65,7 @@ class Caller(Shape, frozen=True, gc=False):
     bound: Mapping[str, str] = {}
     models: tuple[str, ...] = ()
     context: Mapping[str, str] = {}
+    ci: str = ""  # the build service whose environment the caller's process runs in
     proxy: bool = True  # a gateway drops cookies and forwarding headers; inside the caller's process nothing is foreign
 
 
@@ -81,6 +84,8 @@ class Desk(Shape, frozen=True, gc=False):
     gather_max: int
     policy_hash: str
     node: str
+    signs: Signs = BUILT_IN  # of failures, the operator's own among them
+    polls: Mapping[str, int] = {}  # tools that are polled -> how often one may say the same in a row
 
 
 Way = Generator[Effect, Any, None]
@@ -122,23 +127,24 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         refusal = refuse("unknown_provider", f"no provider for {call.method} {call.path}", f"begin the path with one of: {known}")
         yield Reply(_no(dialect, call, refusal))
         return
-    asked = dialect.read(route.path, call.body)
+    asked = dialect.read(route.path, call.body, desk.signs)
     if isinstance(asked, Malformed):
         yield Reply(_no(dialect, call, refuse("malformed_json", asked.reason, "send the JSON body that this path documents")))
         return
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
+    fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
+    story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint)
     trial: _Trial | None = _Trial(provider, asked.model)
     first: Entry | None = None
     answer = Answer(500, [], b"")
     tries = elapsed_us = 0
     while trial is not None:
         tries += 1
-        plan = yield from _plan(call, desk, caller, dialect, asked, labels, trial, call.ts_us + elapsed_us)
+        plan = yield from _plan(call, desk, caller, dialect, asked, labels, story, trial, call.ts_us + elapsed_us)
         if first is None:
-            fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
             first = entry = record.opened(
-                call, caller.key, dialect.name, asked, labels, fingerprint, desk.policy_hash, desk.node,
+                call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                 provider=provider.name, hold=0 if isinstance(plan, Refusal) else plan.worst,
             )  # fmt: skip
         else:
@@ -148,12 +154,12 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 hold=0 if isinstance(plan, Refusal) else plan.worst,
             )  # fmt: skip
         if isinstance(plan, Refusal):
-            yield from _refuse(dialect, call, entry, plan)
+            yield from _refuse(dialect, call, entry, plan, story)
             return
         hold = HoldRecord(entry.id, entry.ts, plan.worst, plan.charges, entry)
         held = yield Hold(hold)
         if isinstance(held, Short):
-            yield from _refuse(dialect, call, entry, guard.short(held, labels.conversation))
+            yield from _refuse(dialect, call, entry, guard.short(held, labels.conversation), story)
             return
         if isinstance(held, Fault):
             if plan.closed or held.kind == "spool_full":
@@ -168,14 +174,15 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             lines.upstream(call.headers, caller.proxy, trial.provider.own_key, asked.stream), body,
         )  # fmt: skip
         if isinstance(head, Fault):
-            yield Book(record.no_answer(hold, head))
+            lost = record.no_answer(hold, head, record.evidence(story, story.cause))
+            yield Book(lost, None, _heard(story, lost, None))
             elapsed_us = head.sent_us + head.elapsed_us
             answer = _no(dialect, call, record.fault_refusal(trial.provider.name, head))
             trial, pause = _next(trial, retry.fault_failure(head.kind, head.sent), desk)
         else:
             reply_headers = lines.downstream(head.headers, caller.proxy) + record.stamp(entry, tries)
             if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
-                yield from _relay(call, desk, dialect, asked, trial, plan, hold, head, reply_headers, len(body))
+                yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body))
                 return
             ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
             reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
@@ -184,12 +191,13 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
             )  # fmt: skip
             if ended.fault is not None and not ended.relayed:
-                settled, sample = record.no_answer(hold, replace(ended.fault, elapsed_us=ended.elapsed_us)), None
+                fault = replace(ended.fault, elapsed_us=ended.elapsed_us)
+                settled, sample = record.no_answer(hold, fault, record.evidence(story, story.cause)), None
             else:
-                settled, sample = _settle(call, desk, asked, trial, plan, hold, head, ended, reading, len(body), dialect.name)
+                settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, len(body), dialect.name)
             if failure is not None and failure.kind == "malformed":
                 settled = replace(settled, entry=settled.entry._replace(status="error", error="malformed_output"))
-            yield Book(settled, sample)
+            yield Book(settled, sample, _heard(story, settled, reading))
             if ended.relayed or ended.how == "client_gone":
                 yield Finish(b"", ended.how == "complete")
                 return
@@ -206,8 +214,48 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     yield Reply(answer)
 
 
+def _know(
+    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str
+) -> Generator[Effect, Any, tuple[record.Story, Labels]]:
+    """What the messages tell: the conversation, why the call is made, and whether it goes round in circles."""
+    placed: Placed | None = None
+    finding, stop = None, False
+    history = asked.history
+    retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
+    if history is not None and (history.end.messages or asked.previous or labels.conversation):
+        scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
+        placed = yield Follow(
+            Ask(
+                scope, call.call_id, call.ts_us, history, labels.conversation, asked.previous, asked.model,
+                int(fingerprint[:15] or "0", 16), retries != b"0",
+            )
+        )  # fmt: skip
+        if placed.fresh_pairs:
+            finding = loop.look(placed.pairs, placed.fresh_pairs, loop.STOP, desk.polls)
+            stop = finding is not None
+            finding = finding or loop.look(placed.pairs, placed.fresh_pairs, loop.WARN, desk.polls)
+        if not labels.conversation:
+            labels = labels._replace(conversation=placed.conversation, sources=(*labels.sources, ("conversation", "inferred")))
+    why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci)
+    if stop and not why.cause:
+        why = replace(why, cause="loop", confidence=90)
+    return record.Story(placed, why, finding, stop), labels
+
+
+def _heard(story: record.Story, settled: Settlement, reading: Reading | None) -> Heard | None:
+    """What became of the request, for the conversation that it belongs to."""
+    placed = story.placed
+    if placed is None:
+        return None
+    entry = settled.entry
+    outcome, why = record.outcome(entry, reading)
+    reply = reading.reply if reading is not None else None
+    return Heard(placed, outcome, why, reply, entry.response_id, entry.dialect == "openai_responses", entry.ts)
+
+
 def _plan(
-    call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, trial: _Trial, ts_us: int
+    call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, trial: _Trial,
+    ts_us: int,
 ) -> Generator[Effect, Any, _Plan | Refusal]:
     """The price of the model that will really be billed, the worst this try can cost, and what it must fit under."""
     provider, model = trial.provider, trial.model
@@ -219,6 +267,8 @@ def _plan(
     if budgets.names or budgets.rules:
         own = {"key": caller.key, "model": model, "provider": provider.name, "call": call.call_id}
         scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
+        if story.placed is not None and story.placed.ambiguous:
+            scopes = guard.unsure(scopes)
     if dialect.name == "passthrough" and not model:
         return _Plan(0, guard.charges(scopes, ts_us, 0, 0, 0), None, (), estimate.START, scopes.closed)
 
@@ -252,8 +302,8 @@ def _plan(
 
 
 def _relay(
-    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, trial: _Trial, plan: _Plan, hold: HoldRecord, head: Head,
-    reply_headers: Headers, sent_bytes: int,
+    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, story: record.Story, trial: _Trial, plan: _Plan, hold: HoldRecord,
+    head: Head, reply_headers: Headers, sent_bytes: int,
 ) -> Way:  # fmt: skip
     """Bytes through, usage read on the side; the terminal event waits until the row is written."""
     reader = dialect.reader(asked, AskUsage() in plan.edits)
@@ -262,8 +312,9 @@ def _relay(
         reader = encoding.Decoding(reader, coding, desk.gather_max)
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
     ended: Ended = yield Relay(head, reader, reply_headers)
-    settled, sample = _settle(call, desk, asked, trial, plan, hold, head, ended, reader.reading(), sent_bytes, dialect.name)
-    yield Book(settled, sample)
+    reading = reader.reading()
+    settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, sent_bytes, dialect.name)
+    yield Book(settled, sample, _heard(story, settled, reading))
     yield Finish(reader.kept, ended.how == "complete")
 
 
@@ -278,8 +329,8 @@ def _read_whole(dialect: Dialect, asked: Asked, head: Head, ended: Ended, limit:
 
 
 def _settle(
-    call: Incoming, desk: Desk, asked: Asked, trial: _Trial, plan: _Plan, hold: HoldRecord, head: Head, ended: Ended,
-    reading: Reading, sent_bytes: int, dialect: str,
+    call: Incoming, desk: Desk, asked: Asked, story: record.Story, trial: _Trial, plan: _Plan, hold: HoldRecord, head: Head,
+    ended: Ended, reading: Reading, sent_bytes: int, dialect: str,
 ) -> tuple[Settlement, Sample | None]:  # fmt: skip
     """The bill of an answered try: on the model that served it, at the tier it was served at, where those can be priced."""
     price = plan.price
@@ -305,7 +356,28 @@ def _settle(
             trial.provider.name, trial.model, sent_bytes, tokens.input_total, reading.output_bytes,
             tokens.output + tokens.reasoning,
         )  # fmt: skip
-    return record.complete(hold, head, ended, reading, weighed), sample
+    kept_there = asked.previous or (asked.conversation and asked.unbounded_input)
+    sent_tokens = estimate.input_tokens(sent_bytes, plan.ratio) if kept_there else 0
+    why = cause.settled(story.cause, story.placed, reading.reply) if trial.kind == "first" else _own(story.cause, trial)
+    if why.kind == "fallback" and weighed.tokens is not None and price is not None:
+        why = _dearer(desk, why, trial, story.placed, weighed, hold.ts)
+    return record.complete(hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens), sample
+
+
+def _own(base: cause.Cause, trial: _Trial) -> cause.Cause:
+    """The cause of our own retry or fallback."""
+    return cause.Cause(trial.kind, trial.kind, base.purpose, trial.cause, 100, (("by", "bursar"),))
+
+
+def _dearer(desk: Desk, why: cause.Cause, trial: _Trial, placed: Placed | None, weighed: record.Weighed, ts_us: int) -> cause.Cause:
+    """With how much dearer the model is that was fallen back to, for the same tokens."""
+    model = trial.seen[-1][1] if trial.seen else placed.again.model if placed is not None and placed.again is not None else ""
+    before = desk.prices.find(trial.provider.prices, model, ts_us) if model else None
+    cost = weighed.priced.pico
+    if before is None or weighed.tokens is None or not cost:
+        return why
+    was = pricing.bill(weighed.tokens, before).pico
+    return replace(why, evidence=(*why.evidence, ("ratio_per_cent", cost * 100 // was))) if was else why
 
 
 def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | None, float]:
@@ -325,9 +397,10 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
     return None, 0.0
 
 
-def _refuse(dialect: Dialect, call: Incoming, entry: Entry, refusal: Refusal) -> Way:
+def _refuse(dialect: Dialect, call: Incoming, entry: Entry, refusal: Refusal, story: record.Story) -> Way:
     """A stop leaves a row, so that what was stopped can be counted."""
-    yield Book(record.refused(entry, refusal))
+    stopped = record.refused(entry, refusal, record.evidence(story, story.cause))
+    yield Book(stopped, None, _heard(story, stopped, None))
     yield Reply(_no(dialect, call, refusal))
 
 

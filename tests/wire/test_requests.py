@@ -24,6 +24,11 @@ def read(name: str, body: Any, path: str = CHAT) -> Asked:
     return asked
 
 
+def failed(asked: Asked) -> list[str]:
+    assert asked.history is not None
+    return [one.tool for one in asked.history.failed]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -131,11 +136,11 @@ def test_anthropic_requests_are_read() -> None:
         ],
     }  # fmt: skip
     asked = read("anthropic_messages", body)
-    assert (asked.conversation, asked.user, asked.cache_1h, asked.failed_tool) == ("sess", "acc", True, "lookup")
+    assert (asked.conversation, asked.user, asked.cache_1h, failed(asked)) == ("sess", "acc", True, ["lookup"])
     assert (asked.human_turns, asked.tool_depth, asked.output_cap) == (1, 1, 5)
     body["messages"] += [{"role": "assistant", "content": "sorry"}, {"role": "user", "content": "go on"}]
     asked = read("anthropic_messages", body)
-    assert (asked.human_turns, asked.tool_depth, asked.failed_tool) == (2, 0, "")
+    assert (asked.human_turns, asked.tool_depth, failed(asked)) == (2, 0, [])
 
 
 def test_gemini_requests_are_read_in_both_spellings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .history import History, Reply
 from .shape import Shape
 from .usage import Unknown, Usage
 
@@ -60,7 +61,8 @@ class Asked(Shape, frozen=True, gc=False):
     human_turns: int = 0
     tool_depth: int = 0  # tool results since the last human message
     tools: int = 0  # tools offered
-    failed_tool: str = ""  # whose newest result is an error: the agent asks again because of it
+    history: History | None = None  # what the messages say; None where the API has none
+    print: str = ""  # fingerprint of system prompt and tools, 16 hex digits; empty: there is neither
     embedding: bool = False
     batch: bool = False
     json_demanded: bool = False  # response_format / schema: the reply must parse
@@ -104,6 +106,7 @@ class Reading(Shape, frozen=True, gc=False):
     output_bytes: int = 0  # bytes of generated text, arguments and reasoning seen: what estimates start from
     malformed: str = ""  # why a 2xx is unusable: not JSON, tool arguments or demanded JSON that do not parse
     provider_cost_pico: int | None = None  # where the provider states a price (OpenRouter)
+    reply: Reply | None = None  # what was said, as it will stand in the next request; None: not all of it was seen
 
 
 class Head(Shape, frozen=True, gc=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .shape import Shape
+from .thread import Landmark
 
 SCHEMA_VERSION = 1
 
@@ -82,6 +83,7 @@ class Entry(NamedTuple):
     overhead_us: int | None = None
     response_id: str = ""
     flags: str = ""  # space-separated words: fault_open, contradiction, late, …
+    evidence: str = "{}"  # JSON: how conversation and cause were inferred, how sure, tokens by class, a loop
 
 
 COLUMNS: tuple[str, ...] = Entry._fields
@@ -131,3 +133,4 @@ class Settlement(Shape, frozen=True, gc=False):
     entry: Entry
     actual: tuple[int, ...]
     charges: tuple[Charge, ...] = ()
+    landmarks: tuple[Landmark, ...] = ()  # of the conversation, for other processes

@@ -80,6 +80,14 @@ class Key(Record, frozen=True):
     models: list[str] = []  # empty: all
 
 
+class Tool(Record, frozen=True):
+    """`[[tool]]`: what is known of a tool that agents use. `name = "*"` is any."""
+
+    name: str
+    failed: list[str] = []  # regular expressions: an answer whose first 400 characters match has failed
+    polls: int = 0  # how often it may answer the same in a row: it is polled, and that is no loop
+
+
 class Server(Record, frozen=True):
     """`[server]`: the gateway's edge."""
 
@@ -117,6 +125,7 @@ class Policy(Record, frozen=True):
     fallback: list[Fallback] = []
     price: list[PriceOverride] = []
     key: list[Key] = []
+    tool: list[Tool] = []
     labels: dict[str, str] = {}  # defaults for calls that say nothing
     server: Server = Server()
     ledger: LedgerPolicy = LedgerPolicy()

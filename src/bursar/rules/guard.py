@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..domain.entry import Charge, Short
 from ..domain.money import nano_up, plain, show, usd
 from ..domain.policy import SCALE, SCOPES, UNITS, Budget
-from ..domain.shape import Shape
+from ..domain.shape import Shape, replace
 from ..domain.verdict import Refusal, refuse
 
 FOREVER_US = 2**62
@@ -157,6 +157,12 @@ class Scope:
         self._start, self._end = 1, 0
         self.counter, self.resets_us = "", 0
 
+    def soft(self) -> Scope:
+        """The same counter, that stops nobody."""
+        other = Scope(replace(self.rule, hard=False, closed=False), ())
+        other._key = self._key
+        return other
+
     def at(self, ts_us: int) -> Scope:
         """Itself, in the window of this moment."""
         if not self._start <= ts_us < self._end:
@@ -215,11 +221,20 @@ class Budgets:
         for rule in self.rules:
             if all(facts[name] and wanted in (None, facts[name]) for name, wanted in rule.wants):
                 scopes.append(Scope(rule, [facts[name] for name, _ in rule.wants]))
-        hard = [scope.rule for scope in scopes if scope.rule.hard]
-        return Scopes(
-            tuple(scopes), bool(hard), next((s.rule.name for s in scopes if s.rule.closed), ""),
-            next((rule.name for rule in hard if rule.limit.unit == "usd"), ""),
-        )  # fmt: skip
+        return _together(scopes)
+
+
+def _together(scopes: Sequence[Scope]) -> Scopes:
+    hard = [scope.rule for scope in scopes if scope.rule.hard]
+    return Scopes(
+        tuple(scopes), bool(hard), next((s.rule.name for s in scopes if s.rule.closed), ""),
+        next((rule.name for rule in hard if rule.limit.unit == "usd"), ""),
+    )  # fmt: skip
+
+
+def unsure(scopes: Scopes) -> Scopes:
+    """The same where nobody can tell whose conversation it is: its budgets then count and warn, and stop nobody."""
+    return _together([s.soft() if any(name == "conversation" for name, _ in s.rule.wants) else s for s in scopes.all])
 
 
 def charges(scopes: Scopes, ts_us: int, worst_pico: int, worst_tokens: int, tool_calls: int) -> tuple[Charge, ...]:

@@ -6,16 +6,23 @@ import json
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
-from ..domain.entry import BLANK, OUTCOME, Entry, Hold, Settlement
-from ..domain.labels import PURPOSES, Labels
+from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement
+from ..domain.history import History
+from ..domain.labels import Labels
 from ..domain.money import plain
 from ..domain.price import Price, Priced
 from ..domain.shape import Shape, replace
+from ..domain.thread import CUT, FAILED, GOOD, MALFORMED, Placed
 from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
 from ..domain.verdict import Refusal, refuse
 from . import estimate, guard
+from .cause import Cause
+from .loop import Finding
 from .price import UNPRICED, bill, legs_json, money
+from .share import Shares, shares
 
 EMPTY = Tokens()
 READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
@@ -24,30 +31,28 @@ NOT_BILLED = "rule:no-answer-no-bill"
 NO_CHARGE = "rule:request-without-charge"
 
 
+class Story(Shape, frozen=True, gc=False):
+    """What is known of a call beside its request: its conversation, why it was made, a loop that it is part of."""
+
+    placed: Placed | None
+    cause: Cause
+    loop: Finding | None = None
+    stop: bool = False  # the loop is one that should be stopped, not only watched
+
+
 def opened(
-    call: Incoming, key: str, dialect: str, asked: Asked, labels: Labels, request_hash: str, policy_hash: str, node: str,
-    *, provider: str, hold: int,
+    call: Incoming, key: str, dialect: str, asked: Asked, labels: Labels, story: Story, request_hash: str, policy_hash: str,
+    node: str, *, provider: str, hold: int,
 ) -> Entry:  # fmt: skip
-    """The first try's row before its outcome is known. Later tries are this row with another try's columns."""
-    said = labels.operation
-    purpose = said if said in PURPOSES else "embedding" if asked.embedding else "primary"
-    kind, operation, cause = "first", purpose, ""
-    if said == "retry" or said == "fallback":
-        kind = operation = said
-        cause = "label"
-    if asked.failed_tool:
-        operation, cause = "retry", f"tool:{asked.failed_tool}"
-    # The SDKs number their hidden retries; nobody has to label them.
-    again = dict(call.headers).get(b"x-stainless-retry-count", b"0")
-    if again != b"0" and again.isdigit():
-        kind = operation = "retry"
-        cause = "sdk_retry"
+    """The first try's row before its outcome is story. Later tries are this row with another try's columns."""
+    cause, placed = story.cause, story.placed
     return Entry._make((
-        call.call_id + ".1", call.ts_us, call.call_id, 1, key, kind, operation, purpose, cause,
+        call.call_id + ".1", call.ts_us, call.call_id, 1, key, cause.kind, cause.operation, cause.purpose, cause.cause,
         labels.tenant, labels.feature, labels.flow, labels.user, labels.conversation,
-        asked.human_turns or None, asked.tool_depth if asked.messages else None,
+        (placed.turns if placed is not None else asked.human_turns) or None,
+        placed.depth if placed is not None else asked.tool_depth if asked.messages else None,
         _json_of_pairs(labels.extra) if labels.extra else "{}", _json_of_pairs(labels.sources) if labels.sources else "{}",
-        provider, dialect, asked.model, "", "", 1 if asked.stream else 0, hold, None, "", request_hash, "", policy_hash,
+        provider, dialect, asked.model, "", "", 1 if asked.stream else 0, hold, None, "", request_hash, asked.print, policy_hash,
         "measured", "", node, asked.model, asked.service_tier, *BLANK,
     ))  # fmt: skip
 
@@ -104,8 +109,12 @@ def weigh(
     return Weighed(tokens, "estimated", priced, raw.decode("utf-8", "replace"), "")
 
 
-def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed) -> Settlement:
-    """The row of a try that got an answer, and what it used of its charges."""
+def complete(
+    hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed, story: Story, cause: Cause, history: History | None,
+    seen_tokens: int = 0,
+) -> Settlement:  # fmt: skip
+    """The row of a try that got an answer, and what it used of its charges. `cause` as it is known now; `seen_tokens`: see
+    `share.shares`."""
     entry, tokens, priced = hold.entry, weighed.tokens, weighed.priced
     good = head.status < 400 and not reading.error
     if ended.how == "client_gone":
@@ -120,18 +129,26 @@ def complete(hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: We
     if priced.missing:
         flags = f"{flags} missing:{','.join(priced.missing)}".strip()
     error = reading.error or (ended.fault.kind if ended.fault else "")
+    split = None
+    if tokens is not None and priced.pico is not None:
+        split = shares(history, tokens, (priced.parts[0], priced.parts[1], priced.parts[2]), seen_tokens)
     # What is known before stands in front, the outcome behind: a row is the one and the other, and not 66 look-ups by name.
     row = Entry._make((
-        *entry[:OUTCOME], reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
+        *entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME],
+        reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
         "ok" if good and (how == "complete" or how == "abandoned") else "error", head.status, error[:200], reading.finish, how,
-        *(_usage(tokens) if tokens is not None else NO_USAGE), weighed.source, weighed.raw, *money(priced), None, None, None, None,
+        *(_usage(tokens) if tokens is not None else NO_USAGE), weighed.source, weighed.raw, *money(priced),
+        *(split.cost if split is not None else NO_SHARES),
         legs_json(priced.legs), priced.price_id, priced.status, (ended.elapsed_us or head.elapsed_us) // 1000,
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
+        evidence(story, cause, split),
     ))  # fmt: skip
     used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
     return Settlement(hold.id, row, used, hold.charges)
 
 
+OPERATION = COLUMNS.index("operation")  # followed by purpose and cause
+NO_SHARES = (None, None, None, None)
 USAGE = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "other_units")
 NO_USAGE: tuple[int | str | None, ...] = (None,) * 6 + ("{}",)
 
@@ -151,7 +168,56 @@ def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
     found |= zip(USAGE, _usage(tokens))
 
 
-def no_answer(hold: Hold, fault: Fault) -> Settlement:
+def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
+    """How conversation and cause were inferred, as JSON: short, for it stands in every row. Words of ours need no quoting."""
+    parts: list[str] = []
+    placed, loop = story.placed, story.loop
+    if placed is not None:
+        parts.append(f'"by":"{placed.by}"')
+        if placed.ambiguous:
+            parts.append('"ambiguous":true')
+        if placed.parent:
+            parts.append(f'"parent":{_json(placed.parent)}')
+    if cause.cause or cause.evidence:
+        why = {"confidence": cause.confidence, **dict(cause.evidence)}
+        parts.append(f'"cause":{_json(why)}')
+    if split is not None:
+        new, history, tools, system = split.tokens
+        parts.append(f'"tokens":[{new},{history},{tools},{system}]')
+    if loop is not None and placed is not None:
+        told: dict[str, Any] = {"rule": loop.rule, "tools": loop.tools, "times": loop.times, "stop": story.stop}
+        told["last"] = placed.ask.history.preview
+        parts.append(f'"loop":{_json(told)}')
+    return "{" + ",".join(parts) + "}" if parts else "{}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def outcome(entry: Entry, reading: Reading | None) -> tuple[int, str]:
+    """What became of a request, for its conversation: (outcome, why it failed in a word)."""
+    if reading is not None and reading.malformed:
+        return MALFORMED, "malformed"
+    match entry.status, entry.ended:
+        case "ok", "complete":
+            return GOOD, ""
+        case ("error" | "unknown" | "refused"), ("failed" | "refused" | "complete"):
+            return FAILED, _in_a_word(entry)
+        case _:
+            return CUT, "cut"
+
+
+def _in_a_word(entry: Entry) -> str:
+    status = entry.http_status
+    if entry.status == "refused":
+        return "refused"
+    if status is None or status < 400:
+        return "timeout" if "timeout" in entry.error else entry.error or "error"
+    return "429" if status in (429, 529) else "5xx" if status >= 500 else "client"
+
+
+def no_answer(hold: Hold, fault: Fault, evidence: str = "{}") -> Settlement:
     """The row of a try that brought no status line. Not sent: nothing to bill. Sent: nobody knows, so it stays at its hold."""
     row = hold.entry._replace(
         status="error" if not fault.sent else "unknown", error=fault.kind, ended="failed",
@@ -160,7 +226,7 @@ def no_answer(hold: Hold, fault: Fault) -> Settlement:
         cost_input=0, cost_cache_read=0, cost_cache_write=0, cost_output=0,
         legs=held_leg(hold.amount) if fault.sent else "[]",
         price_status="estimated" if fault.sent else "priced", price_id="rule:charged-at-hold" if fault.sent else NOT_SENT,
-        usage_source="unknown" if fault.sent else "provider",
+        usage_source="unknown" if fault.sent else "provider", evidence=evidence,
     )  # fmt: skip
     used = tuple([c.amount if fault.sent else 0 for c in hold.charges])
     return Settlement(hold.id, row, used, hold.charges)
@@ -171,12 +237,12 @@ def held_leg(pico: int) -> str:
     return json.dumps([["hold", 1, pico * 1000, pico]]) if pico else "[]"
 
 
-def refused(entry: Entry, refusal: Refusal) -> Settlement:
+def refused(entry: Entry, refusal: Refusal, evidence: str = "{}") -> Settlement:
     """The row of a call that was stopped before a provider saw it."""
     row = entry._replace(
         status="refused", ended="refused", http_status=refusal.status, error=refusal.code, cost=0, cost_input=0,
         cost_cache_read=0, cost_cache_write=0, cost_output=0, cost_other=0, price_status="priced", price_id=NOT_SENT,
-        usage_source="provider",
+        usage_source="provider", evidence=evidence,
     )  # fmt: skip
     return Settlement(entry.id, row, (), ())
 

@@ -68,6 +68,10 @@ def _first() -> list[str]:
            settled INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
         # Ids that left the tail in the last hour, so that a row booked again is still known.
         "CREATE TABLE landed (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+        # Where conversations stood, for processes that did not see it (stores/threads.py): a cache, the oldest lines go first. Empty
+        # conversation: more than one has been here.
+        """CREATE TABLE threads (n INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, conversation TEXT NOT NULL, turns INTEGER NOT NULL,
+           depth INTEGER NOT NULL, calls INTEGER NOT NULL, at INTEGER NOT NULL) STRICT""",
         # Parquet files, each within one UTC day (days since the epoch). Their list is the truth: a file not in it does not count.
         """CREATE TABLE segments (name TEXT PRIMARY KEY, day INTEGER NOT NULL, min_ts INTEGER NOT NULL, max_ts INTEGER NOT NULL,
            rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, at INTEGER NOT NULL) STRICT""",

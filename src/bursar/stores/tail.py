@@ -14,6 +14,7 @@ from .fault import LedgerFault
 from .lapse import charged, late
 from .owner import LEASE_US, Owner
 from .schema import CHECKPOINT_PAGES, HOLDS_EACH, IN_TAIL, STORED, Place, connect, quoted, read_hold, restart_log, waiter, written_hold
+from .threads import mark_all
 
 HOLD, BOOK, RELEASE = range(3)
 
@@ -189,6 +190,9 @@ class Tail:
         try:
             if books:
                 self._book(books, careful)
+                landmarks = [mark for op in books for mark in op.item.landmarks]
+                if landmarks:
+                    mark_all(self.connection, landmarks)
             if releases:
                 self._release(releases)
             if holds:

@@ -69,8 +69,8 @@ class Call:
         self.error: Exception | None = None
         said = context.current()
         found = langgraph.labels()
-        caller = Caller(context={**found, **said} if found else said, proxy=False)
-        self.journey = Journey(way(incoming, caller, place.desk), shop.ratios.recall)
+        caller = Caller(context={**found, **said} if found else said, ci=shop.ci, proxy=False)
+        self.journey = Journey(way(incoming, caller, place.desk), shop.memory)
 
     def outside(self) -> bool:
         return self.away
@@ -208,7 +208,7 @@ class Call:
     def learn(self, effect: Book) -> None:
         self.held = None
         if effect.sample is not None:
-            self.shop.ratios.learn(effect.sample)
+            self.shop.memory.ratios.learn(effect.sample)
 
 
 def _ledger_fault(fault: LedgerFault) -> Fault:

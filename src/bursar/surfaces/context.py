@@ -25,6 +25,19 @@ _BARE = _Layer({}, None)
 _layers: ContextVar[_Layer] = ContextVar("bursar_labels", default=_BARE)
 
 
+# Variables that build services set, and what the service is called.
+SERVICES = {
+    "GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "CIRCLECI": "circleci", "BUILDKITE": "buildkite", "JENKINS_URL": "jenkins",
+    "TF_BUILD": "azure", "TEAMCITY_VERSION": "teamcity", "BITBUCKET_BUILD_NUMBER": "bitbucket", "CODEBUILD_BUILD_ID": "codebuild",
+    "CI": "ci",
+}  # fmt: skip
+
+
+def build_service(environment: Mapping[str, str]) -> str:
+    """The build service that this process runs in, empty for none: calls made there are evals unless somebody says otherwise."""
+    return next((name for variable, name in SERVICES.items() if environment.get(variable, "").lower() not in ("", "false", "0")), "")
+
+
 def current() -> Mapping[str, str]:
     """The labels in force here: the merged mapping of every scope around this point. Not to be changed."""
     return _layers.get().said

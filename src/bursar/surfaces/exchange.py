@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from .. import drive
 from ..domain.call import Ended, Fault, Head, Headers, Lines
 from ..domain.entry import Entry
-from ..effects import Book, Finish, Gather, Hold, Recall, Relay, Reply, Send, Wait
+from ..domain.thread import Placed
+from ..effects import Book, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Send, Wait
 from ..ports import PENDING
 from ..rules.estimate import Ratio
 from ..stores.tail import Op
@@ -17,7 +19,7 @@ from ..stores.writer import Ledger
 from .counters import Counters
 from .http_client import Origin, Pool, Timeouts, Unsent, UpstreamFault, UpstreamResponse
 from .http_server import Responder
-from .wiring import Address, Ratios
+from .wiring import Address, Memory
 
 EDGE = 64 << 10  # bytes kept from both ends of a reply too large to gather: usage stands near one of them
 
@@ -53,7 +55,7 @@ class Exchange:
     """The world of one call. Holds the client's side and, per try, the provider's."""
 
     __slots__ = (
-        "_chunks", "_counters", "_door", "_doors", "_effect", "_first_us", "_ledger", "_pool", "_ratios", "_rows", "_sent_ns", "_size",
+        "_chunks", "_counters", "_door", "_doors", "_effect", "_first_us", "_ledger", "_memory", "_pool", "_rows", "_sent_ns", "_size",
         "_started_ns", "client", "follow", "go", "loop", "response",
     )  # fmt: skip
 
@@ -61,7 +63,7 @@ class Exchange:
     follow: Callable[[Coroutine[Any, Any, Any]], Any]
 
     def __init__(
-        self, client: Responder, started_ns: int, ledger: Ledger, pool: Pool, doors: Mapping[str, Door], ratios: Ratios,
+        self, client: Responder, started_ns: int, ledger: Ledger, pool: Pool, doors: Mapping[str, Door], memory: Memory,
         counters: Counters, rows: Callable[[Entry], None], loop: asyncio.AbstractEventLoop,
     ) -> None:  # fmt: skip
         self.client = client
@@ -69,11 +71,14 @@ class Exchange:
         self.loop = loop
         self._door: Door | None = None
         self._started_ns = self._sent_ns = started_ns
-        self._ledger, self._pool, self._doors, self._ratios = ledger, pool, doors, ratios
+        self._ledger, self._pool, self._doors, self._memory = ledger, pool, doors, memory
         self._counters, self._rows = counters, rows
 
     def recall(self, effect: Recall) -> Ratio:
-        return self._ratios.recall(effect.provider, effect.model)
+        return self._memory.recall(effect.provider, effect.model)
+
+    def place(self, effect: Follow) -> Placed:
+        return self._memory.follow(effect.ask)
 
     # -- the ledger ------------------------------------------------------------------------------------------------------
 
@@ -82,11 +87,11 @@ class Exchange:
         return PENDING
 
     def book(self, effect: Book) -> object:
-        settlement = effect.settlement
+        settlement = drive.remembered(effect, self._memory).settlement
         self._counters.count(settlement.entry)
         self._rows(settlement.entry)
         if effect.sample is not None:
-            self._ratios.learn(effect.sample)
+            self._memory.ratios.learn(effect.sample)
         self._ledger.book_then(settlement, self.loop, self._told)
         return PENDING
 
@@ -298,5 +303,6 @@ class Exchange:
         return (time.monotonic_ns() - then_ns) // 1000
 
     acts: Mapping[type, Callable[[Any, Any], Any]] = {
-        Recall: recall, Hold: hold, Send: send, Gather: gather, Relay: relay, Book: book, Finish: finish, Wait: wait, Reply: reply,
+        Recall: recall, Follow: place, Hold: hold, Send: send, Gather: gather, Relay: relay, Book: book, Finish: finish, Wait: wait,
+        Reply: reply,
     }  # fmt: skip

@@ -89,7 +89,7 @@ class Gateway:
         id = uuid_utils.uuid7().hex
         call = Incoming(id, self.clock_us(), received.method, path, query, headers, received.body)
         exchange = Exchange(
-            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.ratios, self.counters, self._row, server.loop
+            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.memory, self.counters, self._row, server.loop
         )
         over = partial(server.done, client)
         run = drive.Run(way(call, caller, self.desk), exchange, partial(self._fault, received, client, id), over)

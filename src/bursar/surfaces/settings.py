@@ -14,6 +14,7 @@ from blake3 import blake3
 from ..domain.policy import Policy
 from ..rules.guard import compile_budget
 from ..stores.price_override import compile_override
+from ..wire import failure
 
 PLACES = ("bursar.toml",)
 
@@ -85,6 +86,14 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             compile_override(override, number)
         except ValueError as bad:
             raise BadPolicy(f"{name}:{_line(text, ['price', number])}: [[price]]: {bad}") from None
+    for number, tool in enumerate(policy.tool):
+        try:
+            for pattern in tool.failed:
+                failure.sign(tool.name, tool.name, pattern)
+        except ValueError as bad:
+            raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: failed: {bad}") from None
+        if tool.polls < 0:
+            raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: polls is {tool.polls}; write how often, from 1 up")
     names = [b.name for b in policy.budget if b.name]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,13 +16,17 @@ from zoneinfo import ZoneInfo
 
 from .. import wire
 from ..domain.policy import Policy, Provider
+from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
-from ..rules import estimate
+from ..rules import estimate, thread
 from ..rules.guard import Budgets, compile_budget
 from ..stores.pricebook import PriceBook
+from ..stores.threads import TTL_US, Shelf, Threads
 from ..stores.writer import Ledger
-from . import price_sync, settings
+from ..wire import failure
+from ..wire.history import Signs
+from . import context, price_sync, settings
 
 # What a provider is when nobody configured it: address, family, and the variable its key is usually in.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
@@ -93,17 +98,37 @@ class Ratios:
             self._known.popitem(last=False)
 
 
+class Memory:
+    """What one process remembers between calls: bytes per token, and the conversations."""
+
+    def __init__(self, threads: Threads | None = None) -> None:
+        self.ratios = Ratios()
+        self.threads = Threads() if threads is None else threads
+        self.recall = self.ratios.recall
+        # Calls come from many threads in a wrapper; a conversation is changed by one of them at a time.
+        self._lock = threading.Lock()
+
+    def follow(self, ask: Ask) -> Placed:
+        with self._lock:
+            return thread.follow(self.threads, ask)
+
+    def heard(self, heard: Heard) -> tuple[Landmark, ...]:
+        with self._lock:
+            return thread.heard(self.threads, heard)
+
+
 class Shop(NamedTuple):
     """Everything one process works with. `policy_path` is what a reload reads again."""
 
     desk: Desk
     ledger: Ledger
     addresses: Mapping[str, Address]
-    ratios: Ratios
+    memory: Memory
     policy: Policy
     policy_path: Path | None
     folder: Path
     clock_us: Callable[[], int]
+    ci: str = ""  # the build service that a wrapped client's process runs in
 
 
 def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Address]:
@@ -152,6 +177,8 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         gather_max=policy.server.gather_max,
         policy_hash=policy_hash,
         node=node,
+        signs=Signs([failure.sign(t.name, "" if t.name == "*" else t.name, text) for t in policy.tool for text in t.failed]),
+        polls={tool.name: tool.polls for tool in policy.tool if tool.polls},
     )
 
 
@@ -178,7 +205,8 @@ def open_shop(
     places = addresses(policy, keys_from_environment=mode == "gateway")
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
-    return Shop(desk, opened, places, Ratios(), policy, path, folder, clock_us)
+    memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find))
+    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, context.build_service(os.environ))
 
 
 def provider_for(places: Mapping[str, Address], url: str) -> str:

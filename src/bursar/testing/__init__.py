@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Entry, Hold, Settlement, Short
+from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..drive import Journey
 from ..effects import Book, Finish, Gather, Relay, Reply, Send
 from ..effects import Hold as HoldEffect
 from ..pipeline import Caller, Desk, way
-from ..rules import estimate
+from ..rules import estimate, thread
+from ..stores.threads import Threads
 
 
 class Served(NamedTuple):
@@ -52,7 +54,21 @@ class World:
         self.sent: list[Send] = []
         self.samples: list[Any] = []
         self.open: dict[str, Hold] = {}
+        self.threads = Threads()
         self._now: Served = Served()
+
+    # what a process remembers
+
+    def recall(self, provider: str, model: str) -> estimate.Ratio:
+        return estimate.START
+
+    def follow(self, ask: Ask) -> Placed:
+        return thread.follow(self.threads, ask)
+
+    def heard(self, heard: Heard) -> tuple[Landmark, ...]:
+        return thread.heard(self.threads, heard)
+
+    # effects
 
     def hold(self, effect: HoldEffect) -> Short | Fault | None:
         said = self.hold_says(effect.hold)
@@ -113,7 +129,7 @@ class World:
 
 def play(call: Incoming, desk: Desk, world: World, caller: Caller = Caller()) -> Played:  # noqa: B008 (frozen)
     """One call, whole, through the real pipeline and the real drive."""
-    journey = Journey(way(call, caller, desk), lambda provider, model: estimate.START)
+    journey = Journey(way(call, caller, desk), world)
     relayed = bytearray()
     answer: Answer | None = None
     value: Any = None

@@ -247,12 +247,10 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
         if looks_up and flaky:
             times, weights = zip(*ASKS_AGAIN, strict=True)
             again = rng.choices(times, weights)[0]
-            for attempt in range(again):
+            for _ in range(again):
                 talk.uses(calls, [("Error: lookup_order timed out after 10 s", True)])
                 ts += _pause(rng, human=False)
-                # The last time it gives up and says so: that call, too, is the tool's.
-                calls = [(FLAKY, {"order": order})] if attempt < again - 1 else []
-                yield ask(calls, failed=True)
+                yield ask(calls, failed=True)  # the last time it works, and what has been paid until then is the tool's
         if calls:
             talk.uses(calls, [('{"state": "shipped"}', False)])
         else:

@@ -10,11 +10,16 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.history import Reply
+from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
-from . import anthropic_usage, edges, error, generated, splice, usage
+from . import anthropic_usage, canon, edges, error, generated, splice, usage
 from . import body as gate
+from .anthropic_history import anthropic_message, system, tools
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, refusal_headers, refusal_message, text_of, texts
+from .history import BUILT_IN, NO_PREFACE, Signs, printed
+from .openai_history import Called, Words, reply
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -45,32 +50,8 @@ class _Speed(gate.Text):
     member = "speed"
 
 
-class _Source(msgspec.Struct):
-    type: Any = ""
-
-
 class _Cache(msgspec.Struct):
     ttl: Any = ""
-
-
-class _Part(msgspec.Struct):
-    type: str = ""
-    source: _Source | str | None = None
-    cache_control: _Cache | None = None
-    id: Any = ""
-    name: Any = ""
-    tool_use_id: Any = ""
-    is_error: Any = None
-
-
-class _Message(msgspec.Struct):
-    role: str = ""
-    content: str | list[_Part] | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str | None = None
-    cache_control: _Cache | None = None
 
 
 class _Body(msgspec.Struct):
@@ -79,9 +60,9 @@ class _Body(msgspec.Struct):
     max_tokens: _MaxTokens = _MaxTokens(None)
     service_tier: _Tier = _Tier(None)
     speed: _Speed = _Speed(None)
-    system: str | list[_Part] | None = None
-    messages: list[_Message] | None = None
-    tools: list[_Tool] | None = None
+    system: Raw = Raw(b"")
+    messages: list[Raw] | None = None
+    tools: Raw = Raw(b"")
     cache_control: _Cache | None = None
     metadata: dict[str, Any] | None = None
     mcp_servers: list[Raw] | None = None
@@ -89,9 +70,6 @@ class _Body(msgspec.Struct):
     output_config: Raw = Raw(b"")
 
 
-# Tools that Anthropic runs itself, whose results come in as input nobody has counted. bash, text_editor, computer and
-# memory are typed too, but the client runs them.
-_HOSTED = ("web_", "code_execution", "mcp", "advisor", "tool_search")
 _SESSION = re.compile(r"session_([0-9a-fA-F-]{36})")
 
 
@@ -111,54 +89,34 @@ def _session(pairs: tuple[tuple[str, str], ...]) -> tuple[str, str]:
 class _Messages:
     name = "anthropic_messages"
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed:
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
         found, members = found
-        human = depth = 0
-        remote = failed = ""
-        hour = _hour(found.cache_control) or any(_hour(tool.cache_control) for tool in found.tools or ())
-        hour = hour or (isinstance(found.system, list) and any(_hour(part.cache_control) for part in found.system))
-        uses: dict[Any, Any] = {}  # id -> name of the calls in the newest message of the assistant
-        for message in found.messages or ():
-            parts = message.content
-            failed = ""
-            if isinstance(parts, list):
-                results = 0
-                if message.role == "assistant":
-                    uses = {}
-                for part in parts:
-                    if part.type == "tool_result":
-                        results += 1
-                        if part.is_error is True and not failed:
-                            failed = text_of(uses.get(part.tool_use_id))[:64] or "unknown"
-                    elif part.type == "tool_use":
-                        uses[text_of(part.id)] = part.name
-                    elif (part.type == "image" or part.type == "document") and not remote:
-                        remote = _remote(part)
-                    if part.cache_control is not None and _hour(part.cache_control):
-                        hour = True
-                if message.role == "user":
-                    if results:  # Claude Code appends reminders as text to tool results: it is still the tools' turn
-                        depth += results
-                    else:
-                        human += 1
-                        depth = 0
-            elif message.role == "user":
-                human += 1
-                depth = 0
-        if found.mcp_servers or any(tool.type and tool.type.startswith(_HOSTED) for tool in found.tools or ()):
-            remote = remote or "tools that the provider runs"
+        where = "tools"
+        try:
+            offered = signs.preface(bytes(found.tools), tools) if len(memoryview(found.tools)) else NO_PREFACE
+            where = "system"
+            ordered = signs.preface(bytes(found.system), system) if len(memoryview(found.system)) else NO_PREFACE
+            where = "messages"
+            before = replace(offered, weight=offered.weight + ordered.weight) if ordered.weight else offered
+            told = signs.teller(self.name, anthropic_message).tell(found.messages or (), before)
+        except (msgspec.DecodeError, RecursionError) as bad:
+            return gate.malformed(where, bad)
+        why = told.remote
+        if not why and (found.mcp_servers or offered.hosted):
+            why = "tools that the provider runs"
         pairs = texts(found.metadata)
         conversation, user = _session(pairs)
         return Asked(
             model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_tokens.value,
-            usage_asked=True, unbounded_input=remote,
+            usage_asked=True, unbounded_input=why,
             service_tier="fast" if found.speed.value == "fast" else found.service_tier.value or "",
-            conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()), human_turns=human,
-            tool_depth=depth, tools=len(found.tools or ()), failed_tool=failed,
-            cache_1h=hour,
+            conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()),
+            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
+            print=printed(told.print or ordered.print, offered.print),
+            cache_1h=told.hour or offered.hour or ordered.hour or _hour(found.cache_control),
             json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),
             members=members,
         )  # fmt: skip
@@ -197,7 +155,7 @@ class _Messages:
         return Reading(
             usage=known, model_served=text_of(answer.model), service_tier=tier, response_id=text_of(answer.id),
             finish=text_of(answer.stop_reason), error=code, error_message=message,
-            output_bytes=0 if code else _whole_bytes(answer), malformed=malformed,
+            output_bytes=0 if code else _whole_bytes(answer), malformed=malformed, reply=None if code else _reply(answer),
         )  # fmt: skip
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
@@ -242,17 +200,6 @@ def _hour(control: _Cache | None) -> bool:
     return control is not None and control.ttl == "1h"
 
 
-def _remote(part: _Part) -> str:
-    kind = part.source.type if isinstance(part.source, _Source) else ""
-    if kind == "url":
-        return f"{part.type} by URL"
-    if kind == "file":
-        return f"{part.type} by file id"
-    if part.type == "document" and kind == "base64":
-        return "a document: its pages are compressed"
-    return ""
-
-
 def _empty_message(ident: str, model: str) -> dict[str, Any]:
     return {
         "id": ident, "type": "message", "role": "assistant", "model": model, "content": [], "stop_reason": None,
@@ -274,6 +221,8 @@ def _ending(stop_reason: str, output_tokens: int) -> bytes:
 
 class _Said(msgspec.Struct):
     type: Any = ""
+    id: Any = ""
+    name: Any = ""
     text: Any = ""
     thinking: Any = ""
     input: Raw = Raw(b"")
@@ -302,6 +251,16 @@ def _whole_bytes(answer: _Answer) -> int:
     return total
 
 
+def _reply(answer: _Answer) -> Reply:
+    parts = answer.content or []
+    used = [part for part in parts if part.type in _USES and bytes(part.input)]
+    called: list[Called] = [(text_of(part.id), text_of(part.name), canon.decode_any(part.input)) for part in used]
+    return reply("".join([text_of(part.text) for part in parts if part.type == "text"]), called)
+
+
+_USES = ("tool_use", "mcp_tool_use")
+
+
 def _counted(raw: bytes) -> tuple[Usage, str]:
     try:
         stated = usage.read(raw)
@@ -325,16 +284,26 @@ class _Delta(msgspec.Struct):
     stop_reason: Any = None
 
 
+class _Block(msgspec.Struct):
+    type: Any = ""
+    id: Any = ""
+    name: Any = ""
+    text: Any = ""
+    input: Raw = Raw(b"")
+
+
 class _Event(msgspec.Struct):
     type: Any = ""
     message: _Start | UnsetType | str | None = UNSET
     delta: _Delta | None = None
+    content_block: _Block | None = None
     index: Any = 0
     usage: Raw = Raw(b"")
     error: Raw = Raw(b"")
 
 
 _event = msgspec.json.Decoder(_Event)
+BLOCKS_MAX = 1024
 _GENERATED = generated.pattern("text", "partial_json", "thinking")
 
 
@@ -345,6 +314,7 @@ class _Reader(Relay):
         super().__init__()
         self._asked = asked
         self._id = self._model = self._finish = self._error = self._message = ""
+        self._blocks: list[tuple[_Block, Words]] = []
         self._open = -1  # the content block that has begun and not ended
         self._started = self._counted = False
         self._bytes = 0
@@ -352,8 +322,27 @@ class _Reader(Relay):
     def _dull(self, chunk: bytes) -> bool:
         if b'"message_' in chunk or b'"content_block_s' in chunk or b'"usage"' in chunk or b"error" in chunk:
             return False
-        self._bytes += generated.size(_GENERATED, chunk)
+        self._heard(chunk)
         return True
+
+    def _heard(self, data: bytes) -> None:
+        found = _GENERATED.findall(data)
+        self._bytes += generated.measure(found)
+        if self._blocks:
+            self._blocks[-1][1].add(found)
+
+    def _reply(self) -> Reply | None:
+        said: list[str] = []
+        called: list[Called] = []
+        for block, words in self._blocks:
+            text = words.text()
+            if text is None:
+                return None
+            if block.type == "text":
+                said.append(text_of(block.text) + text)
+            elif block.type in _USES:
+                called.append((text_of(block.id), text_of(block.name), text or canon.decode_any(bytes(block.input) or b"{}")))
+        return reply("".join(said), called)
 
     def _event(self, name: bytes, data: bytes) -> int:
         if not data:
@@ -369,9 +358,11 @@ class _Reader(Relay):
             self._error, self._message = error.read(data)
             return KEEP
         if kind == "content_block_delta":
-            self._bytes += generated.size(_GENERATED, data)
+            self._heard(data)
         elif kind == "content_block_start":
             self._open = found.index if isinstance(found.index, int) else -1
+            if found.content_block is not None and len(self._blocks) < BLOCKS_MAX:
+                self._blocks.append((found.content_block, Words()))
             self._bytes += generated.size(_GENERATED, data)
         elif kind == "content_block_stop":
             self._open = -1
@@ -410,7 +401,7 @@ class _Reader(Relay):
         return Reading(
             usage=known, model_served=self._model, service_tier=anthropic_usage.tier(self._usage), response_id=self._id,
             finish=self._finish, complete=self._done, error=self._error, error_message=self._message,
-            output_bytes=self._bytes,
+            output_bytes=self._bytes, reply=self._reply() if self._done and not self._error else None,
         )  # fmt: skip
 
     def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:

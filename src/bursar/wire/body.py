@@ -68,3 +68,10 @@ def read(body: bytes, shape: type[T]) -> tuple[T, tuple[str, ...]] | Malformed:
         return Malformed("the body is nested too deeply")
     except msgspec.DecodeError as bad:
         return Malformed(f"the body is not the JSON this path takes: {bad}")
+
+
+def malformed(where: str, bad: Exception) -> Malformed:
+    """Why a member that is read apart from the rest is not what the path takes."""
+    if isinstance(bad, RecursionError):
+        return Malformed("the body is nested too deeply")
+    return Malformed(f"the body is not the JSON this path takes: {bad}, in `{where}`")

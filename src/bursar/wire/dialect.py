@@ -12,6 +12,7 @@ from ..domain.shape import Shape
 from ..domain.usage import Tokens, Unknown
 from ..domain.verdict import Refusal
 from . import error
+from .history import BUILT_IN, Signs
 
 
 class Reader(Protocol):
@@ -46,7 +47,7 @@ class Dialect(Protocol):
     @property
     def name(self) -> str: ...
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed: ...
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed: ...
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:
         """Path and body with the edits applied; no edits: the same objects."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
 from ..domain.shape import replace
@@ -17,6 +17,9 @@ from . import body as gate
 from . import edges, error, gemini_usage, generated, splice, usage
 from .dialect import EVENTS, JSON, Reader, broken, encode, event, refusal_headers, refusal_message, session, text_of, texts
 from .gemini_array import ArrayRelay
+from .gemini_history import answered, gemini_content, system, tools
+from .history import BUILT_IN, NO_PREFACE, Signs, printed
+from .openai_history import SAID_MAX
 from .stream import HOLD, PASS, Relay
 
 _MODEL = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):")
@@ -34,34 +37,18 @@ class _SnakeConfig(gate.Object):
     member = "generation_config"
 
 
-class _Part(msgspec.Struct):
-    functionResponse: Raw | UnsetType = UNSET
-    function_response: Raw | UnsetType = UNSET
-    fileData: Raw | UnsetType = UNSET
-    file_data: Raw | UnsetType = UNSET
-    inlineData: Raw | UnsetType = UNSET
-    inline_data: Raw | UnsetType = UNSET
-
-
-class _Content(msgspec.Struct):
-    role: str | None = None
-    parts: list[_Part] | None = None
-
-
 class _Body(msgspec.Struct):
     """The protocol's JSON takes every name in camel and in snake case."""
 
     generationConfig: _Config = _Config(None)
     generation_config: _SnakeConfig = _SnakeConfig(None)
-    contents: list[_Content] | _Content | None = None
-    tools: list[dict[str, Raw]] | dict[str, Raw] | None = None  # one may stand without its list
+    contents: list[Raw] | dict[str, Raw] | None = None  # one may stand without its list
+    tools: Raw = Raw(b"")
+    systemInstruction: Raw = Raw(b"")
+    system_instruction: Raw = Raw(b"")
     cachedContent: str | None = None
     cached_content: str | None = None
     labels: dict[str, Any] | None = None
-
-
-_OWN_TOOLS = frozenset(("functionDeclarations", "function_declarations", "computerUse", "computer_use"))
-_UNBOUNDED_TYPES = re.compile(rb'"(?:application/|video/)')  # pages and frames are compressed: bytes do not bound them
 
 
 def _number(config: dict[str, Any], *names: str) -> int | Malformed | None:
@@ -81,19 +68,10 @@ def _number(config: dict[str, Any], *names: str) -> int | Malformed | None:
     return raw
 
 
-def _remote(part: _Part) -> str:
-    if part.fileData is not UNSET or part.file_data is not UNSET:
-        return "a file by URI"
-    inline = part.inlineData if part.inlineData is not UNSET else part.inline_data
-    if not isinstance(inline, UnsetType) and _UNBOUNDED_TYPES.search(bytes(inline)):
-        return "a document or video: its pages or frames are compressed"
-    return ""
-
-
 class _Generate:
     name = "gemini_generate"
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed:
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
@@ -108,31 +86,30 @@ class _Generate:
             return cap
         if isinstance(choices, Malformed):
             return choices
-        contents = [found.contents] if isinstance(found.contents, _Content) else found.contents or []
-        human = depth = 0
-        why = ""
-        for content in contents:
-            parts = content.parts or ()
-            results = sum(p.functionResponse is not UNSET or p.function_response is not UNSET for p in parts)
-            if results:
-                depth += results
-            elif content.role in (None, "", "user"):
-                human += 1
-                depth = 0
-            for part in parts:
-                why = why or _remote(part)
-        offered = [found.tools] if isinstance(found.tools, dict) else found.tools or []
+        where = "tools"
+        try:
+            offered = signs.preface(bytes(found.tools), tools) if len(memoryview(found.tools)) else NO_PREFACE
+            where = "systemInstruction"
+            raw = bytes(found.systemInstruction) or bytes(found.system_instruction)
+            ordered = signs.preface(raw, system) if raw else NO_PREFACE
+            where = "contents"
+            contents = [Raw(encode(found.contents))] if isinstance(found.contents, dict) else found.contents or ()
+            told = signs.teller(self.name, gemini_content).tell(contents, replace(offered, weight=offered.weight + ordered.weight))
+        except (msgspec.DecodeError, RecursionError) as bad:
+            return gate.malformed(where, bad)
+        why = told.remote
         if found.cachedContent or found.cached_content:
             why = "cached content kept by the provider"
-        elif any(name not in _OWN_TOOLS for tool in offered for name in tool):
-            why = why or "tools that the provider runs"
+        elif not why and offered.hosted:
+            why = "tools that the provider runs"
         model = _MODEL.search(path)
         pairs = texts(found.labels)
         kind = config.get("responseMimeType") or config.get("response_mime_type")
         return Asked(
             model=model[1] if model else "", stream=path.endswith(":streamGenerateContent"), output_cap=cap,
             choices=max(choices or 1, 1), usage_asked=True, unbounded_input=why, conversation=session(pairs),
-            metadata=pairs, messages=len(contents), human_turns=human, tool_depth=depth, tools=_declared(offered),
+            metadata=pairs, messages=len(contents), human_turns=told.end.turns, tool_depth=told.end.depth,
+            tools=offered.tools, history=told, print=printed(ordered.print, offered.print),
             json_demanded=kind == "application/json",
         )  # fmt: skip
 
@@ -202,21 +179,6 @@ _STATUS = {
 }  # fmt: skip
 
 
-def _declared(tools: list[dict[str, Raw]]) -> int:
-    """Functions declared, plus one for each tool of Google's."""
-    total = 0
-    for tool in tools:
-        for name, raw in tool.items():
-            if name in ("functionDeclarations", "function_declarations"):
-                try:
-                    total += len(msgspec.json.decode(raw, type=list[Raw]))
-                except msgspec.DecodeError:
-                    total += 1
-            else:
-                total += 1
-    return total
-
-
 def _cap(body: bytes, tokens: bytes) -> bytes:
     for outer in ("generation_config", "generationConfig"):
         member = splice.find(body, outer)
@@ -279,7 +241,8 @@ class _Tally:
         self.usage: usage.Object = {}
         self.raw: list[bytes] = []
         self.model = self.ident = self.finish = self.error = self.message = self.trouble = ""
-        self.searches = self.bytes = 0
+        self.searches = self.bytes = self.size = 0
+        self.parts: list[bytes] = []
 
     def take(self, answer: _Answer, data: bytes) -> bool:
         """Whether this event may be the last: it names a finishReason, or why the prompt was blocked."""
@@ -291,7 +254,11 @@ class _Tally:
             if finish and finish != "FINISH_REASON_UNSPECIFIED":
                 self.finish, ends = str(finish), True
             if candidate.content is not None:
-                self.bytes += _bytes(bytes(candidate.content.parts))
+                parts = bytes(candidate.content.parts)
+                self.bytes += _bytes(parts)
+                self.size += len(parts)
+                if self.size <= SAID_MAX and parts:
+                    self.parts.append(parts)
             if candidate.groundingMetadata is not None:
                 self.searches = max(self.searches, len(candidate.groundingMetadata.webSearchQueries or ()))
         if answer.promptFeedback is not None and text_of(answer.promptFeedback.blockReason):
@@ -317,6 +284,7 @@ class _Tally:
         return Reading(
             usage=known, model_served=self.model, service_tier=gemini_usage.tier(self.usage), response_id=self.ident,
             finish=self.finish, complete=complete, error=self.error, error_message=self.message, output_bytes=self.bytes,
+            reply=answered(self.parts) if complete and self.size <= SAID_MAX and not self.error else None,
         )  # fmt: skip
 
 

@@ -15,8 +15,13 @@ def pattern(*keys: str) -> re.Pattern[bytes]:
 def size(found: re.Pattern[bytes], data: bytes) -> int:
     """Bytes of the strings found, escapes counted as what they stand for (a \\uXXXX as three bytes of UTF-8, which is
     right for most scripts that need it)."""
+    return measure(found.findall(data))
+
+
+def measure(texts: list[bytes]) -> int:
+    """The same for strings that were found."""
     total = 0
-    for text in found.findall(data):
+    for text in texts:
         total += len(text)
         if b"\\" in text:
             unicode = text.count(b"\\u")

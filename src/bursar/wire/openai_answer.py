@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Raw
 
 from ..domain.call import Headers, Reading
+from ..domain.history import Reply
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import edges, error, generated, openai_usage, usage
 from .dialect import broken, encode, is_json, refusal_headers, refusal_message, text_of
+from .openai_history import Called, reply
 
 # --- refused ---
 
@@ -35,11 +37,15 @@ def refuse(refusal: Refusal) -> tuple[Headers, bytes]:
 
 
 class _Function(msgspec.Struct):
+    name: Any = ""
     arguments: Any = ""
+    input: Any = ""
 
 
 class _ToolCall(msgspec.Struct):
+    id: Any = ""
     function: _Function | None = None
+    custom: _Function | None = None
 
 
 class _Said(msgspec.Struct):
@@ -123,7 +129,25 @@ def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Rea
         response_id=text_of(answer.id), finish=finish, error=code, error_message=message,
         output_bytes=_said_bytes(choices),
         malformed="" if status >= 400 or code else _malformed(choices, json_demanded), provider_cost_pico=cost,
+        reply=_reply(choices[0]) if len(choices) == 1 and not code else None,
     )  # fmt: skip
+
+
+def _reply(choice: _Choice) -> Reply | None:
+    """What will stand in the next request, where there was one choice."""
+    message = choice.message
+    if message is None:
+        return None
+    said: Any = message.content
+    if isinstance(said, list):
+        parts = [cast("dict[str, Any]", part) for part in cast("list[Any]", said) if isinstance(part, dict)]
+        said = "".join([text_of(part.get("text")) for part in parts])
+    uses: list[Called] = []
+    for call in message.tool_calls or ():
+        called = call.function or call.custom
+        if called is not None:
+            uses.append((text_of(call.id), text_of(called.name), called.arguments or called.input))
+    return reply(text_of(said), uses)
 
 
 def _said_bytes(choices: list[_Choice]) -> int:
@@ -164,9 +188,9 @@ def _malformed(choices: list[_Choice], json_demanded: bool) -> str:
     return ""
 
 
-def generated_bytes(data: bytes) -> int:
+def generated_texts(data: bytes) -> list[bytes]:
     """Reasoning that is told twice (OpenRouter's reasoning_details) counts once."""
-    return generated.size(_ONCE if b'"reasoning_details"' in data else GENERATED, data)
+    return (_ONCE if b'"reasoning_details"' in data else GENERATED).findall(data)
 
 
 def edge_reading(head: bytes, tail: bytes, embedding: bool) -> Reading:

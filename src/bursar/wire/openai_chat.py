@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.history import Reply
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import error, openai_usage, splice, usage
+from . import error, generated, openai_usage, splice, sse, usage
 from .dialect import EVENTS, JSON, encode, event, session, text_of, texts
-from .openai_answer import as_usage, edge_reading, generated_bytes, refuse, whole
+from .history import BUILT_IN, NO_PREFACE, Signs, printed
+from .openai_answer import as_usage, edge_reading, generated_texts, refuse, whole
+from .openai_history import Function, Words, chat_message, reply, tools
 from .stream import HIDE, KEEP, PASS, Relay
 
 # --- asked ---
@@ -56,15 +59,6 @@ class _Tier(gate.Text):
     member = "service_tier"
 
 
-class _Message(msgspec.Struct):
-    role: str = ""
-    content: Raw = Raw(b"")
-
-
-class _Tool(msgspec.Struct):
-    type: str = "function"
-
-
 class _Format(msgspec.Struct):
     type: str = ""
 
@@ -77,8 +71,8 @@ class _Body(msgspec.Struct):
     n: _N = _N(None)
     stream_options: _StreamOptions = _StreamOptions(None)
     service_tier: _Tier = _Tier(None)
-    messages: list[_Message] | None = None
-    tools: list[_Tool] | None = None
+    messages: list[Raw] | None = None
+    tools: Raw = Raw(b"")
     functions: list[Raw] | None = None
     response_format: _Format | None = None
     user: str | None = None
@@ -89,55 +83,27 @@ class _Body(msgspec.Struct):
 
 
 DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
-_OWN_TOOLS = frozenset(("function", "custom"))
-_RESULTS = frozenset(("tool", "function"))
+_tools = tools(frozenset(("function", "custom")))
 # Names that want max_completion_tokens (OpenAI refuses max_tokens for its reasoning models); vendors that copy the API
 # know max_tokens only.
 _CAPS = ("max_completion_tokens", "max_tokens")
 _OPENAI_NAMES = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|o\d|chatgpt)")
 
 
-def remote(names: dict[str, str]) -> Callable[[bytes], str]:
-    """A look for why bytes do not bound some content: a member of it (name -> why) names what the provider fetches. Text
-    cannot fake one (its quotes are escaped); what is sent in place (`data:`) counts as bytes."""
-    keys = "|".join(names).encode()
-    found = re.compile(rb'"(' + keys + rb')"\s*+:\s*+(?!"data:|null|\{\s*"url"\s*:\s*"data:)')
-
-    def look(content: bytes) -> str:
-        if not any(mark in content for mark in _MARKS):
-            return ""
-        hit = found.search(content)
-        return names[hit[1].decode()] if hit else ""
-
-    return look
-
-
-_MARKS = (b'_url"', b'"file"', b'"file_', b'"input_file"')  # one of them is in any content that such a search could hit
-_remote = remote({
-    "image_url": "an image by URL", "file": "a file", "video_url": "a video by URL", "document_url": "a document by URL",
-})  # fmt: skip
-
-
 class _Chat:
     name = "openai_chat"
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed:
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
         found, members = found
-        human = depth = 0
-        why = ""
-        for message in found.messages or ():
-            if message.role == "user":
-                human += 1
-                depth = 0
-            elif message.role in _RESULTS:
-                depth += 1
-            if not why:
-                content = memoryview(message.content)
-                if len(content) and content[0] == 0x5B:
-                    why = _remote(bytes(content))
+        offered = told = None
+        try:
+            offered = signs.preface(bytes(found.tools), _tools) if len(memoryview(found.tools)) else NO_PREFACE
+            told = signs.teller(self.name, chat_message).tell(found.messages or (), offered)
+        except (msgspec.DecodeError, RecursionError) as bad:
+            return gate.malformed("messages" if offered else "tools", bad)
         cap, newer = found.max_tokens.value, found.max_completion_tokens.value
         if newer is not None:
             cap = newer if cap is None else max(cap, newer)
@@ -147,18 +113,16 @@ class _Chat:
             model = deployment[1] if deployment else ""
         options = cast("dict[str, Any]", found.stream_options.value or {})
         pairs = texts(found.metadata) if found.metadata else ()
-        if (
-            found.web_search_options is not UNSET
-            or found.plugins is not UNSET
-            or (found.tools and any(tool.type not in _OWN_TOOLS for tool in found.tools))
-        ):
-            why = why or "tools that the provider runs"
+        why = told.remote
+        if not why and (found.web_search_options is not UNSET or found.plugins is not UNSET or offered.hosted):
+            why = "tools that the provider runs"
         return Asked(
             model=model, stream=found.stream.value is True, output_cap=cap,
             choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=why,
             service_tier=found.service_tier.value or "", conversation=session(pairs) if pairs else "",
             user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
-            human_turns=human, tool_depth=depth, tools=len(found.tools or ()) + len(found.functions or ()),
+            human_turns=told.end.turns, tool_depth=told.end.depth,
+            tools=offered.tools + len(found.functions or ()), history=told, print=printed(told.print, offered.print),
             json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
             members=members,
         )  # fmt: skip
@@ -235,7 +199,42 @@ class _Chunk(msgspec.Struct):
     error: Raw = Raw(b"")
 
 
-_chunk = msgspec.json.Decoder(_Chunk)
+class _Piece(msgspec.Struct):
+    index: Any = 0
+    id: Any = ""
+    function: Function | None = None
+    custom: Function | None = None
+
+
+class _Said(msgspec.Struct):
+    tool_calls: list[_Piece] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Said | None = None
+
+
+class _Called(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+_chunk, _called = msgspec.json.Decoder(_Chunk), msgspec.json.Decoder(_Called)
+_CONTENT = generated.pattern("content", "refusal")
+_ARGUMENTS = generated.pattern("arguments")
+_INDEX = re.compile(rb'"tool_calls"[ ]?:[ ]?\[\{"index"[ ]?:[ ]?(\d{1,4})')
+CALLS_MAX = 256
+
+
+class _Calling:
+    """A call as it comes."""
+
+    __slots__ = ("arguments", "id", "name")
+
+    def __init__(self) -> None:
+        self.id = self.name = ""
+        self.arguments = Words()
+
+
 _LEARNING = 8  # events looked into for id and model: Azure's first one names neither
 
 
@@ -249,6 +248,8 @@ class _Reader(Relay):
         self._id = self._model = self._tier = self._finish = self._error = self._message = ""
         self._created = 0
         self._bytes = 0
+        self._words, self._calls = Words(), dict[int, _Calling]()
+        self._only = 0  # the number of the newest call
         self._learn = _LEARNING
         self._final = False
         self._shown = False  # the client saw a finish_reason
@@ -264,8 +265,57 @@ class _Reader(Relay):
             return False
         if b"[DONE]" in chunk or b'"error"' in chunk:
             return False
-        self._bytes += generated_bytes(chunk)
+        self._heard(chunk)
         return True
+
+    def _heard(self, data: bytes) -> None:
+        """Count what was generated, and keep what will come again."""
+        found = generated_texts(data)
+        self._bytes += generated.measure(found)
+        if b'"tool_calls"' in data:
+            if len(self._calls) == 1 and b'"name"' not in data and b'"content"' not in data and b'"reasoning' not in data:
+                self._calls[self._only].arguments.add(found)  # as nearly all pieces are
+                return
+            spoke = b'"content":"' in data or b'"reasoning' in data or b'"content": "' in data
+            self._pieces(data, _ARGUMENTS.findall(data) if spoke else found)
+            found = _CONTENT.findall(data) if spoke else ()
+        elif b'"reasoning' in data:
+            found = _CONTENT.findall(data)
+        if found:
+            self._words.add(found)
+
+    def _pieces(self, data: bytes, arguments: Sequence[bytes]) -> None:
+        """Calls come in pieces: the first names id and function, the others carry arguments on."""
+        named = data.count(b'"name"')
+        if self._calls and (not named or named == data.count(b'"name":null')):
+            at = list(self._calls) if len(self._calls) == 1 else [int(n) for n in set(_INDEX.findall(data))]
+            if len(at) == 1 and (call := self._calls.get(at[0])) is not None:
+                call.arguments.add(arguments)
+                return
+        for piece in sse.BLANK.split(data) if data.startswith(b"data:") else (data,):
+            try:
+                chunk = _called.decode(sse.parse(piece)[1] if piece is not data else data)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                continue
+            for choice in chunk.choices or ():
+                for part in (choice.delta.tool_calls if choice.delta else None) or ():
+                    number = part.index if isinstance(part.index, int) else 0
+                    if number not in self._calls and len(self._calls) >= CALLS_MAX:
+                        continue
+                    call = self._calls.setdefault(number, _Calling())
+                    self._only = number
+                    said = part.function or part.custom
+                    call.id = call.id or text_of(part.id)
+                    if said is not None:
+                        call.name += text_of(said.name)
+                        call.arguments.add([encode(text_of(said.arguments) or text_of(said.input))[1:-1]])
+
+    def _reply(self) -> Reply | None:
+        text = self._words.text()
+        called = [(call.id, call.name, call.arguments.text()) for call in self._calls.values()]
+        if text is None or self._asked.choices > 1 or any(arguments is None for _, _, arguments in called):
+            return None
+        return reply(text, called)
 
     def _event(self, name: bytes, data: bytes) -> int:
         if data.strip() == b"[DONE]":
@@ -276,7 +326,7 @@ class _Reader(Relay):
             chunk = _chunk.decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return PASS  # nothing we know: the client may know more
-        self._bytes += generated_bytes(data)
+        self._heard(data)
         if self._learn:
             self._learn -= 1
             self._id = self._id or text_of(chunk.id)
@@ -321,7 +371,7 @@ class _Reader(Relay):
             usage=known, model_served=self._model,
             service_tier=self._tier or openai_usage.tier(self._usage), response_id=self._id, finish=self._finish,
             complete=self._done, error=self._error, error_message=self._message, output_bytes=self._bytes,
-            provider_cost_pico=openai_usage.cost(self._usage),
+            provider_cost_pico=openai_usage.cost(self._usage), reply=self._reply() if self._done and not self._error else None,
         )  # fmt: skip
 
     def close_early(self, reason: str, tokens: Tokens | None = None) -> bytes:

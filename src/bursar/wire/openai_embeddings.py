@@ -11,6 +11,7 @@ from ..domain.verdict import Refusal
 from . import body as gate
 from . import splice
 from .dialect import JSON, Reader, encode
+from .history import BUILT_IN, Signs
 from .openai_answer import edge_reading, refuse, whole
 from .openai_chat import DEPLOYMENT, openai_chat
 
@@ -28,7 +29,7 @@ class _Body(msgspec.Struct):
 class _Embeddings:
     name = "openai_embeddings"
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed:
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found

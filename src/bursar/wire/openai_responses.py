@@ -10,14 +10,17 @@ import msgspec
 from msgspec import Raw
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.history import Reply
 from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import edges, error, generated, openai_usage, splice, usage
+from . import canon, edges, error, generated, openai_usage, splice, usage
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, session, text_of, texts
+from .history import BUILT_IN, NO_PREFACE, Preface, Signs, printed
 from .openai_answer import refuse
-from .openai_chat import remote
+from .openai_history import Called, reply, responses_item, tools
+from .openai_history import content as said
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -53,17 +56,6 @@ class _Conversation(gate.Field):
     member = "conversation"
 
 
-class _Item(msgspec.Struct):
-    type: str = "message"
-    role: str = ""
-    content: Raw = Raw(b"")
-    output: Raw = Raw(b"")
-
-
-class _Tool(msgspec.Struct):
-    type: str = "function"
-
-
 class _Body(msgspec.Struct):
     model: _Model = _Model(None)
     stream: _Stream = _Stream(None)
@@ -71,8 +63,9 @@ class _Body(msgspec.Struct):
     service_tier: _Tier = _Tier(None)
     previous_response_id: _Previous = _Previous(None)
     conversation: _Conversation = _Conversation(None)
-    input: str | list[_Item] | None = None
-    tools: list[_Tool] | None = None
+    instructions: Raw = Raw(b"")
+    input: str | list[Raw] | None = None
+    tools: Raw = Raw(b"")
     user: str | None = None
     safety_identifier: str | None = None
     metadata: dict[str, Any] | None = None
@@ -81,42 +74,36 @@ class _Body(msgspec.Struct):
 
 
 # Tools that the client runs; every other type runs at the provider and brings in tokens that nobody has counted.
-_OWN_TOOLS = frozenset(("function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview", "namespace"))
-_fetched = remote({
-    "image_url": "an image by URL", "file_id": "a file by id", "file_url": "a file by URL", "file_data": "a file",
-})  # fmt: skip
+_offered = tools(
+    frozenset(("function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview", "namespace"))
+)
 
 
-def _remote(content: Raw) -> str:
-    view = memoryview(content)
-    return _fetched(bytes(view)) if len(view) and view[0] == 0x5B else ""
+def _instructions(raw: bytes) -> Preface:
+    return Preface(len(raw), canon.fingerprint(text_of(canon.decode_any(raw))))
 
 
 class _Responses:
     name = "openai_responses"
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed:
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         found = gate.read(body, _Body)
         if isinstance(found, Malformed):
             return found
         found, members = found
-        human = depth = count = 0
-        why = ""
-        if isinstance(found.input, str):
-            human = count = 1
-        else:
-            for item in found.input or ():
-                count += 1
-                if item.type == "message":
-                    if item.role == "user":
-                        human += 1
-                        depth = 0
-                    why = why or _remote(item.content)
-                elif item.type.endswith("_output"):
-                    depth += 1
-                    why = why or _remote(item.output)
-                elif item.type == "item_reference":
-                    why = why or "an item by reference"
+        where = "tools"
+        try:
+            offered = signs.preface(bytes(found.tools), _offered) if len(memoryview(found.tools)) else NO_PREFACE
+            where = "instructions"
+            ordered = signs.preface(bytes(found.instructions), _instructions) if len(memoryview(found.instructions)) else NO_PREFACE
+            where = "input"
+            items = found.input or ()
+            if isinstance(items, str):
+                items = [Raw(encode({"role": "user", "content": items}))]
+            told = signs.teller(self.name, responses_item).tell(items, replace(offered, weight=offered.weight + ordered.weight))
+        except (msgspec.DecodeError, RecursionError) as bad:
+            return gate.malformed(where, bad)
+        why = told.remote
         previous: str = found.previous_response_id.value or ""
         conversation = found.conversation.value
         if isinstance(conversation, dict):
@@ -128,15 +115,16 @@ class _Responses:
             why = "a conversation kept by the provider"
         elif bytes(found.prompt) not in (b"", b"null"):
             why = why or "a prompt kept by the provider"
-        elif any(tool.type not in _OWN_TOOLS for tool in found.tools or ()):
+        elif offered.hosted:
             why = why or "tools that the provider runs"
         pairs = texts(found.metadata)
         return Asked(
             model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_output_tokens.value,
             usage_asked=True, unbounded_input=why, service_tier=found.service_tier.value or "",
             conversation=conversation or session(pairs), previous=previous,
-            user=found.user or found.safety_identifier or "", metadata=pairs, messages=count, human_turns=human,
-            tool_depth=depth, tools=len(found.tools or ()),
+            user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(items),
+            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
+            print=printed(told.print or ordered.print, offered.print),
             json_demanded=b'"json_schema"' in bytes(found.text) or b'"json_object"' in bytes(found.text),
             members=members,
         )  # fmt: skip
@@ -236,6 +224,8 @@ class _Action(msgspec.Struct):
 
 class _Said(msgspec.Struct):
     type: Any = ""
+    name: Any = ""
+    call_id: Any = ""
     arguments: Any = ""
     content: Raw = Raw(b"")
     summary: Raw = Raw(b"")
@@ -317,9 +307,23 @@ def _read(answer: _Answer) -> Reading:
     if answer.incomplete_details is not None:
         finish = text_of(answer.incomplete_details.reason) or finish
     return Reading(
+        reply=_reply(answer) if answer.status == "completed" else None,
         usage=known, model_served=text_of(answer.model), service_tier=text_of(answer.service_tier),
         response_id=text_of(answer.id), finish=finish, provider_cost_pico=cost,
     )  # fmt: skip
+
+
+def _reply(answer: _Answer) -> Reply:
+    words: list[str] = []
+    called: list[Called] = []
+    for item in answer.output or ():
+        if item.type == "message":
+            words.append(said(item.content).text)
+        elif item.type == "function_call":
+            called.append((text_of(item.call_id), text_of(item.name), item.arguments))
+        elif item.type == "custom_tool_call":
+            called.append((text_of(item.call_id), text_of(item.name), canon.decode_any(item.input) if bytes(item.input) else ""))
+    return reply("".join(words), called, apart=True)
 
 
 # --- answered as a stream ---

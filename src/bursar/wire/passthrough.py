@@ -18,6 +18,7 @@ from . import usage as counts
 from .anthropic_messages import anthropic_messages
 from .dialect import JSON, Reader, encode, text_of
 from .gemini_generate import gemini_generate
+from .history import BUILT_IN, Signs
 from .openai_answer import refuse
 from .openai_chat import openai_chat
 from .openai_responses import openai_responses
@@ -32,7 +33,7 @@ class _Body(msgspec.Struct):
 class _Passthrough:
     name = "passthrough"
 
-    def read(self, path: str, body: bytes) -> Asked | Malformed:
+    def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         """Never Malformed: a body that is not JSON (a file, a form) is none of our business."""
         if body[:1] != b"{" or path.endswith(_FREE):
             return Asked()

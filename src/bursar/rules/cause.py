@@ -1,0 +1,164 @@
+"""Why a call was made: the operation and cause that nobody said, with the evidence and how sure it is.
+
+A call has one operation. What was said by a label stands; else, in this order: the SDK's own retry, the same messages again after
+a failure (by the same model a re-ask, by another one the client's own fallback), a repair of output that would not parse, a tool
+that failed and is called again. The purpose (eval, background, …) is kept beside it, so that both partitions of a bill foot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from ..domain.call import Asked
+from ..domain.history import BROKEN, JSON, Failed, Reply
+from ..domain.labels import PURPOSES, Labels
+from ..domain.shape import Shape, replace
+from ..domain.thread import CUT, FAILED, MALFORMED, OUTCOMES, Placed
+
+REASK_US = 600_000_000  # the same request within ten minutes of its failure is the same wish
+
+# Per cent. An error flag is somebody's word; a text is read; a result that is only unlike the others may be meant so.
+SURE: Mapping[str, int] = {"flag": 95, "exception": 90, "timeout": 90, "http": 90, "error": 85, "malformed": 60, "empty": 55}
+OWN_SIGN = 90
+
+
+class Cause(Shape, frozen=True, gc=False):
+    """`evidence` is what an operator needs to check it: plain words and numbers, stored with the row."""
+
+    kind: str = "first"  # first | retry | fallback
+    operation: str = "primary"
+    purpose: str = "primary"
+    cause: str = ""
+    confidence: int = 100
+    evidence: tuple[tuple[str, str | int], ...] = ()
+    failed: tuple[Failed, ...] = ()  # tools whose failure may be why: what the reply calls decides
+
+
+def infer(retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "") -> Cause:
+    """What is known before the call goes out. `retries` is how often an SDK says it has tried before; `ci` names the build
+    service whose environment a wrapped client runs in."""
+    base = _purpose(asked, labels, key, ci)
+    said = labels.operation
+    if said in ("retry", "fallback"):
+        return replace(base, kind=said, operation=said, cause="label", confidence=100)
+    if said == "primary":
+        return base
+    if retries != b"0" and retries.isdigit():
+        evidence: tuple[tuple[str, str | int], ...] = (("retry_count", int(retries[:9])),)
+        if placed is not None and placed.again is not None:
+            evidence += (("of", placed.again.call),)
+        return replace(base, kind="retry", operation="retry", cause="sdk_retry", confidence=100, evidence=evidence)
+    if placed is not None:
+        again = _again(base, asked, placed)
+        if again is not None:
+            return again
+        repair = _repair(base, asked, placed)
+        if repair is not None:
+            return repair
+    if asked.history is not None and asked.history.failed:
+        failed = asked.history.failed
+        first = failed[0]
+        return replace(base,
+            operation="retry", cause=f"tool:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN) - 30,
+            evidence=(("why", first.why), ("bytes", first.weight)), failed=failed,
+        )  # fmt: skip
+    return base
+
+
+PRIMARY = Cause()
+
+
+def _purpose(asked: Asked, labels: Labels, key: str, ci: str) -> Cause:
+    word = labels.operation
+    if asked.embedding and word in ("", "embedding"):
+        return Cause("first", "embedding", "embedding")
+    if word == "primary":
+        return PRIMARY
+    if word in PURPOSES:
+        source = next((who for name, who in labels.sources if name == "operation"), "label")
+        return Cause("first", word, word, evidence=(("by", source),))
+    if key and _of_evals(key):
+        return Cause("first", "eval", "eval", "", 70, (("by", "key"), ("key", key[:64])))
+    if ci:
+        return Cause("first", "eval", "eval", "", 60, (("by", "ci"), ("ci", ci[:64])))
+    return PRIMARY
+
+
+@lru_cache(maxsize=1024)
+def _of_evals(key: str) -> bool:
+    words = key.lower().replace("_", "-").split("-")
+    return "eval" in words or "evals" in words
+
+
+def _again(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
+    """The same messages, after they had failed."""
+    again = placed.again
+    if again is None or again.outcome not in (FAILED, CUT, MALFORMED) or again.gap_us > REASK_US:
+        return None
+    word = again.why or OUTCOMES[again.outcome]
+    evidence: tuple[tuple[str, str | int], ...] = (("of", again.call), ("after", word), ("gap_ms", again.gap_us // 1000))
+    if again.model and again.model != asked.model:
+        return replace(
+            base,
+            kind="fallback",
+            operation="fallback",
+            cause=f"{word}:{again.model[:80]}",
+            confidence=90,
+            evidence=(("by", "client"), *evidence),
+        )
+    if again.outcome == MALFORMED:
+        return replace(base, kind="retry", operation="retry", cause="repair", confidence=90, evidence=evidence)
+    return replace(base,
+        kind="retry", operation="retry", cause="reask", confidence=95 if again.body else 85,
+        evidence=(*evidence, ("same_bytes", int(again.body))),
+    )  # fmt: skip
+
+
+def _repair(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
+    """Somebody answers output that would not parse."""
+    history, after = asked.history, placed.after
+    if history is None or not history.fresh_human:
+        return None
+    if after is not None and after.outcome == MALFORMED:
+        sure, sign = 95, "the reply before could not be used"
+    elif asked.json_demanded and history.replied and history.said_shape != JSON and history.repair:
+        sure, sign = 85, "JSON is demanded, the reply before is none"
+    elif history.said_shape == BROKEN and history.repair:
+        sure, sign = 75, "the reply before is broken JSON"
+    else:
+        return None
+    evidence: tuple[tuple[str, str | int], ...] = (("sign", sign),)
+    if after is not None:
+        evidence += (("of", after.call),)
+    return replace(base, kind="retry", operation="retry", cause="repair", confidence=sure, evidence=evidence)
+
+
+def settled(cause: Cause, placed: Placed | None, reply: Reply | None) -> Cause:
+    """The same when the reply is known: a tool that failed and is called again is retried; another tool, or a word to the
+    person, is a switch, which the tool caused but which is no waste. Also within three calls of the same turn."""
+    if cause.failed:
+        if reply is None:
+            return cause
+        first = cause.failed[0]
+        called = {use.name for use in reply.uses}
+        again = next((failed for failed in cause.failed if failed.tool in called), None)
+        if again is not None:
+            return replace(cause,
+                cause=f"tool:{again.tool[:64]}", confidence=SURE.get(again.why, OWN_SIGN),
+                evidence=(("class", "retry"), ("why", again.why), ("bytes", again.weight)),
+            )  # fmt: skip
+        return replace(cause,
+            operation=cause.purpose, cause=f"switch:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN),
+            evidence=(("class", "switch"), ("why", first.why), ("bytes", first.weight)),
+        )  # fmt: skip
+    if placed is None or reply is None or cause.cause or not reply.uses:
+        return cause
+    for one in placed.failing:
+        tool, why = one.tool, one.why
+        if any(use.name == tool for use in reply.uses):
+            evidence = (("class", "retry"), ("why", why), ("calls_since", one.calls))
+            return replace(
+                cause, operation="retry", cause=f"tool:{tool[:64]}", confidence=SURE.get(why, OWN_SIGN) - 10, evidence=evidence
+            )
+    return cause

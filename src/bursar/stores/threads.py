@@ -1,0 +1,257 @@
+"""Conversations of this process in bounded memory, and the lines about them that the processes on one ledger share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+
+import apsw
+
+from ..domain.thread import Found, Head, Landmark, Thread
+from .fault import OF_DISK, LedgerFault
+from .schema import Place, connect
+
+# As measured with tracemalloc (tests/stores/test_threads.py): what a conversation takes, and each key that leads to it.
+THREAD_BYTES = 700
+HEAD_BYTES = 330
+KEYS = 5  # of a conversation, beside its root: of the last request (itself, its reply, their window) and of the reply before
+BYTES_MAX = 96 << 20
+CARRIED_MAX = 16_384  # texts given to sub-agents and lines of summaries
+TTL_US = 24 * 3_600_000_000  # a conversation that nobody carried on for a day is over
+
+TWINS_MAX = 4_096  # conversations at one key: openings that nothing tells apart
+CLAIMED_MAX = 64  # of them, those that have gone on and are still remembered there
+ALL_MAX = 32
+
+Finder = Callable[[Sequence[bytes]], Mapping[bytes, Found]]  # what other processes have written, by key
+
+
+# A line is written with the row of the call that it is about. Where another conversation has been at the same place, nobody is.
+MARK = """INSERT INTO threads (key, conversation, turns, depth, calls, at) VALUES (?,?,?,?,?,?)
+    ON CONFLICT (key) DO UPDATE SET conversation = CASE WHEN conversation = excluded.conversation THEN conversation ELSE '' END,
+        turns = excluded.turns, depth = excluded.depth, calls = excluded.calls, at = excluded.at"""
+KEPT = 1_000_000  # lines, some 150 bytes each
+SWEEP = 4096  # the oldest are deleted in pieces of so many
+FIND = """SELECT key, conversation, turns, depth, calls FROM threads WHERE key IN ({}) AND at > ?"""
+
+
+def mark_all(connection: apsw.Connection, landmarks: Sequence[Landmark]) -> None:
+    """Within the transaction of their rows."""
+    connection.executemany(MARK, [(m.key, m.conversation, m.turns, m.depth, m.calls, m.at_us) for m in landmarks])
+    last = connection.last_insert_rowid()
+    if last % SWEEP < len(landmarks) and last > KEPT:
+        connection.execute("DELETE FROM threads WHERE n IN (SELECT n FROM threads ORDER BY n LIMIT ?)", (SWEEP,))
+
+
+class Shelf:
+    """Looks up what other processes have written. Of no consequence when the file cannot be read: a conversation is then taken
+    for a new one."""
+
+    def __init__(self, place: Place, ttl_us: int, clock_us: Callable[[], int]) -> None:
+        self._place, self._ttl_us, self._clock_us = place, ttl_us, clock_us
+        self._lock = threading.Lock()
+        self._connection: apsw.Connection | None = None
+        _live.add(self)
+
+    def find(self, keys: Sequence[bytes]) -> Mapping[bytes, Found]:
+        with self._lock:
+            try:
+                connection = self._opened()
+                query = FIND.format(",".join("?" * len(keys)))
+                rows = connection.execute(query, (*keys, self._clock_us() - self._ttl_us)).fetchall()
+            except (*OF_DISK, LedgerFault):
+                self._connection = None
+                return {}
+        return {row[0]: Found(*row[1:]) for row in rows}
+
+    def _opened(self) -> apsw.Connection:
+        if self._connection is None:
+            self._connection = connect(self._place, busy_ms=200, read_only=True)
+        return self._connection
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close(True)
+        self._connection = None
+
+    def _before_fork(self) -> None:
+        """No connection is carried across a fork; both sides open again when they next need it."""
+        self._lock.acquire()
+        self._drop()
+
+    def _after_fork(self) -> None:
+        self._lock.release()
+
+
+_live: weakref.WeakSet[Shelf] = weakref.WeakSet()
+_forking: list[Shelf] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_live)
+    for shelf in _forking:
+        shelf._before_fork()
+
+
+def _after_fork() -> None:
+    for shelf in _forking:
+        shelf._after_fork()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+class _Twins:
+    """Heads of several conversations at one key, in the order in which they came."""
+
+    __slots__ = ("claimed", "fresh", "newest")
+
+    def __init__(self, first: Head) -> None:
+        self.fresh: OrderedDict[Thread, Head] = OrderedDict()
+        self.claimed: OrderedDict[Thread, Head] = OrderedDict()
+        self.newest: Head | None = first
+        (self.claimed if first.claimed else self.fresh)[first.thread] = first
+
+
+class Threads:
+    """The index of one process: least used conversations go first, and with them all their keys."""
+
+    def __init__(self, bytes_max: int = BYTES_MAX, ttl_us: int = TTL_US, shelf: Finder | None = None) -> None:
+        self._most, self._ttl_us, self._shelf = bytes_max, ttl_us, shelf
+        self._heads: dict[int, Head | _Twins] = {}
+        self._threads: OrderedDict[Thread, None] = OrderedDict()  # least used first
+        self._carried: OrderedDict[int, Thread] = OrderedDict()
+        self.bytes = 0
+        self.forgotten = self.looked_up = 0
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    @property
+    def shared(self) -> bool:
+        return self._shelf is not None
+
+    def latest(self, key: int) -> Head | None:
+        found = self._heads.get(key)
+        return found.newest if isinstance(found, _Twins) else found
+
+    def waiting(self, key: int) -> Head | None:
+        found = self._heads.get(key)
+        if not isinstance(found, _Twins):
+            return found
+        if found.fresh:
+            return next(iter(found.fresh.values()))
+        return next(reversed(found.claimed.values()), None)
+
+    def all(self, key: int) -> Sequence[Head]:
+        found = self._heads.get(key)
+        if isinstance(found, _Twins):
+            return [*islice(reversed(found.fresh.values()), ALL_MAX), *islice(reversed(found.claimed.values()), ALL_MAX)]
+        return () if found is None else (found,)
+
+    def of(self, key: int, thread: Thread) -> Head | None:
+        found = self._heads.get(key)
+        if isinstance(found, _Twins):
+            return found.fresh.get(thread) or found.claimed.get(thread)
+        return found if found is not None and found.thread is thread else None
+
+    def several(self, key: int) -> bool:
+        found = self._heads.get(key)
+        return isinstance(found, _Twins) and len(found.fresh) + len(found.claimed) > 1
+
+    def claim(self, key: int, head: Head) -> None:
+        head.claimed = True
+        found = self._heads.get(key)
+        if isinstance(found, _Twins):
+            found.fresh.pop(head.thread, None)
+            found.claimed[head.thread] = head
+            found.claimed.move_to_end(head.thread)
+            if len(found.claimed) > CLAIMED_MAX:
+                found.claimed.popitem(last=False)
+                self.bytes -= HEAD_BYTES
+
+    def put(self, key: int, head: Head, root: bool = False) -> None:
+        found, thread = self._heads.get(key), head.thread
+        if found is None or (isinstance(found, Head) and found.thread is thread):
+            self._heads[key] = head
+            self.bytes += HEAD_BYTES if found is None else 0
+        else:
+            if isinstance(found, Head):
+                found = self._heads[key] = _Twins(found)
+            if thread in found.claimed:
+                del found.claimed[thread]
+                self.bytes -= HEAD_BYTES
+            if thread not in found.fresh:
+                self.bytes += HEAD_BYTES
+            found.fresh[thread] = found.newest = head
+            if len(found.fresh) > TWINS_MAX:
+                found.fresh.popitem(last=False)
+                self.bytes -= HEAD_BYTES
+        if root and not thread.root:
+            thread.root = key
+        elif key != thread.root:
+            if key in thread.keys:
+                thread.keys.remove(key)
+            thread.keys.append(key)
+            if len(thread.keys) > KEYS:
+                self._drop(thread.keys.pop(0), thread)
+
+    def _drop(self, key: int, thread: Thread) -> None:
+        """Forget a thread's head at a key."""
+        found = self._heads.get(key)
+        if isinstance(found, _Twins):
+            gone = found.fresh.pop(thread, None) or found.claimed.pop(thread, None)
+            if gone is None:
+                return
+            self.bytes -= HEAD_BYTES
+            if found.newest is gone:
+                found.newest = next(reversed(found.fresh.values()), None) or next(reversed(found.claimed.values()), None)
+            if found.newest is None:
+                del self._heads[key]
+        elif found is not None and found.thread is thread:
+            del self._heads[key]
+            self.bytes -= HEAD_BYTES
+
+    def use(self, thread: Thread) -> None:
+        if thread in self._threads:
+            self._threads.move_to_end(thread)
+        else:
+            self._threads[thread] = None
+            self.bytes += THREAD_BYTES
+        while self.bytes > self._most and len(self._threads) > 1:
+            self._forget(next(iter(self._threads)))
+        oldest = next(iter(self._threads))
+        if thread.seen_us - oldest.seen_us > self._ttl_us:
+            self._forget(oldest)
+
+    def _forget(self, thread: Thread) -> None:
+        del self._threads[thread]
+        self.bytes -= THREAD_BYTES
+        self.forgotten += 1
+        for key in {*thread.keys, thread.root}:
+            self._drop(key, thread)
+
+    def carry(self, key: int, thread: Thread) -> None:
+        self._carried[key] = thread
+        self._carried.move_to_end(key)
+        if len(self._carried) > CARRIED_MAX:
+            self._carried.popitem(last=False)
+
+    def carrier(self, key: int) -> Thread | None:
+        return self._carried.get(key)
+
+    def look_up(self, keys: Sequence[int]) -> Mapping[int, Found]:
+        if self._shelf is None or not keys:
+            return {}
+        self.looked_up += 1
+        names = {key.to_bytes(33, "big"): key for key in keys}
+        return {names[name]: found for name, found in self._shelf(list(names)).items()}

@@ -1,0 +1,425 @@
+"""The messages of a request, told once: each message is looked into when it is new, and an opening sent again is known by its bytes.
+
+What is remembered changes only how fast an answer comes, never which. It is bounded in bytes, the least used goes first.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from ..domain.history import (
+    ASSISTANT,
+    DIGESTS,
+    EMPTY,
+    HUMAN,
+    JSON,
+    MODULUS,
+    NO_PAIRS,
+    START,
+    SYSTEM,
+    TAIL,
+    TEXT,
+    TOOL,
+    Failed,
+    History,
+    Mark,
+    Message,
+    Pairs,
+    Result,
+    Use,
+    paired,
+    without_tools,
+)
+from ..domain.shape import Shape
+from .failure import Sign
+
+SHORT = 6  # up to so many messages, carrying on from a known opening saves nothing
+LOOK = 12  # messages that a request may add to one that is known and still be recognised at once
+RUNS = 32  # messages at the end whose place among the cached tokens is worked out one by one
+OPEN_MAX = 64  # unanswered calls, and results of calls that are not there, that are kept
+# What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those, and an
+# opening beside its own bytes.
+MESSAGE_BYTES, MORE_BYTES, OPENING_BYTES = 620, 380, 190
+SAID_MAX = 24 << 20
+OPENINGS_MAX = 64 << 20
+PREFACES_MAX = 4 << 20
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """What was worked out before, up to so many bytes, the lately used half of it for certain: when the young ones fill half
+    of the room, they become the old ones, and the old that nobody asked for meanwhile are gone."""
+
+    __slots__ = ("_most", "_old", "_old_bytes", "_young", "_young_bytes")
+
+    def __init__(self, most: int) -> None:
+        self._most = most // 2
+        self._young: dict[int, T] = {}
+        self._old: dict[int, T] = {}
+        self._young_bytes = self._old_bytes = 0
+
+    def get(self, key: int) -> T | None:
+        found = self._young.get(key)
+        if found is None and self._old and (found := self._old.pop(key, None)) is not None:
+            # Its size is not remembered apart: the mean of its generation stands for it.
+            size = self._old_bytes // (len(self._old) + 1)
+            self._old_bytes -= size
+            self.put(key, found, size)
+        return found
+
+    def put(self, key: int, value: T, size: int) -> None:
+        if key not in self._young:
+            self._young_bytes += size
+        self._young[key] = value
+        if self._young_bytes > self._most:
+            self._old, self._old_bytes = self._young, self._young_bytes
+            self._young, self._young_bytes = {}, 0
+
+    @property
+    def bytes(self) -> int:
+        return self._young_bytes + self._old_bytes
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+
+class Preface(Shape, frozen=True, gc=False):
+    """What stands before the messages: system prompt and tools."""
+
+    weight: int = 0
+    print: int = 0
+    tools: int = 0
+    hosted: bool = False
+    hour: bool = False
+
+
+NO_PREFACE = Preface()
+
+
+class _State(msgspec.Struct, gc=False):
+    """Where a telling stands after so many messages."""
+
+    chain: int = 0
+    turns: int = 0
+    depth: int = 0
+    calls: int = 0
+    count: int = 0  # messages that said something
+    root: int = 0
+    kind: int = SYSTEM  # of the last of them
+    replied: bool = False
+    reply_at: int = 0
+    digests: array[int] = array("Q")
+    pairs: Pairs = NO_PAIRS
+    open: dict[str, Use] = {}  # calls without an answer, by id
+    habits: tuple[str, ...] = ()  # tools that have answered JSON
+    said: int = 0  # digest of the assistant's last message, 64 bits
+    said_uses: bool = False
+    said_shape: int = EMPTY
+    talk: int = 0  # bytes: up to the last reply, people's since, tools', the system's
+    people: int = 0
+    tools: int = 0
+    system: int = 0
+    runs: array[int] = array("Q")
+    remote: str = ""
+    hour: bool = False
+    print: int = 0
+    # since the last reply
+    fresh_pairs: int = 0
+    fresh_human: int = 0
+    fresh_results: int = 0
+    failed: tuple[Failed, ...] = ()
+    loose: tuple[Result, ...] = ()
+    preview: str = ""
+    text: int = 0
+    lines: tuple[int, ...] = ()
+    repair: bool = False
+
+
+class _Packed(msgspec.Struct, array_like=True, gc=False):
+    """A state as bytes: there may be a hundred thousand of them."""
+
+    counts: tuple[int, int, int, int, int, int, int, int, int, int]
+    said: tuple[int, bool, int, bool, bool]
+    chain: bytes
+    root: bytes
+    columns: tuple[bytes, bytes, bytes, bytes, bytes]
+    names: tuple[str, ...]
+    open: tuple[Use, ...]
+    habits: tuple[str, ...]
+    remote: str
+    print: int
+    run: int
+    fresh: tuple[int, int, int, int, bool]
+    failed: tuple[Failed, ...]
+    loose: tuple[Result, ...]
+    preview: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Packed).decode
+
+
+def _pack(s: _State) -> bytes:
+    calls, results, errors = s.pairs.calls, s.pairs.results, s.pairs.errors
+    return _encode((
+        (s.turns, s.depth, s.calls, s.count, s.kind, s.reply_at, s.talk, s.people, s.tools, s.system),
+        (s.said, s.said_uses, s.said_shape, s.replied, s.hour), s.chain.to_bytes(16, "little"),
+        s.root.to_bytes(16, "little") if s.root else b"",
+        (s.digests.tobytes(), s.runs.tobytes(), calls.tobytes(), results.tobytes(), errors.tobytes()),
+        s.pairs.names, tuple(s.open.values())[:OPEN_MAX] if s.open else (), s.habits, s.remote, s.print, s.pairs.run,
+        (s.fresh_pairs, s.fresh_human, s.fresh_results, s.text, s.repair), s.failed, s.loose, s.preview,
+    ))  # fmt: skip
+
+
+def _unpack(packed: bytes) -> _State:
+    p = _decode(packed)
+    turns, depth, calls, count, kind, reply_at, talk, people, tools, system = p.counts
+    said, said_uses, said_shape, replied, hour = p.said
+    digests, runs, used, results, errors = p.columns
+    pairs_new, human_new, results_new, text, repair = p.fresh
+    pairs = Pairs(p.names, array("Q", used), array("Q", results), array("Q", errors), p.run) if p.names else NO_PAIRS
+    return _State(
+        int.from_bytes(p.chain, "little"), turns, depth, calls, count, int.from_bytes(p.root, "little"), kind, replied, reply_at,
+        array("Q", digests), pairs, {use.id or use.name: use for use in p.open}, p.habits, said, said_uses, said_shape, talk, people,
+        tools, system, array("Q", runs), p.remote, hour, p.print, pairs_new, human_new, results_new, p.failed, p.loose, p.preview,
+        text, (), repair,
+    )  # fmt: skip
+
+
+class Teller:
+    """One dialect's messages. `read` looks into one message; what it raises means the body is malformed."""
+
+    def __init__(self, read: Callable[[bytes, Sequence[Sign]], Message], signs: Sequence[Sign] = ()) -> None:
+        self._read, self._signs = read, signs
+        self.said: Kept[Message] = Kept(SAID_MAX)
+        self.openings: Kept[bytes] = Kept(OPENINGS_MAX)
+
+    def tell(self, raws: Sequence[Raw], preface: Preface = NO_PREFACE) -> History:
+        """The history in `raws`, one message each. The built-in hash of bytes is keyed anew in each process and runs at
+        memory speed; nothing of it is stored or leaves this object."""
+        if len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
+            return opening
+        sums = list(map(hash, map(bytes, raws)))  # one copy at a time: each is made where the last one was, in the cache
+        number = len(sums)
+        state, known = _State(), 0
+        for count in range(number - 1, max(SHORT, number - LOOK) - 1, -1) if number > SHORT else ():
+            opening = self.openings.get(hash(tuple(sums[:count])))
+            if opening is not None:
+                state, known = _unpack(opening), count
+                break
+        messages: list[Message] = []
+        keep = number  # where the opening to be remembered ends: cache markers move on, and from there the bytes will differ
+        for at in range(known, number):
+            message = self._message(raws[at], sums[at])
+            if message.marked and keep == number and number - at < LOOK:
+                keep = at
+            messages.append(message)
+        marks = [Mark(state.chain, state.turns, state.depth, state.calls, state.count)] if known else []
+        _fold(state, messages[: keep - known], marks)
+        if keep >= SHORT and keep > known:
+            opening = _pack(state)
+            self.openings.put(hash(tuple(sums[:keep])), opening, OPENING_BYTES + len(opening))
+        if keep < number:
+            _fold(state, messages[keep - known :], marks)
+        end = marks.pop() if marks else START
+        marks.reverse()
+        s = state
+        return History(
+            end, tuple(marks), s.digests, s.root, s.replied, s.reply_at, s.pairs, s.fresh_pairs, s.preview, s.failed, s.fresh_human,
+            s.fresh_results, s.text, () if s.replied else s.lines, s.said_shape, s.repair,
+            (s.people, s.talk, s.tools, s.system + preface.weight), s.runs, s.loose, s.remote, s.hour, s.print,
+        )  # fmt: skip
+
+
+    def _message(self, raw: Raw, key: int) -> Message:
+        message = self.said.get(key)
+        if message is None:
+            message = self._read(bytes(raw), self._signs)
+            self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
+        return message
+
+    def _opened(self, raws: Sequence[Raw], preface: Preface) -> History | None:
+        """A person's one message, with a system prompt or without: as conversations begin, and many calls are. The general way
+        gives the same and takes a third longer. None: it is something else."""
+        said: Message | None = None
+        ordered: Message | None = None
+        runs: list[int] = []
+        for raw in raws:
+            message = self._message(raw, hash(bytes(raw)))
+            runs.append(message.weight << 2 | message.kind)
+            if message.kind == SYSTEM and ordered is None:
+                ordered = message
+            elif message.kind == HUMAN and said is None and message.power != 1:
+                said = message
+            else:
+                return None
+        if said is None:
+            return None
+        digest, system = said.digest, preface.weight
+        remote, hour, print_ = said.remote, said.hour, 0
+        if ordered is not None:
+            system, print_ = system + ordered.weight, ordered.print
+            remote, hour = ordered.remote or remote, hour or ordered.hour
+        return History(
+            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & 0xFFFFFFFFFFFFFFFF,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
+            said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, system), array("Q", runs), (), remote, hour, print_,
+        )  # fmt: skip
+
+
+def _fold(state: _State, messages: Sequence[Message], marks: list[Mark]) -> None:
+    """Carry a telling on over these messages. Running sums are locals: this is on the way of every call."""
+    chain, turns, depth, calls, count = state.chain, state.turns, state.depth, state.calls, state.count
+    kind, root, pairs, unanswered = state.kind, state.root, state.pairs, state.open
+    talk, people, tools, system = state.talk, state.people, state.tools, state.system
+    runs: list[int] = []
+    spoken: list[int] = []
+    for message in messages:
+        mine, weight = message.kind, message.weight
+        if message.remote and not state.remote:
+            state.remote = message.remote
+        if message.hour:
+            state.hour = True
+        if mine == SYSTEM or message.power == 1:  # reasoning and empty texts say nothing either
+            if mine == SYSTEM:
+                system += weight
+                state.print = state.print or message.print
+                runs.append(weight << 2 | SYSTEM)
+            else:
+                talk += weight
+                runs.append(weight << 2 | ASSISTANT)
+            continue
+        runs.append(weight << 2 | mine)
+        digest = message.digest & 0xFFFFFFFFFFFFFFFF
+        if mine == ASSISTANT:
+            talk += people + weight
+            people = 0
+            first = kind != ASSISTANT  # what the API sends as several items is one reply: its text and its calls belong together
+            if first:
+                _reply_begins(state)
+                unanswered = dict[str, Use]()
+                state.replied = state.replied or count > 0 or bool(message.uses)  # a greeting that comes first is no reply
+                state.reply_at = count
+            if first or message.shape != EMPTY:
+                state.said, state.said_uses, state.said_shape = digest, bool(message.uses), message.shape
+            for use in message.uses:
+                unanswered[use.id or use.name] = use
+        else:
+            if kind == ASSISTANT and turns and not root:
+                root = chain
+            if mine == TOOL:
+                tools += weight
+                number = len(message.results)
+                calls, depth = calls + number, depth + number
+                state.replied = True
+                state.fresh_results += number
+                pairs = _answered(state, message.results, unanswered, pairs)
+            else:
+                people += weight
+                turns, depth = turns + 1, 0
+                pairs = _told(state, message, digest, kind == ASSISTANT, pairs)
+                unanswered = dict[str, Use]()
+        chain = (chain * message.power + message.digest) % MODULUS
+        count += 1
+        kind = mine
+        spoken.append(digest)
+        marks.append(Mark(chain, turns, depth, calls, count))
+    state.chain, state.turns, state.depth, state.calls, state.count = chain, turns, depth, calls, count
+    state.kind, state.root, state.pairs, state.open = kind, root, pairs, unanswered
+    state.talk, state.people, state.tools, state.system = talk, people, tools, system
+    state.runs = (state.runs + array("Q", runs))[-RUNS:]
+    state.digests = (state.digests + array("Q", spoken))[-DIGESTS:]
+
+
+def _reply_begins(state: _State) -> None:
+    """What came before is not new any more."""
+    state.fresh_pairs = state.fresh_human = state.fresh_results = 0
+    state.failed, state.loose, state.preview, state.repair = (), (), "", False
+
+
+def _answered(state: _State, results: Sequence[Result], unanswered: dict[str, Use], pairs: Pairs) -> Pairs:
+    """Results of tools find the calls that they answer."""
+    for result in results:
+        use = unanswered.pop(result.id or result.name, None)
+        name = use.name if use is not None else result.name
+        why = result.failed
+        for tool, own in result.own:
+            if not tool or tool == name:
+                why = own
+        if not why:
+            if result.shape == JSON:
+                if name not in state.habits:
+                    state.habits = (*state.habits[-15:], name)
+            elif result.shape != TEXT and name in state.habits:
+                why = "empty" if result.shape == EMPTY else "malformed"
+        if why and len(state.failed) < OPEN_MAX:
+            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight))
+        if use is None:
+            if len(state.loose) < OPEN_MAX:
+                state.loose = (*state.loose, result)
+            continue
+        state.preview = use.preview
+        fresh = state.fresh_pairs
+        if fresh and (use.digest, result.digest) in zip(pairs.calls[-fresh:], pairs.results[-fresh:]):
+            continue  # the same twice in one paid reply is one step, and no loop
+        pairs = paired(pairs, name, use.digest, result.digest, result.error or (result.digest if why else 0))
+        state.fresh_pairs = min(fresh + 1, TAIL)
+    return pairs
+
+
+def _told(state: _State, message: Message, digest: int, after_reply: bool, pairs: Pairs) -> Pairs:
+    """A person says something, or a program that has no tools answers the model in words."""
+    state.fresh_human += 1
+    state.text, state.repair = message.text, message.repair
+    if not state.replied:
+        state.lines = message.lines
+    # An agent without tools: a step is its text, and what came of it is the text it is told next.
+    answers = after_reply and not state.said_uses
+    if not (answers and digest in pairs.results):
+        left = without_tools(pairs)
+        if left is not pairs:
+            pairs, state.fresh_pairs = left, 0
+    if not answers:
+        return pairs
+    state.preview = ""
+    state.fresh_pairs += 1
+    return paired(pairs, "", state.said, digest, 0)
+
+
+class Signs:
+    """The operator's patterns, and the tellers that know them. A policy is read into new ones."""
+
+    __slots__ = ("own", "prefaces", "tellers")
+
+    def __init__(self, own: Sequence[Sign] = ()) -> None:
+        self.own = tuple(own)
+        self.tellers: dict[str, Teller] = {}
+        self.prefaces: Kept[Preface] = Kept(PREFACES_MAX)
+
+    def teller(self, dialect: str, read: Callable[[bytes, Sequence[Sign]], Message]) -> Teller:
+        found = self.tellers.get(dialect)
+        if found is None:
+            found = self.tellers[dialect] = Teller(read, self.own)
+        return found
+
+    def preface(self, raw: bytes, read: Callable[[bytes], Preface]) -> Preface:
+        """A system prompt or a list of tools, looked into once."""
+        key = hash(raw)
+        found = self.prefaces.get(key)
+        if found is None:
+            found = read(raw)
+            self.prefaces.put(key, found, 300)
+        return found
+
+
+BUILT_IN = Signs()
+
+
+def printed(system: int, tools: int) -> str:
+    """The fingerprint of system prompt and tools, 16 hex digits."""
+    return f"{(system * 0x9E3779B97F4A7C15 + tools) & 0xFFFFFFFFFFFFFFFF:016x}" if system or tools else ""
