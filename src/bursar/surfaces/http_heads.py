@@ -35,6 +35,8 @@ class Said:
 
 def look(data: bytes) -> Said | None:
     """The head at the start of these bytes, when all of it is there and it is not too long."""
+    if data[:1] in b"\r\n":  # empty lines may stand before a request: then the first blank line is not where its head ends
+        return None
     end = data.find(_END, 0, HEAD_MAX)
     if end < 0:
         return None
