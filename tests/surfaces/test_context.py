@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import bursar
-from bursar.surfaces.context import current
+from bursar.surfaces.context import build_service, current
 
 
 def test_scopes_nest_and_the_inner_one_wins() -> None:
@@ -107,3 +107,11 @@ def test_the_package_has_only_its_public_names() -> None:
     assert set(bursar.__all__) <= set(dir(bursar))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         bursar.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_build_service_is_known_by_its_variable() -> None:
+    """The particular one before the general; a variable that says no is none."""
+    assert build_service({"CI": "true", "GITHUB_ACTIONS": "true"}) == "github"
+    assert build_service({"CI": "1"}) == "ci"
+    assert build_service({"JENKINS_URL": "https://jenkins.example/"}) == "jenkins"
+    assert build_service({"CI": "false", "GITLAB_CI": ""}) == "" and build_service({}) == ""

@@ -44,6 +44,8 @@ def test_a_good_file_is_typed():
         ('[[fallback]]\nfrom = "a"\nto = "a"\n', 1, ["itself"]),
         ('[[fallback]]\nfrom = "a"\nto = "b"\non = ["sometimes"]\n', 4, ["sometimes"]),
         ('[server]\nport = "8787"\n', 2, ["port", "int"]),
+        ('[labels]\n\n[[tool]]\nname = "search"\nfailed = ["(no hits"]\n', 3, ["(no hits", "regular expression"]),
+        ('[[tool]]\nname = "wait"\npolls = -1\n', 1, ["polls", "-1"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_line(text, line, words):
@@ -83,5 +85,5 @@ def test_secrets_come_from_the_environment_or_a_file_and_never_stand_in_a_messag
 def test_the_schema_names_every_table():
     """Editors complete from it; it is generated, so it cannot fall behind."""
     schema = settings.schema().decode()
-    for table in ("providers", "budget", "fallback", "price", "key", "server", "ledger", "guard"):
+    for table in ("providers", "budget", "fallback", "price", "key", "tool", "server", "ledger", "guard"):
         assert f'"{table}"' in schema

@@ -6,8 +6,6 @@ import json
 from functools import lru_cache
 from typing import Any
 
-import msgspec
-
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
 from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement
 from ..domain.history import History
@@ -192,7 +190,7 @@ def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return json.dumps(value, separators=(",", ":"))
 
 
 def outcome(entry: Entry, reading: Reading | None) -> tuple[int, str]:

@@ -23,7 +23,7 @@ WIDE = 165  # columns of a terminal from which everything fits in one line
 
 COLUMNS = tuple(shown(c) for c in STORED if c != "charges")
 # Free text in JSON columns: given to programs as what it is.
-PARSED = ("other_units", "label_sources", "legs")
+PARSED = ("other_units", "label_sources", "legs", "evidence")
 
 
 def newest(reader: Reader, period: periods.Period, where: Sequence[tuple[str, str]], limit: int) -> list[dict[str, Any]]:
