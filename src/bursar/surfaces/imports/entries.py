@@ -18,9 +18,8 @@ from ...rules.record import NOT_BILLED, add_usage
 from . import providers
 from .record import Record
 
-ID_MAX = 120  # characters of a source's id as it stands; longer ones are hashed
+ID_MAX = 400  # characters of a source's id as it stands; longer ones are hashed
 CACHE_HIT = "rule:reply-cache-no-bill"
-AGGREGATE = "aggregate"  # the attempt_kind of a bucket of a provider's report: never part of a sum over calls
 
 
 # A label's name, also as other tools have it -> ours, where it is one of the chargeable ones.
@@ -79,7 +78,7 @@ class Maker:
             ended="complete" if record.status == "ok" else "failed",
             usage_source="estimated" if record.estimated else "unknown" if record.tokens is None and priced.status != "priced" else "provider",
             usage_raw=record.contradiction[:500], latency_ms=record.latency_ms, ttft_ms=record.ttft_ms,
-            response_id=clean(record.response_id), request_hash=record.digest, source=self._source, flags=" ".join(flags), **found,
+            response_id=clean(record.response_id), request_hash=record.digest, source=record.source or self._source, flags=" ".join(flags), **found,
         )  # fmt: skip
 
     def _labels(self, labels: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -103,7 +102,7 @@ class Maker:
         tools write 0 for a model they have no price of."""
         tokens, stated = record.tokens, record.stated
         if record.billed and stated is not None:
-            return _stated(stated, f"billed:{self._form}", "priced")
+            return _stated(stated, f"billed:{provider}", "priced")
         if record.flags == "cache_hit":
             return Priced("priced", 0, (), CACHE_HIT)
         ours = None

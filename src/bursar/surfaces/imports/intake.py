@@ -22,10 +22,12 @@ from .entries import Maker
 from .files import Source, Unreadable
 from .known import Known
 from .record import DAY_US, Bad, Mapper, NotMine, Outcome, Passed, Piece, Record, Repeat
+from .reports import AGGREGATE, Reported, sources
 from .state import Aside, Mark
 
 BATCH = 8_192  # rows on their way at once: some 10 MB
 MARK_S = 2.0
+GROWING_US = 3_600_000_000  # a file touched within the hour may still be written to
 TRIAL = 200  # records of which not one was right: the wrong format, or the wrong file
 REASONS_MAX = 40  # different reasons told apart; texts in them come from strangers
 MODELS_MAX = 400
@@ -130,7 +132,7 @@ class Intake:
         with ThreadPoolExecutor(1, "bursar-import") as writer:
             try:
                 for file, mark, resume in zip(files, marks, found, strict=True):
-                    self._file(file, mark, resume, _Desk(writer, known, aside))
+                    self._file(file, mark, resume, _Desk(self.form, writer, known, aside))
             finally:
                 known.close()
                 aside.close()
@@ -153,19 +155,21 @@ class Intake:
         batch: dict[str, Entry] = {}
         due = time.monotonic() + MARK_S
         latest = self._clock() + DAY_US
+        growing = self._clock() - path.stat().st_mtime_ns // 1000 < GROWING_US
         refused = 0
         try:
-            for outcome, piece in self._outcomes(source, reading, offset, line):
-                if outcome.__class__ is Record:
-                    if outcome.ts > latest:
-                        outcome = Bad("its time is in the future", piece or _NOWHERE)
+            for outcome, piece in self._outcomes(source, reading, offset, line, growing):
+                if outcome.__class__ is Record or outcome.__class__ is Entry:
+                    row = self._maker.row(outcome) if outcome.__class__ is Record else outcome
+                    if row.ts > latest:
+                        outcome = Bad("its time is in the future", piece)
+                    elif row.id in batch:
+                        outcome = Repeat(AGAIN)
+                    elif row.attempt_kind == AGGREGATE and (why := desk.judge(row, latest - DAY_US)) is not None:
+                        outcome = Bad(why, piece) if isinstance(why, str) else why
                     else:
-                        row = self._maker.row(outcome)
-                        if row.id in batch:
-                            outcome = Repeat(AGAIN)
-                        else:
-                            batch[row.id] = row
-                if outcome.__class__ is not Record:
+                        batch[row.id], outcome = row, None
+                if outcome is not None:
                     self._told(outcome, path, desk.aside)
                     if outcome.__class__ is Bad:
                         refused += 1
@@ -192,7 +196,7 @@ class Intake:
         finally:
             source.close()
 
-    def _outcomes(self, source: Source, reading: Mapper, offset: int, line: int) -> Iterator[tuple[Any, Any]]:
+    def _outcomes(self, source: Source, reading: Mapper, offset: int, line: int, growing: bool) -> Iterator[tuple[Any, Any]]:
         """(outcome, the piece that was being read)."""
         take, containers = reading.take, FORMS[self.form].shape.containers
         piece = _NOWHERE
@@ -207,7 +211,7 @@ class Intake:
             except NotMine as why:
                 for outcome in _unwrapped(reading, piece, containers, str(why)):
                     yield outcome, piece
-        for outcome in reading.finish():
+        for outcome in reading.finish(growing):
             yield outcome, piece
 
     def _told(self, outcome: Outcome, path: Path, aside: Aside) -> None:
@@ -219,7 +223,7 @@ class Intake:
             case Bad(reason):
                 _count(self.tally.refused, reason)
                 aside.put(path, outcome)
-            case Record():
+            case _:
                 raise AssertionError("a record is a row, not a remark")
 
     def _hint(self, path: Path, bad: Bad) -> str:
@@ -280,9 +284,16 @@ class _Booked(NamedTuple):
 class _Desk:
     """What one import works with: the writer's thread, with at most one batch under way, and where bad records go."""
 
-    def __init__(self, writer: ThreadPoolExecutor, known: Known, aside: Aside) -> None:
-        self._writer, self._known, self.aside = writer, known, aside
+    def __init__(self, form: str, writer: ThreadPoolExecutor, known: Known, aside: Aside) -> None:
+        self._form, self._writer, self._known, self.aside = form, writer, known, aside
         self._under_way: Future[_Booked] | None = None
+        self._reported: Reported | None = None
+
+    def judge(self, row: Entry, now_us: int) -> str | Repeat | None:
+        """Whether a bucket of a provider's report may be booked: see reports.py."""
+        if self._reported is None:
+            self._reported = Reported(self._known.reported(sources(self._form).values()))
+        return self._reported.judge(row, now_us)
 
     def submit(self, book: Callable[[dict[str, Entry], Known], _Booked], batch: dict[str, Entry]) -> None:
         assert self._under_way is None
@@ -338,10 +349,10 @@ def recognised(piece: Piece, but: str) -> list[str]:
             continue
         reading = mapper(form)
         try:
-            outcomes = [*reading.take(piece), *reading.finish()]
+            outcomes = [*reading.take(piece), *reading.finish(False)]
         except NotMine as why:
             outcomes = list(_unwrapped(reading, piece, FORMS[form].shape.containers, str(why)))
-        if any(isinstance(outcome, Record) for outcome in outcomes):
+        if any(isinstance(outcome, Record | Entry) for outcome in outcomes):
             found.append(form)
     return found
 

@@ -66,6 +66,19 @@ class Known:
                     found.add(asked[id].id)
         return found
 
+    def reported(self, sources: Iterable[str]) -> list[tuple[str, str]]:
+        """(id, digest of its figures) of every bucket of these sources."""
+        asked = list(sources)
+        found: list[tuple[str, str]] = self._sqlite.execute(
+            "SELECT id, request_hash FROM tail WHERE attempt_kind = 'aggregate' AND source IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode(asked).decode(),),
+        ).fetchall()
+        files = self._files(None, None)
+        if files:
+            text = f"SELECT id, request_hash FROM {files} WHERE attempt_kind = 'aggregate' AND source IN (SELECT unnest(?))"
+            found += self._duck.execute(text, [asked]).fetchall()
+        return found
+
     def _any_foreign(self) -> bool:
         files = self._files(None, None)
         if not files:

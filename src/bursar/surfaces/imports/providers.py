@@ -89,6 +89,8 @@ def model(said: str, at: str) -> str:
 @lru_cache(maxsize=NAMED_MAX)
 def split(said: str) -> tuple[str, str]:
     """(provider, model) of a name with its provider in front, as LiteLLM writes them; no provider where none is."""
+    if "/publishers/" in said:  # Vertex's whole path
+        return "vertex", said.rpartition("/")[2]
     head, slash, rest = said.partition("/")
     known = provider(head)
     if slash and rest and (head.lower() in NAMES or known in KNOWN):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ...domain.entry import Entry
 from ...domain.money import PICO
 from ...domain.usage import Tokens
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 DAY_US = 86_400_000_000
 # Model calls are younger than this, and a day is a file of the ledger: a clock that never was set must not make thousands.
 EARLIEST_US = 1_546_300_800_000_000  # 2019-01-01
@@ -35,8 +35,7 @@ class Record(NamedTuple):
     """One model call as its source tells it, in our words. Money in pico-dollars, times in microseconds since the epoch (UTC).
 
     `tokens` None: the source does not know. `stated`: what the source says it cost. `billed`: that amount is the provider's
-    own bill, not somebody's arithmetic. `of`: how many calls this stands for; 0 for one call, more for a bucket of a
-    provider's report. `labels`: ours by name, all others free."""
+    own bill, not somebody's arithmetic. `labels`: ours by name, all others free."""
 
     id: str  # unique within its format for ever: a second import of it adds nothing
     ts: int
@@ -66,8 +65,8 @@ class Record(NamedTuple):
     try_no: int = 1
     attempt_kind: str = "first"
     cause: str = ""
-    of: int = 0
     digest: str = ""  # of a bucket's figures: the same bucket with other figures is another report
+    source: str = ""  # where it is not just the format
     flags: str = ""
 
 
@@ -90,7 +89,7 @@ class Bad(NamedTuple):
     piece: Piece
 
 
-Outcome = Record | Repeat | Passed | Bad
+Outcome = Record | Entry | Repeat | Passed | Bad  # an Entry: a row that is one already
 
 
 class Mapper(Protocol):
@@ -100,8 +99,8 @@ class Mapper(Protocol):
         """What this piece settles. NotMine: the piece is whole, but not of this format."""
         ...
 
-    def finish(self) -> Iterable[Outcome]:
-        """The file has ended: what was still waiting."""
+    def finish(self, growing: bool) -> Iterable[Outcome]:
+        """The file has ended: what was still waiting. `growing`: somebody may still be writing it."""
         ...
 
     @property
@@ -117,7 +116,7 @@ class NotMine(ValueError):
 class Stateless:
     """A format whose every record stands for itself."""
 
-    def finish(self) -> Iterable[Outcome]:
+    def finish(self, growing: bool) -> Iterable[Outcome]:
         return ()
 
     @property
@@ -140,7 +139,8 @@ def moment(value: object) -> int:
             return moment(Decimal(value))
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
-        us = (when - EPOCH) // MICROSECOND
+        since = when - EPOCH
+        us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         scale = next((s for limit, s in ((10**11, 10**6), (10**14, 10**3), (10**17, 1)) if value < limit), None)
         us = int(Decimal(str(value)) * scale) if scale else int(value) // 1000
@@ -166,6 +166,10 @@ def dollars(value: object) -> int | None:
     says is no amount."""
     if value is None or value == "":
         return None
+    if value.__class__ is str:
+        whole, _, part = value.partition(".")  # type: ignore[union-attr]
+        if len(whole) < 10 and len(part) <= 12 and (whole + part).isdecimal() and value.isascii():  # type: ignore[union-attr]
+            return int(whole + part.ljust(12, "0"))  # as nearly all are, at a third of the time
     try:
         amount = Decimal(value if isinstance(value, str | int | Decimal) else repr(value))
     except (InvalidOperation, ValueError, TypeError):

@@ -31,11 +31,12 @@ def inclusive(
         read += cached
     if total is not None and (read is None or written is None or total < read + (written or 0)):
         total = total or None  # a zero that is only a default says nothing
-    if not cached and not reasoning and not (audio_in or audio_out or image_in or image_out) and read is not None:
-        if written is not None and total in (None, read + written):  # nearly every record there is
-            return Counted(Tokens(input=read, output=written))
-        if embedding and not written:
-            return Counted(Tokens(input=read))
+    if read is not None and not (audio_in or audio_out or image_in or image_out):
+        if written is None and embedding:
+            written = 0
+        if written is not None and total in (None, read + written) and cached <= read and reasoning <= written and hour <= cache_write:
+            # Nearly every record there is: nothing to be asked.
+            return Counted(Tokens(read - cached, cache_read, cache_write - hour, hour, written - reasoning, reasoning))
     usage: dict[str, Any] = {
         "prompt_tokens": read,
         "completion_tokens": written,
