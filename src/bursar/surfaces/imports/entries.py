@@ -108,6 +108,8 @@ class Maker:
         ours = None
         if tokens is not None and model:
             price = self._prices.find(provider, model, record.ts, record.service_tier, record.batch)
+            if price is None and record.requested:  # some name a snapshot that no list knows
+                price = self._prices.find(provider, record.requested, record.ts, record.service_tier, record.batch)
             ours = bill(tokens, price)
             if record.estimated and ours.status == "priced":
                 ours = ours._replace(status="estimated")

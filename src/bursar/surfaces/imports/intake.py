@@ -61,6 +61,7 @@ class Tally:
         self.refused: Counter[str] = Counter()
         self.cost = 0
         self.by_status: Counter[str] = Counter()
+        self.by_source: dict[str, tuple[int, int]] = {}  # rows, cost
         self.compared: dict[str, Money] = {}
         self.first: int | None = None
         self.last: int | None = None
@@ -84,6 +85,8 @@ class Tally:
             self.last = ts
         self.by_status[row.price_status] += 1
         self.cost += cost
+        rows, sum = self.by_source.get(row.source, (0, 0))
+        self.by_source[row.source] = (rows + 1, sum + cost)
         if row.flags and (stated := stated_in(row.flags)) is not None:
             model = row.model_served if row.model_served in self.compared or len(self.compared) < MODELS_MAX else "other models"
             known = self.compared.get(model, Money())
@@ -117,6 +120,8 @@ class Intake:
         self.tally = Tally()
         self.aside_path: Path | None = None
         self.resumed: list[Resumed] = []
+        self._first_bad: Bad | None = None
+        self.seconds = 0.0  # until every row was in the ledger
         self._child: subprocess.Popen[bytes] | None = None
         self._since = 0
 
@@ -126,6 +131,7 @@ class Intake:
         marks = [Mark(self._folder, self.form, file) for file in files]
         found = [mark.load() for mark in marks]
         aside = Aside(self._folder, self.form, self._given_aside, resumed=any(found))
+        began = time.monotonic()
         collecting = gc.isenabled()
         gc.disable()  # millions of tuples and not one circle: looking for circles among them is a tenth of the time
         # While one batch is written, and the disk waited for, the next is read.
@@ -139,6 +145,7 @@ class Intake:
                 self.aside_path = aside.path if aside.count else None
                 if collecting:
                     gc.enable()
+                self.seconds = time.monotonic() - began
                 self._compact(last=True)
         return self.tally
 
@@ -173,8 +180,9 @@ class Intake:
                     self._told(outcome, path, desk.aside)
                     if outcome.__class__ is Bad:
                         refused += 1
+                        self._first_bad = self._first_bad or outcome
                         if refused == TRIAL and refused == total.records + earlier and not batch:
-                            raise WrongFormat(self._hint(path, outcome))
+                            raise WrongFormat(f"{path}: the first {TRIAL} records are no {self.form}: {outcome.reason}; {self.hint()}")
                 elif len(batch) >= BATCH:
                     self._collect(desk)
                     desk.submit(self._book, batch)
@@ -226,10 +234,10 @@ class Intake:
             case _:
                 raise AssertionError("a record is a row, not a remark")
 
-    def _hint(self, path: Path, bad: Bad) -> str:
-        others = recognised(bad.piece, self.form)
-        hint = f"it looks like {' or '.join(others)}" if others else "docs/reference/imports.md says what each format holds"
-        return f"{path}: none of the first {TRIAL} records is {self.form}: {bad.reason}; {hint}"
+    def hint(self) -> str:
+        """What the first refused record may be instead."""
+        others = recognised(self._first_bad.piece, self.form) if self._first_bad else []
+        return f"it looks like {' or '.join(others)}" if others else "docs/reference/imports.md says what each format holds"
 
     # -- the ledger --------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,10 @@ def sources(form: str) -> dict[str, str]:
     return {USAGE: f"imported:{form}", COSTS: f"imported:{form.removesuffix('-usage')}-costs"}
 
 
+FORMS = ("openai-usage", "anthropic-usage")
+ALL = tuple(source for form in FORMS for source in sources(form).values())
+
+
 class Buckets:
     """The buckets of one file, by what tells them apart. Where two have all of that in common and differ in figures (two keys of one
     name, ids blacked out), they are told apart by their order; where nothing differs, one is a copy."""
