@@ -118,7 +118,7 @@ def reading(span: Span) -> tuple[Record | None, str]:
     """(the record, "") of a span that tells of a model call's usage, or that is one; else (None, why not). NotMine where it is one but
     lacks what a row must have. Whether another span of its trace tells of the same usage is not known here."""
     of = span.attributes
-    kind = _kind(span)
+    kind = is_call(span)
     counted = _counted(of)
     cost = _first(of, COST)
     if kind is False and counted.tokens is None and not cost:
@@ -160,7 +160,7 @@ def reading(span: Span) -> tuple[Record | None, str]:
     ), ""  # fmt: skip
 
 
-def _kind(span: Span) -> bool | None:
+def is_call(span: Span) -> bool | None:
     """True: a model call; False: something else that is named; None: nobody says."""
     of = span.attributes
     operation = text(of.get("gen_ai.operation.name")).lower()
@@ -298,4 +298,4 @@ def _labels(span: Span) -> dict[str, str]:
     return labels
 
 
-__all__ = ["NotMine", "Span", "langfuse", "reading", "wanted"]
+__all__ = ["Span", "is_call", "langfuse", "reading", "wanted"]

@@ -10,12 +10,7 @@ import msgspec
 from ...domain.entry import Entry
 from ...stores.columns import literal
 from ...stores.schema import Place, connect
-
-# Two sources that tell of one call differ by their clocks and by whether they mean its begin or its end. Small model servers number
-# their replies (chatcmpl-881): a short id, or the same id at another time, is another call.
-APART_US = 600_000_000
-RESPONSE_ID_MIN = 16
-
+from .record import APART_US, RESPONSE_ID_MIN
 
 class Known:
     """Asks tail and segments, a batch at a time, only about the time the batch is of. Never holds the ledger's file open for long."""

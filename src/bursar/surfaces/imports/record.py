@@ -18,6 +18,10 @@ DAY_US = 86_400_000_000
 # Model calls are younger than this, and a day is a file of the ledger: a clock that never was set must not make thousands.
 EARLIEST_US = 1_546_300_800_000_000  # 2019-01-01
 _exact = msgspec.json.Decoder(float_hook=Decimal)  # amounts are read as the decimals that were written
+# Two sources that tell of one call differ by their clocks and by whether they mean its begin or its end. Small model servers number
+# their replies (chatcmpl-881): a short id, or the same id at another time, is another call.
+APART_US = 600_000_000
+RESPONSE_ID_MIN = 16
 NO_LABELS: Mapping[str, str] = {}
 
 
