@@ -85,9 +85,10 @@ class Reader:
         self._side()
         return self._run(text, values)
 
-    def totals(self, columns: Iterable[str]) -> None:
-        """Make `calls` and `entries` ready with these columns, for statements of our own on `duck`."""
-        self._view(tuple(columns), None, None)
+    def totals(self, columns: Iterable[str], since_us: int | None = None, until_us: int | None = None) -> None:
+        """Make `calls` and `entries` ready with these columns, for statements of our own on `duck`. Segments outside of the time are
+        not looked at; rows outside of it may still come."""
+        self._view(tuple(columns), since_us, until_us)
 
     def known_ids(self, ids: Sequence[str]) -> set[str]:
         """Which of these ids have a row: what an import asks before it books the same file again."""
