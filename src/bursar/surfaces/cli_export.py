@@ -22,16 +22,28 @@ from .exports import FORMS
 @click.command("export")
 @click.argument("form", metavar="FORMAT", type=click.Choice(list(FORMS)))
 @click.option("--out", metavar="FILE", help="the file to write, .gz for gzip (default: standard output)")
-@click.option("--grain", type=click.Choice(["day", "hour"]), default="day", show_default=True, help="focus: a line per day or per hour")
+@click.option(
+    "--grain", type=click.Choice(["day", "hour"]), default="day", show_default=True, help="focus: a line per day or per hour"
+)
 @click.option("--tags", metavar="A,B", help="focus: only these free labels as tags (default: all)")
 @click.option("--account", metavar="ID", help="focus: the billing account's id (default: the provider's name)")
-@click.option("--endpoint", metavar="URL", help="otlp: send to this address, such as http://localhost:4318/v1/traces, instead of writing")
+@click.option(
+    "--endpoint", metavar="URL", help="otlp: send to this address, such as http://localhost:4318/v1/traces, instead of writing"
+)
 @click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="otlp: a header for the endpoint; repeat for more")
 @common("as_json", "ledger", "since", "until", "where")
 def export(
-    common: Common, form: str, out: str | None, grain: str, tags: str | None, account: str | None, endpoint: str | None, headers: tuple[str, ...]
+    common: Common,
+    form: str,
+    out: str | None,
+    grain: str,
+    tags: str | None,
+    account: str | None,
+    endpoint: str | None,
+    headers: tuple[str, ...],
 ) -> None:
-    """The ledger's rows for other tools. Formats: jsonl, csv, parquet, focus, otlp. Money is exact; a file is there when it is whole."""
+    """The ledger's rows for other tools. Formats: jsonl, csv, parquet, focus, otlp. Money is exact; a file appears when it is
+    whole."""
     from ..stores.query import Query
     from ..stores.reader import Reader
     from .exports.rows import Asked, Written
@@ -58,10 +70,13 @@ def export(
                 written = _whole(Path(out), lambda path: _through(path, out, lambda file: writer.write(reader, asked, file)))
             else:
                 written = _piped(lambda file: writer.write(reader, asked, file))
-    about = {"format": form, "file": out or endpoint or "", "records": written.rows, "cost": plain(written.cost), "left_out": written.left_out,
+    about = {"format": form, "file": out or endpoint or "", "records": written.rows, "cost": plain(written.cost),
+             "left_out": written.left_out,
              "why_left_out": written.why}  # fmt: skip
     if common.json:
-        tables.document([about], since=period.since and periods.iso(period.since), until=period.until and periods.iso(period.until), currency="USD")
+        tables.document(
+            [about], since=period.since and periods.iso(period.since), until=period.until and periods.iso(period.until), currency="USD"
+        )
         return
     left = f"; {written.left_out:,} left out: {written.why}" if written.left_out else ""
     where = f" to {tables.safe(out or endpoint)}" if out or endpoint else ""

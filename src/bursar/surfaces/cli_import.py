@@ -64,13 +64,33 @@ def _files(given: Sequence[str]) -> list[Path]:
 @click.command("import")
 @click.argument("form", metavar="FORMAT", type=click.Choice(list(FORMS)))
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=_pairs, help="a label for every row, such as tenant=acme; repeat for more")
-@click.option("--rename", "renames", metavar="THEIRS=OURS", multiple=True, callback=_pairs, help="a label of theirs is one of ours, such as team=tenant")
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_pairs,
+    help="a label for every row, such as tenant=acme; repeat for more",
+)
+@click.option(
+    "--rename",
+    "renames",
+    metavar="THEIRS=OURS",
+    multiple=True,
+    callback=_pairs,
+    help="a label of theirs is one of ours, such as team=tenant",
+)
 @click.option("--aside", metavar="FILE", help="where refused records are kept (default: in the ledger's folder)")
 @click.option("--config", metavar="FILE", help="the policy file, for your own prices (default: bursar.toml here, if there is one)")
 @common("as_json", "ledger")
 def import_(
-    common: Common, form: str, files: tuple[str, ...], labels: dict[str, str], renames: dict[str, str], aside: str | None, config: str | None
+    common: Common,
+    form: str,
+    files: tuple[str, ...],
+    labels: dict[str, str],
+    renames: dict[str, str],
+    aside: str | None,
+    config: str | None,
 ) -> None:
     """Other tools' records into the ledger. Formats: otlp, litellm, langfuse, helicone, langsmith, openai-usage, anthropic-usage,
     claude-code, jsonl. A second import of the same records adds nothing; an interrupted one goes on where it stopped. Exit code 1 when
@@ -86,7 +106,9 @@ def import_(
     place.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     book = PriceBook.load(price_sync.ensure_book(place.file.parent), policy.price)
     interrupted = False
-    with Ledger.open(folder, node=os.environ.get("BURSAR_NODE") or socket.gethostname(), clock_us=wiring.now_us, mode="import") as ledger:
+    with Ledger.open(
+        folder, node=os.environ.get("BURSAR_NODE") or socket.gethostname(), clock_us=wiring.now_us, mode="import"
+    ) as ledger:
         maker = Maker(form, book, Given(labels, renames))
         with _progress(paths) as step:
             intake = Intake(form, ledger, maker, clock_us=wiring.now_us, aside=Path(aside) if aside else None, step=step)
@@ -99,11 +121,24 @@ def import_(
             except KeyboardInterrupt:
                 interrupted = True
     tally = intake.tally
+    beside = _beside(folder, tally) if form not in reports.FORMS else []
     if common.json:
-        _document(intake, paths, labels, interrupted)
+        _document(intake, paths, labels, beside, interrupted)
     else:
-        _tell(tables.console(), intake, paths, interrupted)
+        _tell(tables.console(), intake, paths, beside, interrupted)
     click.get_current_context().exit(1 if tally.refused or interrupted else 0)
+
+
+def _beside(folder: Path, tally: Tally) -> list[tuple[str, int]]:
+    """(source, rows) of what else the ledger has of the time that was imported."""
+    from ..stores.query import Query
+    from ..stores.reader import Reader
+
+    if tally.first is None or tally.last is None:
+        return []
+    with Reader(folder) as reader:
+        found = reader.query(Query(("rows",), ("source",), since_us=tally.first, until_us=tally.last + 1))
+    return [(row["source"], row["rows"]) for row in found if row["source"] not in tally.by_source and row["source"] != "correction"]
 
 
 @contextmanager
@@ -141,14 +176,16 @@ def _outcomes(tally: Tally) -> list[tuple[str, str, int]]:
     return made
 
 
-def _tell(out: Console, intake: Intake, paths: Sequence[Path], interrupted: bool) -> None:
+def _tell(out: Console, intake: Intake, paths: Sequence[Path], beside: list[tuple[str, int]], interrupted: bool) -> None:
     tally, seconds = intake.tally, intake.seconds
     for found in intake.resumed:
         tables.line(out, f"{tables.safe(found.file)}: gone on with after {found.records:,} records of an interrupted import", "dim")
     many = f"{len(paths):,} files" if len(paths) > 1 else tables.safe(paths[0].name)
     speed = f", {tally.records / seconds:,.0f} a second" if seconds >= 1 else ""
     tables.line(out, f"{intake.form}: {tally.records:,} records of {many} in {max(seconds, 0.1):,.1f} s{speed}", "bold")
-    rows = [[outcome if outcome != "row" else "new row", tables.safe(reason), f"{count:,}"] for outcome, reason, count in _outcomes(tally)]
+    rows = [
+        [outcome if outcome != "row" else "new row", tables.safe(reason), f"{count:,}"] for outcome, reason, count in _outcomes(tally)
+    ]
     columns = [tables.Column("became", keep=True), tables.Column("because"), tables.number("records")]
     out.print()
     out.print(tables.table(columns, rows, total=["records", "", f"{tally.records:,}"]))
@@ -163,8 +200,17 @@ def _tell(out: Console, intake: Intake, paths: Sequence[Path], interrupted: bool
         tables.line(out, "Interrupted. The same command goes on where this one stopped.", "bold yellow")
     elif tally.rows:
         out.print()
+        for source, rows in beside:
+            what = (
+                "calls that were measured here" if source == "measured" else f"rows of {tables.safe(source.removeprefix('imported:'))}"
+            )
+            tables.line(
+                out, f"In the same time the ledger has {rows:,} {what}. If they are the same calls, they now count twice:", "yellow"
+            )
+            tables.line(out, "only the provider's response id tells, and not every source keeps it.", "yellow")
         what = "These are sums over calls, and in no total but their own" if intake.form in reports.FORMS else "Look at them"
-        tables.line(out, f"{what}: bursar spend --where source=imported:{intake.form}", "dim")
+        only = next(iter(tally.by_source)) if len(tally.by_source) == 1 else f"imported:{intake.form}"
+        tables.line(out, f"{what}: bursar spend --where source={only}", "dim")
 
 
 def _money(out: Console, intake: Intake) -> None:
@@ -175,11 +221,14 @@ def _money(out: Console, intake: Intake) -> None:
     if len(tally.by_source) == 1:
         tables.line(out, f"{when}: {tables.money(tally.cost)}", "bold")
     else:  # a provider's usage and its costs are two sums over the same calls
-        each = ", ".join(f"{tables.money(cost)} {source.removeprefix('imported:')}" for source, (_, cost) in sorted(tally.by_source.items()))
+        each = ", ".join(
+            f"{tables.money(cost)} {source.removeprefix('imported:')}" for source, (_, cost) in sorted(tally.by_source.items())
+        )
         tables.line(out, f"{when}: {each}", "bold")
     status = tally.by_status
     parts = [f"{status[name]:,} rows {told}" for name, told in (
-        ("priced", "priced"), ("free", "free"), ("estimated", "estimated"), ("unpriced", "unpriced: nobody knows their cost, it is in no sum"),
+        ("priced", "priced"), ("free", "free"), ("estimated", "estimated"),
+        ("unpriced", "unpriced: nobody knows their cost, it is in no sum"),
     ) if status[name]]  # fmt: skip
     tables.line(out, " · ".join(parts), "dim")
     if not tally.compared:
@@ -191,16 +240,23 @@ def _money(out: Console, intake: Intake) -> None:
         return
     tables.line(out, f"{intake.form} says {tables.money(theirs)} for {rows:,} rows that cost {tables.money(ours)} at our prices:")
     largest = sorted(tally.compared.items(), key=lambda pair: (-abs(pair[1].ours - pair[1].stated), pair[0]))[:COMPARED_MAX]
-    columns = [tables.Column("model"), tables.number("rows"), tables.number("ours"), tables.number("theirs"), tables.number("difference")]
+    columns = [
+        tables.Column("model"),
+        tables.number("rows"),
+        tables.number("ours"),
+        tables.number("theirs"),
+        tables.number("difference"),
+    ]
     lines = [
-        [tables.safe(model), f"{sums.rows:,}", tables.money(sums.ours), tables.money(sums.stated), tables.money(sums.stated - sums.ours)]
+        [tables.safe(model), f"{sums.rows:,}", tables.money(sums.ours), tables.money(sums.stated),
+        tables.money(sums.stated - sums.ours)]
         for model, sums in largest if abs(sums.ours - sums.stated) * 10_000 > sums.ours
     ]  # fmt: skip
     out.print()
     out.print(tables.table(columns, lines))
 
 
-def _document(intake: Intake, paths: Sequence[Path], labels: dict[str, str], interrupted: bool) -> None:
+def _document(intake: Intake, paths: Sequence[Path], labels: dict[str, str], beside: list[tuple[str, int]], interrupted: bool) -> None:
     tally = intake.tally
     tables.document(
         [{"outcome": outcome, "reason": reason, "records": count} for outcome, reason, count in _outcomes(tally)],
@@ -218,9 +274,10 @@ def _document(intake: Intake, paths: Sequence[Path], labels: dict[str, str], int
         sources={source: {"rows": rows, "cost": plain(cost)} for source, (rows, cost) in sorted(tally.by_source.items())},
         price_status=dict(tally.by_status),
         compared=[
-            {"model": model, "rows": sums.rows, "ours": plain(sums.ours), "stated": plain(sums.stated)} for model, sums in sorted(tally.compared.items())
+            {"model": model, "rows": sums.rows, "ours": plain(sums.ours), "stated": plain(sums.stated)}
+            for model, sums in sorted(tally.compared.items())
         ],
         labels=labels,
+        beside=[{"source": source, "rows": rows} for source, rows in beside],
         currency="USD",
     )
-

@@ -1,4 +1,4 @@
-"""Where the rows of a statement come from: what was measured here, what other tools told, and what is in no sum. Asked beside every total."""
+"""Where the rows of a statement come from: what was measured here, what other tools told, and what is in no sum."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""FOCUS: FinOps' open table of cost and usage. One line per hour or day, price, and set of labels; columns of 1.2, the providers of 1.3,
-and ours behind them with x_ in front. What each column holds is in docs/reference/exports.md."""
+"""FOCUS: FinOps' open table of cost and usage. One line per hour or day, price, and set of labels; columns of 1.2, the providers
+of 1.3, and ours behind them with x_ in front. What each column holds is in docs/reference/exports.md."""
 
 from __future__ import annotations
 
@@ -44,17 +44,23 @@ METERS: dict[str, tuple[str, str, int]] = {
 UNITLESS = ("stated", "hold")
 NAMES = {"openai": "OpenAI", "anthropic": "Anthropic", "gemini": "Google", "vertex": "Google", "azure": "Microsoft", "bedrock": "AWS",
          "openrouter": "OpenRouter", "groq": "Groq", "mistral": "Mistral AI", "deepseek": "DeepSeek", "xai": "xAI"}  # fmt: skip
-SERVICES = {"openai": "OpenAI API", "anthropic": "Anthropic API", "gemini": "Gemini API", "vertex": "Vertex AI", "azure": "Azure OpenAI",
+SERVICES = {"openai": "OpenAI API", "anthropic": "Anthropic API", "gemini": "Gemini API", "vertex": "Vertex AI",
+            "azure": "Azure OpenAI",
             "bedrock": "Amazon Bedrock"}  # fmt: skip
 
 COLUMNS = (
-    "AvailabilityZone", "BilledCost", "BillingAccountId", "BillingAccountName", "BillingAccountType", "BillingCurrency", "BillingPeriodEnd",
+    "AvailabilityZone", "BilledCost", "BillingAccountId", "BillingAccountName", "BillingAccountType", "BillingCurrency",
+    "BillingPeriodEnd",
     "BillingPeriodStart", "CapacityReservationId", "CapacityReservationStatus", "ChargeCategory", "ChargeClass", "ChargeDescription",
-    "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart", "CommitmentDiscountCategory", "CommitmentDiscountId", "CommitmentDiscountName",
+    "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart", "CommitmentDiscountCategory", "CommitmentDiscountId",
+    "CommitmentDiscountName",
     "CommitmentDiscountQuantity", "CommitmentDiscountStatus", "CommitmentDiscountType", "CommitmentDiscountUnit", "ConsumedQuantity",
-    "ConsumedUnit", "ContractedCost", "ContractedUnitPrice", "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
-    "PricingCategory", "PricingCurrency", "PricingCurrencyContractedUnitPrice", "PricingCurrencyEffectiveCost", "PricingCurrencyListUnitPrice",
-    "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "RegionId", "RegionName", "ResourceId", "ResourceName", "ResourceType",
+    "ConsumedUnit", "ContractedCost", "ContractedUnitPrice", "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost",
+    "ListUnitPrice",
+    "PricingCategory", "PricingCurrency", "PricingCurrencyContractedUnitPrice", "PricingCurrencyEffectiveCost",
+    "PricingCurrencyListUnitPrice",
+    "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "RegionId", "RegionName", "ResourceId", "ResourceName",
+    "ResourceType",
     "ServiceCategory", "ServiceName", "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId", "SubAccountId",
     "SubAccountName", "SubAccountType", "Tags",
     # 1.3
@@ -63,14 +69,21 @@ COLUMNS = (
     "x_Cause", "x_Feature", "x_Flow", "x_Operation", "x_PriceId", "x_PriceStatus", "x_Source", "x_Tries", "x_VirtualKey",
 )  # fmt: skip
 
-KEYS = ("provider", "model_served", "service_tier", "tenant", "feature", "flow", "operation", "cause", "key", "price_status", "price_id",
+KEYS = ("provider", "model_served", "service_tier", "tenant", "feature", "flow", "operation", "cause", "key", "price_status",
+        "price_id",
         "source", "attempt_kind")  # fmt: skip
 LEGS = """
-WITH rows AS (SELECT {period} AS period, {keys}, {tags} AS tags, legs FROM {view} WHERE ({condition}) AND cost IS NOT NULL AND legs <> '[]'),
-parts AS (SELECT * EXCLUDE (legs), unnest(CAST(legs AS JSON[])) AS leg FROM rows),
-read AS (SELECT * EXCLUDE (leg), leg->>0 AS unit, CAST(leg->>1 AS HUGEINT) AS count, CAST(leg->>2 AS HUGEINT) AS femto, CAST(leg->>3 AS HUGEINT) AS pico
-         FROM parts)
-SELECT period, {keys}, tags, unit, CASE WHEN unit IN ('stated', 'hold') THEN NULL ELSE femto END AS femto, sum(count), sum(pico), count(*)
+WITH rows AS (
+    SELECT {period} AS period, {keys}, {tags} AS tags, legs FROM {view} WHERE ({condition}) AND cost IS NOT NULL AND legs <> '[]'
+), parts AS (
+    SELECT * EXCLUDE (legs), unnest(CAST(legs AS JSON[])) AS leg FROM rows
+), read AS (
+    SELECT * EXCLUDE (leg), leg->>0 AS unit, CAST(leg->>1 AS HUGEINT) AS count, CAST(leg->>2 AS HUGEINT) AS femto,
+           CAST(leg->>3 AS HUGEINT) AS pico
+    FROM parts
+)
+SELECT period, {keys}, tags, unit, CASE WHEN unit IN ('stated', 'hold') THEN NULL ELSE femto END AS femto, sum(count), sum(pico),
+       count(*)
 FROM read GROUP BY ALL ORDER BY period, {keys}, tags, unit, femto"""
 
 
@@ -133,9 +146,12 @@ def _line(row: tuple[Any, ...], asked: Asked) -> dict[str, Any]:
     details = {"x_TokenType": unit, "x_ServiceTier": tier, "ModelVersion": model}
     sku = None if price is None else f"{provider}/{model}/{unit}/{tier}"
     return {
-        "BilledCost": dollars, "BillingAccountId": safe(asked.account or provider), "BillingAccountName": name, "BillingAccountType": "Organization",
-        "BillingCurrency": "USD", "BillingPeriodStart": _time(month), "BillingPeriodEnd": _time((month + timedelta(days=32)).replace(day=1)),
-        "ChargeCategory": "Usage", "ChargeClass": "Correction" if correction else None, "ChargeDescription": safe(f"{model} {meter.lower()}"),
+        "BilledCost": dollars, "BillingAccountId": safe(asked.account or provider), "BillingAccountName": name,
+        "BillingAccountType": "Organization",
+        "BillingCurrency": "USD", "BillingPeriodStart": _time(month),
+        "BillingPeriodEnd": _time((month + timedelta(days=32)).replace(day=1)),
+        "ChargeCategory": "Usage", "ChargeClass": "Correction" if correction else None,
+        "ChargeDescription": safe(f"{model} {meter.lower()}"),
         "ChargeFrequency": "Usage-Based", "ChargePeriodStart": _time(start),
         "ChargePeriodEnd": _time(start + (timedelta(hours=1) if asked.grain == "hour" else timedelta(days=1))),
         "ConsumedQuantity": _decimal(quantity, 1), "ConsumedUnit": consumed, "ContractedCost": dollars, "ContractedUnitPrice": price,
@@ -147,9 +163,11 @@ def _line(row: tuple[Any, ...], asked: Asked) -> dict[str, Any]:
         "ServiceSubcategory": "Generative AI", "SkuId": safe(f"{provider}/{model}"), "SkuMeter": meter,
         "SkuPriceDetails": msgspec.json.encode(details).decode(), "SkuPriceId": safe(sku) if sku else None,
         "SubAccountId": safe(of["tenant"]) if of["tenant"] else None, "SubAccountName": safe(of["tenant"]) if of["tenant"] else None,
-        "SubAccountType": "Tenant" if of["tenant"] else None, "Tags": msgspec.json.encode(labels).decode(), "HostProviderName": safe(name),
+        "SubAccountType": "Tenant" if of["tenant"] else None, "Tags": msgspec.json.encode(labels).decode(),
+        "HostProviderName": safe(name),
         "ServiceProviderName": safe(name), "x_Cause": safe(of["cause"]), "x_Feature": safe(of["feature"]), "x_Flow": safe(of["flow"]),
-        "x_Operation": of["operation"], "x_PriceId": safe(of["price_id"]), "x_PriceStatus": of["price_status"], "x_Source": safe(of["source"]),
+        "x_Operation": of["operation"], "x_PriceId": safe(of["price_id"]), "x_PriceStatus": of["price_status"],
+        "x_Source": safe(of["source"]),
         "x_Tries": tries, "x_VirtualKey": safe(of["key"]),
     }  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""Rows as OpenTelemetry GenAI spans, OTLP as JSON: one request of some hundred spans a line, or sent to an endpoint. Names are those of
-open-telemetry/semantic-conventions-genai as of August 2026; the cost attributes are its proposal #443."""
+"""Rows as OpenTelemetry GenAI spans, OTLP as JSON: one request of some hundred spans a line, or sent to an endpoint. Names are
+those of open-telemetry/semantic-conventions-genai as of August 2026; the cost attributes are its proposal #443."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ OPERATIONS = {"openai_embeddings": "embeddings", "gemini_generate": "generate_co
 # column -> attribute, where it is said as it stands
 PLAIN = {"provider": "gen_ai.provider.name", "model_requested": "gen_ai.request.model", "model_served": "gen_ai.response.model",
          "response_id": "gen_ai.response.id", "conversation": "gen_ai.conversation.id", "user": "user.id", "cost": "bursar.cost",
-         "tenant": "bursar.tenant", "feature": "bursar.feature", "flow": "bursar.flow", "operation": "bursar.operation", "cause": "bursar.cause",
-         "attempt_kind": "bursar.attempt_kind", "price_status": "bursar.price_status", "price_id": "bursar.price_id", "source": "bursar.source",
+         "tenant": "bursar.tenant", "feature": "bursar.feature", "flow": "bursar.flow", "operation": "bursar.operation",
+         "cause": "bursar.cause",
+         "attempt_kind": "bursar.attempt_kind", "price_status": "bursar.price_status", "price_id": "bursar.price_id",
+         "source": "bursar.source",
          "key": "bursar.key"}  # fmt: skip
 
 
@@ -104,7 +106,9 @@ def _requests(reader: Reader, asked: Asked) -> Iterator[tuple[bytes, int, int]]:
 
 def _body(spans: list[dict[str, Any]]) -> bytes:
     resource = {"attributes": [_pair("service.name", "bursar")]}
-    return msgspec.json.encode({"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "bursar"}, "spans": spans}]}]})
+    return msgspec.json.encode(
+        {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "bursar"}, "spans": spans}]}]}
+    )
 
 
 def span(row: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +133,9 @@ def span(row: dict[str, Any]) -> dict[str, Any]:
             _pair("gen_ai.usage.cost.currency", "USD"), _pair("gen_ai.usage.cost.source", "local"),
         ]  # fmt: skip
     if row["finish"]:
-        attributes.append({"key": "gen_ai.response.finish_reasons", "value": {"arrayValue": {"values": [{"stringValue": row["finish"]}]}}})
+        attributes.append(
+            {"key": "gen_ai.response.finish_reasons", "value": {"arrayValue": {"values": [{"stringValue": row["finish"]}]}}}
+        )
     if row["http_status"]:
         attributes.append(_pair("http.response.status_code", row["http_status"]))
     failed = row["status"] in ("error", "unknown")
@@ -139,7 +145,8 @@ def span(row: dict[str, Any]) -> dict[str, Any]:
         attributes.append(_pair(f"bursar.{name}", value))
     start = row["ts"] * 1000
     return {
-        "traceId": _id(row["call"], 16), "spanId": _id(row["id"], 8), "parentSpanId": "", "name": f"{operation} {row['model_served'] or row['model_requested']}",
+        "traceId": _id(row["call"], 16), "spanId": _id(row["id"], 8), "parentSpanId": "",
+        "name": f"{operation} {row['model_served'] or row['model_requested']}",
         "kind": 3, "startTimeUnixNano": str(start), "endTimeUnixNano": str(start + (row["latency_ms"] or 0) * 1_000_000),
         "attributes": attributes, "status": {"code": 2, "message": row["error"]} if failed else {},
     }  # fmt: skip

@@ -17,6 +17,8 @@ def write(reader: Reader, asked: Asked, path: Path) -> Written:
     reader.totals(STORED, asked.query.since_us, asked.query.until_us)
     names = ", ".join(f'"{column}"' for column in COLUMNS)
     source = f"SELECT {names} FROM {table(asked.query.where)} WHERE {condition.sql}"
-    reader.duck.execute(f"COPY ({source}) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)", condition.values)
+    reader.duck.execute(
+        f"COPY ({source}) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)", condition.values
+    )
     count, cost = reader.duck.execute(f"SELECT count(*), coalesce(sum(cost), 0) FROM read_parquet({literal(str(path))})").fetchall()[0]
     return Written(count, int(cost.scaleb(12)))

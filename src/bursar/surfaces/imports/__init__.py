@@ -1,4 +1,4 @@
-"""Other people's records: which formats there are. Each format is a module of this package with a class `Reading`, loaded when asked for."""
+"""Other tools' records: which formats there are. Each is a module of this package with a class `Reading`, loaded when asked for."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@ from ...domain.usage import Tokens
 from .record import DAY_US, Bad, NotMine, Outcome, Passed, Piece, Stateless, dollars, inside, moment, text, whole
 from .reports import COSTS, USAGE, Buckets
 
-DIMENSIONS = {"workspace_id": "workspace", "workspace": "workspace", "api_key_id": "api_key", "api_key": "api_key", "service_tier": "service_tier",
-              "usage_type": "usage_type", "context_window": "context_window", "inference_geo": "inference_geo", "speed": "speed", "description": "line_item",
+DIMENSIONS = {"workspace_id": "workspace", "workspace": "workspace", "api_key_id": "api_key", "api_key": "api_key",
+              "service_tier": "service_tier",
+              "usage_type": "usage_type", "context_window": "context_window", "inference_geo": "inference_geo", "speed": "speed",
+              "description": "line_item",
               "cost_type": "cost_type", "token_type": "token_type", "session_id": "conversation", "agent_id": "agent"}  # fmt: skip
 _json = msgspec.json.Decoder(float_hook=Decimal)
 
@@ -62,7 +64,9 @@ def reported(buckets: Buckets, around: dict[str, Any], result: dict[str, Any]) -
     start = moment(around.get("starting_at") or around.get("usage_date_utc"))
     end = moment(around["ending_at"]) if around.get("ending_at") else start + DAY_US if "usage_date_utc" in around else None
     model = text(result.get("model") or result.get("model_version"))
-    dimensions = {ours: text(result.get(name)) for name, ours in DIMENSIONS.items() if result.get(name) not in (None, "", "not_available")}
+    dimensions = {
+        ours: text(result.get(name)) for name, ours in DIMENSIONS.items() if result.get(name) not in (None, "", "not_available")
+    }
     dimensions["of"] = model
     key = text(result.get("api_key") or result.get("api_key_id"))
     if "amount" in result or "cost_usd" in result:
@@ -98,9 +102,15 @@ def _tokens(result: dict[str, Any]) -> Tokens | None:
         "cache_write": ("usage_input_tokens_cache_write_5m", "usage_input_tokens_cache_write"),
         "cache_write_1h": ("usage_input_tokens_cache_write_1h",),
     }
-    found = {ours: next((whole(result[name]) or 0 for name in said if result.get(name) not in (None, "")), None) for ours, said in names.items()}
+    found = {
+        ours: next((whole(result[name]) or 0 for name in said if result.get(name) not in (None, "")), None)
+        for ours, said in names.items()
+    }
     if written:
-        found["cache_write"], found["cache_write_1h"] = whole(written.get("ephemeral_5m_input_tokens")), whole(written.get("ephemeral_1h_input_tokens"))
+        found["cache_write"], found["cache_write_1h"] = (
+            whole(written.get("ephemeral_5m_input_tokens")),
+            whole(written.get("ephemeral_1h_input_tokens")),
+        )
     if all(count is None for count in found.values()):
         return None
     searches = whole(inside(result.get("server_tool_use")).get("web_search_requests")) or whole(result.get("web_search_count")) or 0

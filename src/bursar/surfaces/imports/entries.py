@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ...domain.entry import Entry
 from ...domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, PURPOSES, clean
 from ...domain.money import plain
-from ...domain.price import Leg, Price, Priced
+from ...domain.price import Leg, Price, Priced, Rate
 from ...rules.attribute import ALIASES
 from ...rules.price import bill, columns
 from ...rules.record import NOT_BILLED, add_usage
 from . import providers
-from .record import Record
+from .record import AGGREGATE, Record
 
 ID_MAX = 400  # characters of a source's id as it stands; longer ones are hashed
 CACHE_HIT = "rule:reply-cache-no-bill"
@@ -76,9 +76,10 @@ class Maker:
             service_tier=known(record.service_tier), status=record.status, http_status=record.http_status,
             error=clean(record.error, 200) if record.error else "", finish=known(record.finish), stream=1 if record.stream else 0,
             ended="complete" if record.status == "ok" else "failed",
-            usage_source="estimated" if record.estimated else "unknown" if record.tokens is None and priced.status != "priced" else "provider",
+            usage_source=_usage_source(record, priced),
             usage_raw=record.contradiction[:500], latency_ms=record.latency_ms, ttft_ms=record.ttft_ms,
-            response_id=clean(record.response_id), request_hash=record.digest, source=record.source or self._source, flags=" ".join(flags), **found,
+            response_id=clean(record.response_id), request_hash=record.digest, source=record.source or self._source,
+            flags=" ".join(flags), **found,
         )  # fmt: skip
 
     def _labels(self, labels: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -98,8 +99,8 @@ class Maker:
         return said, free
 
     def _price(self, record: Record, provider: str, model: str, flags: list[str]) -> Priced:
-        """Ours where the tokens can be priced; else what the source says, named as such; else nobody knows. Never zero for not knowing:
-        tools write 0 for a model they have no price of."""
+        """Ours where the tokens can be priced; else what the source says, named as such; else nobody knows. Never zero for not
+        knowing: tools write 0 for a model they have no price of."""
         tokens, stated = record.tokens, record.stated
         if record.billed and stated is not None:
             return _stated(stated, f"billed:{provider}", "priced")
@@ -108,6 +109,8 @@ class Maker:
         ours = None
         if tokens is not None and model:
             price = self._prices.find(provider, model, record.ts, record.service_tier, record.batch)
+            if price is not None and record.attempt_kind == AGGREGATE:
+                price = _flat(price, record.labels.get("context_window", ""))
             if price is None and record.requested:  # some name a snapshot that no list knows
                 price = self._prices.find(provider, record.requested, record.ts, record.service_tier, record.batch)
             ours = bill(tokens, price)
@@ -130,6 +133,23 @@ class Maker:
                 flags.append("missing:" + ",".join(ours.missing))
             return ours
         return Priced("unpriced", None, (), "")
+
+
+def _usage_source(record: Record, priced: Priced) -> str:
+    if record.estimated:
+        return "estimated"
+    return "unknown" if record.tokens is None and priced.status != "priced" else "provider"
+
+
+def _flat(price: Price, context: str) -> Price:
+    """The price for a sum over calls: the tokens of a thousand calls are no long context. Which tier they are billed at the report may
+    say (Anthropic's does); where it does not and there is one, the bill is an estimate at the lowest."""
+    if not any(rate.tiers for rate in price.rates.values()):
+        return price
+    long = "1M" in context or context.startswith(">")
+    known = long or bool(context)
+    rates = {unit: Rate(rate.tiers[-1][1] if long and rate.tiers else rate.base) for unit, rate in price.rates.items()}
+    return price._replace(rates=rates, estimated=price.estimated or not known)
 
 
 def _stated(pico: int, price_id: str, status: str) -> Priced:

@@ -109,7 +109,9 @@ def _plain(file: IO[bytes], head: bytes) -> IO[bytes]:
     if head == b"\x28\xb5\x2f\xfd":
         import zstandard
 
-        return io.BufferedReader(zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True), CHUNK)
+        return io.BufferedReader(
+            zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True), CHUNK
+        )
     return file
 
 
@@ -325,7 +327,10 @@ def _messages(file: IO[bytes]) -> Iterator[Piece | Bad]:
             length = int.from_bytes(prefix, "big")
             raw = file.read(length) if len(prefix) == 4 and length <= RECORD_MAX else b""
             if len(raw) != length or len(prefix) != 4:
-                yield Bad(f"no message of {length:,} bytes stands here; the rest of the file is not read", Piece(raw[:200], number, offset, offset))
+                yield Bad(
+                    f"no message of {length:,} bytes stands here; the rest of the file is not read",
+                    Piece(raw[:200], number, offset, offset),
+                )
                 return
             yield Piece(raw, number, offset, offset + 4 + length)
             offset += 4 + length

@@ -7,21 +7,24 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import providers, tokens
-from .record import NotMine, Record, dollars, flat, inside, moment, tags, text, whole
+from .record import Record, dollars, flat, inside, moment, tags, text, whole
 
 Attributes = Mapping[str, Any]
 
-CALLS = {"chat", "text_completion", "completion", "completions", "generate_content", "embeddings", "embedding", "response", "responses",
+CALLS = {"chat", "text_completion", "completion", "completions", "generate_content", "embeddings", "embedding", "response",
+         "responses",
          "image_generation", "speech", "transcription", "rerank", "message", "messages"}  # fmt: skip
 NO_CALLS = {"invoke_agent", "create_agent", "invoke_workflow", "execute_tool", "plan", "retrieval", "agent_workflow", "tool_call"}
 
 # For each fact the names it goes by, the first that is there wins: today's conventions, then what came before and beside them.
 REQUESTED = ("gen_ai.request.model", "llm.request.model", "ai.model.id", "embedding.model_name", "langsmith.metadata.ls_model_name")
-SERVED = ("gen_ai.response.model", "ai.response.model", "llm.model_name", "llm.response.model", "embedding.model_name", "reranker.model_name",
+SERVED = ("gen_ai.response.model", "ai.response.model", "llm.model_name", "llm.response.model", "embedding.model_name",
+          "reranker.model_name",
           "langfuse.observation.model.name")  # fmt: skip
 PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system", "llm.vendor", "ai.model.provider",
             "langsmith.metadata.ls_provider", "embedding.provider")  # fmt: skip
-READ = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens", "llm.token_count.prompt", "ai.usage.inputTokens",
+READ = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens", "llm.token_count.prompt",
+        "ai.usage.inputTokens",
         "ai.usage.promptTokens", "ai.usage.tokens")  # fmt: skip
 WRITTEN = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens", "llm.token_count.completion",
            "ai.usage.outputTokens", "ai.usage.completionTokens")  # fmt: skip
@@ -30,16 +33,28 @@ CACHE_READ = ("gen_ai.usage.cache_read.input_tokens", "gen_ai.usage.cache_read_i
               "gen_ai.usage.details.cache_read_tokens", "llm.token_count.prompt_details.cache_read", "ai.usage.cachedInputTokens",
               "llm.usage.cache_read_input_tokens", "gen_ai.usage.prompt_tokens_details.cached_tokens",
               "ai.usage.inputTokenDetails.cacheReadTokens")  # fmt: skip
-CACHE_WRITE = ("gen_ai.usage.cache_write.input_tokens", "gen_ai.usage.cache_creation.input_tokens", "gen_ai.usage.cache_creation_input_tokens",
+CACHE_WRITE = ("gen_ai.usage.cache_write.input_tokens", "gen_ai.usage.cache_creation.input_tokens",
+               "gen_ai.usage.cache_creation_input_tokens",
                "gen_ai.usage.details.cache_write_tokens", "llm.token_count.prompt_details.cache_write",
                "llm.usage.cache_creation_input_tokens", "ai.usage.inputTokenDetails.cacheWriteTokens")  # fmt: skip
 REASONING = ("gen_ai.usage.reasoning.output_tokens", "gen_ai.usage.reasoning_tokens", "gen_ai.usage.output_tokens.reasoning",
              "gen_ai.usage.details.reasoning_tokens", "llm.token_count.completion_details.reasoning", "ai.usage.reasoningTokens",
              "ai.usage.outputTokenDetails.reasoningTokens", "llm.usage.reasoning_tokens")  # fmt: skip
 AUDIO_IN = ("gen_ai.usage.audio.input_tokens", "llm.token_count.prompt_details.audio", "gen_ai.usage.details.input_audio_tokens")
-AUDIO_OUT = ("gen_ai.usage.audio.output_tokens", "llm.token_count.completion_details.audio", "gen_ai.usage.details.output_audio_tokens")
+AUDIO_OUT = (
+    "gen_ai.usage.audio.output_tokens",
+    "llm.token_count.completion_details.audio",
+    "gen_ai.usage.details.output_audio_tokens",
+)
 IMAGE_IN, IMAGE_OUT = ("gen_ai.usage.image.input_tokens",), ("gen_ai.usage.image.output_tokens",)
-COST = ("gen_ai.usage.cost.amount", "gen_ai.usage.cost", "gen_ai.usage.total_cost", "llm.cost.total", "operation.cost", "gen_ai.cost.total_cost")
+COST = (
+    "gen_ai.usage.cost.amount",
+    "gen_ai.usage.cost",
+    "gen_ai.usage.total_cost",
+    "llm.cost.total",
+    "operation.cost",
+    "gen_ai.cost.total_cost",
+)
 RESPONSE = ("gen_ai.response.id", "ai.response.id", "llm.response.id")
 FINISH = ("gen_ai.response.finish_reasons", "gen_ai.response.finish_reason", "ai.response.finishReason", "llm.response.finish_reason",
           "llm.finish_reason")  # fmt: skip
@@ -82,14 +97,26 @@ LABELS: dict[str, str] = {
     "langsmith.metadata.langgraph_node": "flow",
     "langfuse.environment": "environment",
 }  # fmt: skip
-FREE = ("bursar.", "traceloop.association.properties.", "langsmith.metadata.", "langfuse.trace.metadata.", "langfuse.observation.metadata.",
+FREE = ("bursar.", "traceloop.association.properties.", "langsmith.metadata.", "langfuse.trace.metadata.",
+        "langfuse.observation.metadata.",
         "ai.telemetry.metadata.", "tag.tags", "langfuse.trace.tags", "langsmith.span.tags")  # fmt: skip
-OF_THE_TOOL = ("ls_", "lc_", "langgraph_", "__pregel", "revision_id", "LANGSMITH", "checkpoint_ns", "runtime", "sdk")  # LangChain's own, in LangSmith's metadata
+OF_THE_TOOL = (
+    "ls_",
+    "lc_",
+    "langgraph_",
+    "__pregel",
+    "revision_id",
+    "LANGSMITH",
+    "checkpoint_ns",
+    "runtime",
+    "sdk",
+)  # LangChain's own, in LangSmith's metadata
 RESOURCE = {"service.name": "service", "deployment.environment": "environment", "deployment.environment.name": "environment"}
 # What we look at, so that a decoder need not read the prompts.
 WANTED = frozenset((
     *REQUESTED, *SERVED, *PROVIDER, *READ, *WRITTEN, *TOTAL, *CACHE_READ, *CACHE_WRITE, *REASONING, *AUDIO_IN, *AUDIO_OUT, *IMAGE_IN,
-    *IMAGE_OUT, *COST, *RESPONSE, *FINISH, *STREAM, *FIRST, *TIER, *ERROR, *BODIES, *KINDS, *LABELS, *RESOURCE, "gen_ai.usage.cost.currency",
+    *IMAGE_OUT, *COST, *RESPONSE, *FINISH, *STREAM, *FIRST, *TIER, *ERROR, *BODIES, *KINDS, *LABELS, *RESOURCE,
+    "gen_ai.usage.cost.currency",
     "gen_ai.usage.cost.source", "http.response.status_code", "gen_ai.usage.cache_creation.ephemeral_1h_input_tokens",
 ))  # fmt: skip
 
@@ -153,8 +180,10 @@ def reading(span: Span) -> tuple[Record | None, str]:
     return Record(
         f"{span.trace}{span.span}", ts, provider, model, requested if requested != model else "", counted.tokens, counted.estimated,
         counted.contradiction, stated, False, _labels(span), "error" if span.error else "ok",
-        http_status=whole(of.get("http.response.status_code")), error=(text(_first(of, ERROR)) or span.message.partition(":")[0])[:80] if span.error else "",
-        finish=text(finish[0] if isinstance(finish, list | tuple) and finish else finish), stream=_first(of, STREAM) is True or first is not None,
+        http_status=whole(of.get("http.response.status_code")),
+        error=(text(_first(of, ERROR)) or span.message.partition(":")[0])[:80] if span.error else "",
+        finish=text(finish[0] if isinstance(finish, list | tuple) and finish else finish),
+        stream=_first(of, STREAM) is True or first is not None,
         latency_ms=took, ttft_ms=_first_ms(of, first), service_tier=text(_first(of, TIER)), embedding=embedding,
         response_id=text(_first(of, RESPONSE)) or text((body or {}).get("id")),
     ), ""  # fmt: skip
@@ -193,7 +222,8 @@ def _told(span: Span) -> str:
 
 def _embeds(of: Attributes) -> bool:
     said = (text(of.get("gen_ai.operation.name")), text(of.get("openinference.span.kind")), text(of.get("ai.operationId")),
-            text(of.get("llm.request.type")), text(of.get("langsmith.span.kind")), text(of.get("langfuse.observation.type")))  # fmt: skip
+            text(of.get("llm.request.type")), text(of.get("langsmith.span.kind")),
+            text(of.get("langfuse.observation.type")))  # fmt: skip
     return any("embed" in word.lower() for word in said)
 
 
@@ -205,7 +235,8 @@ def _counted(of: Attributes) -> tokens.Counted:
     return tokens.inclusive(
         read, written, total, cache_read=_n(of, CACHE_READ), cache_write=_n(of, CACHE_WRITE),
         hour=whole(of.get("gen_ai.usage.cache_creation.ephemeral_1h_input_tokens")) or 0, reasoning=_n(of, REASONING),
-        audio_in=_n(of, AUDIO_IN), audio_out=_n(of, AUDIO_OUT), image_in=_n(of, IMAGE_IN), image_out=_n(of, IMAGE_OUT), embedding=_embeds(of),
+        audio_in=_n(of, AUDIO_IN), audio_out=_n(of, AUDIO_OUT), image_in=_n(of, IMAGE_IN), image_out=_n(of, IMAGE_OUT),
+        embedding=_embeds(of),
     )  # fmt: skip
 
 
@@ -218,7 +249,16 @@ def langfuse(details: Mapping[str, Any]) -> tokens.Counted:
     written = _any_of(counts, ("output", "output_tokens", "completion_tokens", "completionTokens"))
     if read is None and written is None:
         return tokens.inclusive(total, None, total) if total else tokens.NOTHING
-    parts = {"cache_read": 0, "cache_write": 0, "hour": 0, "reasoning": 0, "audio_in": 0, "audio_out": 0, "image_in": 0, "image_out": 0}
+    parts = {
+        "cache_read": 0,
+        "cache_write": 0,
+        "hour": 0,
+        "reasoning": 0,
+        "audio_in": 0,
+        "audio_out": 0,
+        "image_in": 0,
+        "image_out": 0,
+    }
     for name, n in counts.items():
         said = name.lower().replace(".", "_")
         side = "out" if said.startswith(("output", "completion")) else "in"

@@ -48,7 +48,11 @@ def request(row: dict[str, Any]) -> Outcome:
     model = providers.model(named, provider)
     if not provider:
         provider, model = providers.split(model)
-    status = whole(_of(row, "response_status", "status")) if str(_of(row, "response_status", "status") or "").lstrip("-").isdigit() else None
+    status = (
+        whole(_of(row, "response_status", "status"))
+        if str(_of(row, "response_status", "status") or "").lstrip("-").isdigit()
+        else None
+    )
     labels: dict[str, str] = {}
     for source in PROPERTY:
         for name, value in flat(inside(row.get(source))).items():
@@ -64,7 +68,8 @@ def request(row: dict[str, Any]) -> Outcome:
         counted.contradiction, _stated(row), False, labels, "error" if failed else "ok", http_status=status,
         error=text(inside(answer.get("error")).get("code") or inside(answer.get("error")).get("type"))[:80] if failed else "",
         stream=asked.get("stream") is True, latency_ms=whole_part(_of(row, "delay_ms", "latency")),
-        ttft_ms=whole_part(_of(row, "time_to_first_token", "timeToFirstToken")), embedding="embedding" in text(row.get("request_path")),
+        ttft_ms=whole_part(_of(row, "time_to_first_token", "timeToFirstToken")),
+        embedding="embedding" in text(row.get("request_path")),
         response_id=text(answer.get("id")), flags="cache_hit" if cached else "",
     )  # fmt: skip
 

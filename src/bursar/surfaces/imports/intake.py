@@ -21,8 +21,8 @@ from . import FORMS, mapper
 from .entries import Maker
 from .files import Source, Unreadable
 from .known import Known
-from .record import DAY_US, Bad, Mapper, NotMine, Outcome, Passed, Piece, Record, Repeat
-from .reports import AGGREGATE, Reported, sources
+from .record import AGGREGATE, DAY_US, Bad, Mapper, NotMine, Outcome, Passed, Piece, Record, Repeat
+from .reports import Reported, sources
 from .state import Aside, Mark
 
 BATCH = 8_192  # rows on their way at once: some 10 MB

@@ -1,4 +1,4 @@
-"""Our own rows as JSON lines: what `bursar export jsonl` wrote, whole and proved; and rows written by hand, with what they have. Pure."""
+"""Our own rows as JSON lines: what `bursar export jsonl` wrote, whole and proved; and rows written by hand. Pure."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def _money(said: object, name: str) -> int | None:
 
 def _prove(row: Entry) -> None:
     if row.attempt_kind not in ATTEMPTS or row.status not in STATUSES or row.price_status not in PRICED:
-        raise NotMine(f"attempt_kind {row.attempt_kind!r:.20}, status {row.status!r:.20} or price_status {row.price_status!r:.20} is none of ours")
+        raise NotMine(
+            f"attempt_kind {row.attempt_kind!r:.20}, status {row.status!r:.20} or price_status {row.price_status!r:.20} is not ours"
+        )
     try:
         legs = _legs.decode(row.legs)
     except msgspec.DecodeError as bad:
@@ -132,8 +134,10 @@ def _by_hand(raw: bytes) -> Record:
     return Record(
         text(row.get("id")) or blake2b(raw.strip(), digest_size=16).hexdigest(), ts, text(row.get("provider")), model,
         text(row.get("model_requested")) if row.get("model_requested") != model else "", Tokens(**counts) if known else None,
-        estimated=row.get("usage_source") == "estimated", stated=stated, labels=labels, status="error" if row.get("status") == "error" else "ok",
-        http_status=whole(row.get("http_status")), error=text(row.get("error")), finish=text(row.get("finish")), dialect=text(row.get("dialect")),
+        estimated=row.get("usage_source") == "estimated", stated=stated, labels=labels,
+        status="error" if row.get("status") == "error" else "ok",
+        http_status=whole(row.get("http_status")), error=text(row.get("error")), finish=text(row.get("finish")),
+        dialect=text(row.get("dialect")),
         stream=row.get("stream") in (1, True), latency_ms=whole(row.get("latency_ms")), ttft_ms=whole(row.get("ttft_ms")),
         service_tier=text(row.get("service_tier")), embedding=row.get("operation") == "embedding", key=text(row.get("key")),
         response_id=text(row.get("response_id")),

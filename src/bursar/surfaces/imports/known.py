@@ -12,6 +12,7 @@ from ...stores.columns import literal
 from ...stores.schema import Place, connect
 from .record import APART_US, RESPONSE_ID_MIN
 
+
 class Known:
     """Asks tail and segments, a batch at a time, only about the time the batch is of. Never holds the ledger's file open for long."""
 
@@ -22,7 +23,8 @@ class Known:
         self._duck.execute("SET TimeZone = 'UTC'")
         self._foreign_tail = {
             id: ts for id, ts in self._sqlite.execute(
-                "SELECT response_id, ts FROM tail WHERE length(response_id) >= ? AND source NOT IN (?, 'correction')", (RESPONSE_ID_MIN, source)
+                "SELECT response_id, ts FROM tail WHERE length(response_id) >= ? AND source NOT IN (?, 'correction')",
+                (RESPONSE_ID_MIN, source)
             )
         }  # fmt: skip
         self._foreign_segments = self._any_foreign()

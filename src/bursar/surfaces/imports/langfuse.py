@@ -1,5 +1,5 @@
-"""Langfuse: a trace with its observations (the page's download, the API), observations by themselves (API, blob storage in JSON, CSV or
-Parquet), the page's table exports. Pure."""
+"""Langfuse: a trace with its observations (the page's download, the API), observations by themselves (API, blob storage in JSON,
+CSV or Parquet), the page's table exports. Pure."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ class Reading:
                 yield Passed(f"no model call: type {text(one.get('type'))[:40] or 'unknown'}")
         except NotMine as bad:
             yield Bad(f"observation {text(one.get('id'))[:60]!r}: {bad}", piece)
-        yield from self._traces.add(text(_of(one, "trace")) or text(trace.get("id")), text(one.get("id")), text(_of(one, "parent")), record, piece)
+        yield from self._traces.add(
+            text(_of(one, "trace")) or text(trace.get("id")), text(one.get("id")), text(_of(one, "parent")), record, piece
+        )
 
     def finish(self, growing: bool) -> Iterable[Outcome]:
         return self._traces.rest()
@@ -108,7 +110,8 @@ def observation(one: dict[str, Any], trace: dict[str, Any]) -> Record | None:
 
 
 def _record(
-    id: str, ts: int, provider: str, model: str, counted: tokens.Counted, stated: int | None, one: dict[str, Any], trace: dict[str, Any],
+    id: str, ts: int, provider: str, model: str, counted: tokens.Counted, stated: int | None, one: dict[str, Any],
+    trace: dict[str, Any],
     level: str, kind: str,
 ) -> Record:  # fmt: skip
     first = _of(one, "first")
@@ -122,7 +125,8 @@ def _record(
     labels |= tags(_list(trace.get("tags")) or _list(_of(one, "tags")))
     for name, value in (
         ("user", text(trace.get("userId")) or text(_of(one, "user"))),
-        ("conversation", text(trace.get("sessionId")) or text(_of(one, "session")) or text(trace.get("id")) or text(_of(one, "trace"))),
+        ("conversation", text(trace.get("sessionId")) or text(_of(one, "session")) or text(trace.get("id")) or text(_of(one,
+        "trace"))),
         ("flow", text(trace.get("name")) or text(_of(one, "trace_name"))),
         ("environment", text(one.get("environment")) or text(trace.get("environment"))),
         ("tenant", text(attributes.get("tenant"))), ("feature", text(attributes.get("feature"))),
@@ -132,8 +136,10 @@ def _record(
     failed = level == "ERROR"
     within = text(_of(one, "trace")) or text(trace.get("id"))
     return Record(
-        f"{within}:{id}" if within else id, ts, provider, model, "", counted.tokens, counted.estimated, counted.contradiction, stated, False, labels,
-        "error" if failed else "ok", error=text(_of(one, "message"))[:80] if failed else "", latency_ms=between_ms(ts, _of(one, "end")),
+        f"{within}:{id}" if within else id, ts, provider, model, "", counted.tokens, counted.estimated, counted.contradiction,
+        stated, False, labels,
+        "error" if failed else "ok", error=text(_of(one, "message"))[:80] if failed else "",
+        latency_ms=between_ms(ts, _of(one, "end")),
         ttft_ms=between_ms(ts, first), stream=first is not None and first != "", embedding=kind == "EMBEDDING",
         service_tier=text(parameters.get("service_tier")),
     )  # fmt: skip

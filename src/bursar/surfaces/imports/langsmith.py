@@ -47,7 +47,9 @@ class Reading:
                 record = call(run, kind)
             except NotMine as bad:
                 yield Bad(f"run {text(run['id'])[:60]!r}: {bad}", piece)
-        yield from self._traces.add(text(run.get("trace_id")) or text(run["id"]), text(run["id"]), text(run.get("parent_run_id")), record, piece)
+        yield from self._traces.add(
+            text(run.get("trace_id")) or text(run["id"]), text(run["id"]), text(run.get("parent_run_id")), record, piece
+        )
         for child in run.get("child_runs") or ():
             if isinstance(child, dict) and child.get("id") and "run_type" in child:
                 yield from self._run(child, piece)
@@ -64,7 +66,9 @@ def call(run: dict[str, Any], kind: str) -> Record:
     counted = _counted(run, outputs, kind)
     provider = providers.provider(text(metadata.get("ls_provider")))
     named = text(metadata.get("ls_model_name")) or text(asked.get("model")) or text(asked.get("model_name"))
-    served = text(inside(outputs.get("llm_output")).get("model_name")) or text(_message(outputs).get("response_metadata", {}).get("model_name"))
+    served = text(inside(outputs.get("llm_output")).get("model_name")) or text(
+        _message(outputs).get("response_metadata", {}).get("model_name")
+    )
     model = providers.model(served or named, provider)
     if not provider:
         provider, model = providers.split(model)
@@ -104,8 +108,10 @@ def _counted(run: dict[str, Any], outputs: dict[str, Any], kind: str) -> tokens.
     hour = whole(into.get("ephemeral_1h_input_tokens")) or 0
     short = whole(into.get("ephemeral_5m_input_tokens")) or 0
     return tokens.inclusive(
-        read, written, total, cache_read=whole(into.get("cache_read")) or 0, cache_write=max(whole(into.get("cache_creation")) or 0, hour + short),
-        hour=hour, reasoning=whole(outof.get("reasoning")) or 0, audio_in=whole(into.get("audio")) or 0, audio_out=whole(outof.get("audio")) or 0,
+        read, written, total, cache_read=whole(into.get("cache_read")) or 0,
+        cache_write=max(whole(into.get("cache_creation")) or 0, hour + short),
+        hour=hour, reasoning=whole(outof.get("reasoning")) or 0, audio_in=whole(into.get("audio")) or 0,
+        audio_out=whole(outof.get("audio")) or 0,
         embedding=kind == "embedding",
     )  # fmt: skip
 

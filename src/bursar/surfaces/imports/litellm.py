@@ -146,7 +146,8 @@ def record(row: _Row) -> Record:
         labels |= tags(row.request_tags if isinstance(row.request_tags, list) else _tag_text(row.request_tags))
     for name, value in (
         ("tenant", row.end_user or meta.user_api_key_end_user_id), ("user", row.user or meta.user_api_key_user_id),
-        ("conversation", row.session_id or row.trace_id), ("team", meta.user_api_key_team_alias or row.team_id or meta.user_api_key_team_id),
+        ("conversation", row.session_id or row.trace_id),
+        ("team", meta.user_api_key_team_alias or row.team_id or meta.user_api_key_team_id),
         ("organization", row.organization_id or meta.user_api_key_org_id), ("agent", row.agent_id),
     ):  # fmt: skip
         if value and name not in labels:
@@ -160,7 +161,8 @@ def record(row: _Row) -> Record:
         error=text(error.get("error_class")) or (row.error_str or "")[:80] if failed else "",
         stream=row.stream is True or row.stream == "true", latency_ms=between_ms(ts, row.endTime),
         ttft_ms=between_ms(ts, row.completionStartTime) if row.completionStartTime != row.endTime else None,
-        embedding="embedding" in row.call_type, batch="batch" in row.call_type, key=meta.user_api_key_alias or (row.api_key or "")[:16],
+        embedding="embedding" in row.call_type, batch="batch" in row.call_type,
+        key=meta.user_api_key_alias or (row.api_key or "")[:16],
         response_id=id, flags="cache_hit" if hit else "",
     )  # fmt: skip
 
@@ -199,7 +201,8 @@ def _count(row: _Row, usage: _Usage) -> tokens.Counted:
     lives = into.cache_creation_token_details or {}
     return tokens.inclusive(
         read, written, total, cache_read=usage.cache_read_input_tokens or into.cached_tokens or 0,
-        cache_write=usage.cache_creation_input_tokens or into.cache_creation_tokens or 0, hour=whole(lives.get("ephemeral_1h_input_tokens")) or 0,
+        cache_write=usage.cache_creation_input_tokens or into.cache_creation_tokens or 0,
+        hour=whole(lives.get("ephemeral_1h_input_tokens")) or 0,
         reasoning=outof.reasoning_tokens or 0, audio_in=into.audio_tokens or 0, audio_out=outof.audio_tokens or 0,
         image_in=into.image_tokens or 0, image_out=outof.image_tokens or 0, embedding="embedding" in row.call_type,
     )  # fmt: skip

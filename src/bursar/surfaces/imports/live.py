@@ -64,7 +64,9 @@ class Ingest:
         with self._lock:
             self._read.close(True)
 
-    def take(self, content_type: str, content_encoding: str, body: bytes, bound: Mapping[str, str] | None = None, key: str = "") -> Report:
+    def take(
+        self, content_type: str, content_encoding: str, body: bytes, bound: Mapping[str, str] | None = None, key: str = ""
+    ) -> Report:
         """One POST to /v1/traces. `bound`: labels that the caller's key binds, which nobody may overrule; `key`: its name."""
         kind = TYPES.get(content_type.partition(";")[0].strip().lower(), "")
         if not kind:

@@ -1,4 +1,4 @@
-"""OpenAI's usage and costs: pages and buckets of the organisation's API, and the page's CSV exports. Sums over calls, by day or hour. Pure."""
+"""OpenAI's usage and costs: pages and buckets of the organisation's API, and CSV exports. Sums over calls, by day or hour. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .reports import COSTS, USAGE, Buckets
 
 # Dimensions a report may be grouped by -> the label they become.
 DIMENSIONS = {"project_id": "project", "project_name": "project_name", "user_id": "user", "api_key_id": "api_key", "batch": "batch",
-              "service_tier": "service_tier", "line_item": "line_item", "size": "size", "source": "image_source", "vector_store_id": "vector_store",
+              "service_tier": "service_tier", "line_item": "line_item", "size": "size", "source": "image_source",
+              "vector_store_id": "vector_store",
               "context_level": "context_level", "api_source": "api_source"}  # fmt: skip
 # What a result counts that is not tokens -> the unit it is in the ledger.
 UNITS = {"web_searches": ("num_requests", "web_search"), "file_searches": ("num_requests", "file_search"),
@@ -131,7 +132,8 @@ def _tokens(result: dict[str, Any]) -> Tokens | None:
     drawn = min(of("output_image_tokens"), written - spoken)
     cached_heard = min(cached_heard, cached)
     return Tokens(
-        input=fresh - heard - seen, cache_read=cached - cached_heard, cache_write=made, output=written - spoken - drawn, input_audio=heard,
+        input=fresh - heard - seen, cache_read=cached - cached_heard, cache_write=made, output=written - spoken - drawn,
+        input_audio=heard,
         cache_read_audio=cached_heard, output_audio=spoken, input_image=seen, output_image=drawn,
     )  # fmt: skip
 
@@ -146,4 +148,3 @@ def _said(value: object) -> str:
 
 def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdigit() else value
-

@@ -91,7 +91,7 @@ def in_json(found: Any, depth: int = 0) -> Iterator[Span]:
 
 
 def _is_empty_request(found: Any) -> bool:
-    return isinstance(found, dict) and isinstance(found.get("resourceSpans"), list) or found == []
+    return (isinstance(found, dict) and isinstance(found.get("resourceSpans"), list)) or found == []
 
 
 def _span(said: dict[str, Any], resource: dict[str, Any]) -> Span:
@@ -101,7 +101,12 @@ def _span(said: dict[str, Any], resource: dict[str, Any]) -> Span:
         context = {}
     trace = _id(said.get("traceId") or context.get("traceId") or context.get("trace_id") or said.get("trace_id"))
     span = _id(said.get("spanId") or context.get("spanId") or context.get("span_id") or said.get("span_id"))
-    parent = said.get("parentSpanId") or said.get("parent_id") or said.get("parent_span_id") or (said.get("parentSpanContext") or {}).get("spanId")
+    parent = (
+        said.get("parentSpanId")
+        or said.get("parent_id")
+        or said.get("parent_span_id")
+        or (said.get("parentSpanContext") or {}).get("spanId")
+    )
     attributes = _attributes(said.get("attributes"))
     status = said.get("status") if isinstance(said.get("status"), dict) else {}
     assert isinstance(status, dict)

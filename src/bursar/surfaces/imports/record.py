@@ -22,6 +22,7 @@ _exact = msgspec.json.Decoder(float_hook=Decimal)  # amounts are read as the dec
 # their replies (chatcmpl-881): a short id, or the same id at another time, is another call.
 APART_US = 600_000_000
 RESPONSE_ID_MIN = 16
+AGGREGATE = "aggregate"  # the attempt_kind of a bucket of a provider's report: no call, and in no sum over calls
 NO_LABELS: Mapping[str, str] = {}
 
 
@@ -210,7 +211,10 @@ def flat(value: object, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     if isinstance(value, dict):
         for name, inner in value.items():
-            if inner.__class__ in (str, int, bool) and 0 < len(said := str(inner).lower() if inner.__class__ is bool else str(inner)) <= 256:
+            if (
+                inner.__class__ in (str, int, bool)
+                and 0 < len(said := str(inner).lower() if inner.__class__ is bool else str(inner)) <= 256
+            ):
                 found[prefix + str(name)] = said
     return found
 

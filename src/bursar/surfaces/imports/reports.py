@@ -14,10 +14,9 @@ import msgspec
 
 from ...domain.entry import Entry
 from ...domain.usage import Tokens
-from .record import DAY_US, Record, Repeat
+from .record import AGGREGATE, DAY_US, Record, Repeat
 
 USAGE, COSTS = "usage", "costs"
-AGGREGATE = "aggregate"
 IN_COLUMNS = ("of", "api_key", "service_tier", "batch")  # dimensions that have a column of their own
 KEPT_MAX = 200_000
 AGAIN = "the same bucket again"
@@ -47,7 +46,14 @@ class Buckets:
     ) -> Record | Repeat:  # fmt: skip
         """One bucket for one combination of the report's dimensions. Times in microseconds, `stated` in pico-dollars."""
         named = {name: value for name, value in sorted(dimensions.items()) if value}
-        id = "/".join([kind, str(start // 1_000_000), str(end // 1_000_000) if end else "", *[f"{n}={quote(v, safe='')}" for n, v in named.items()]])
+        id = "/".join(
+            [
+                kind,
+                str(start // 1_000_000),
+                str(end // 1_000_000) if end else "",
+                *[f"{n}={quote(v, safe='')}" for n, v in named.items()],
+            ]
+        )
         digest = blake2b(msgspec.json.encode([str(value) for value in figures.values()]), digest_size=16).hexdigest()
         if len(self._seen) > KEPT_MAX:
             self._seen.clear()
@@ -74,8 +80,12 @@ class _Reach(NamedTuple):
     dimensions: dict[str, str]
 
 
-def _reach(id: str) -> _Reach:
-    kind, start, end, *named = id.partition(":")[2].split("/")
+def _reach(id: str) -> _Reach | None:
+    """None for an id so long that it was hashed: then only the same bucket again is known."""
+    kind, *rest = id.partition(":")[2].split("/")
+    if len(rest) < 2:
+        return None
+    start, end, *named = rest
     pairs = (part.partition("=") for part in named if "=" in part)
     return _Reach(kind, int(start), int(end or start), {name: value for name, _, value in pairs})
 
@@ -88,6 +98,8 @@ class Reported:
         self._days: dict[int, list[_Reach]] = {}
         for id in self._digests:
             reach = _reach(id)
+            if reach is None:
+                continue
             for day in range(reach.start // 86_400, max(reach.end - 1, reach.start) // 86_400 + 1):
                 self._days.setdefault(day, []).append(reach)
         self._own: dict[str, str] = {}
@@ -100,18 +112,26 @@ class Reported:
                 return Repeat("already in the ledger")
             return "this bucket was imported before with other figures, which stand: a report of an unfinished day, or an amended one"
         reach = _reach(row.id)
-        if reach.end * 1_000_000 > now_us:
+        if (reach.end * 1_000_000 if reach else row.ts) > now_us:
             return "its time is not over: import it when the report is complete"
-        for other in self._days.get(row.ts // DAY_US, ()):
-            if other.kind == reach.kind and other.start < max(reach.end, reach.start + 1) and reach.start < max(other.end, other.start + 1):
+        for other in self._days.get(row.ts // DAY_US, ()) if reach else ():
+            assert reach is not None
+            if (
+                other.kind == reach.kind
+                and other.start < max(reach.end, reach.start + 1)
+                and reach.start < max(other.end, other.start + 1)
+            ):
                 common = other.dimensions.keys() & reach.dimensions.keys()
                 if all(other.dimensions[name] == reach.dimensions[name] for name in common) and _differ(other, reach):
                     by = ", ".join(sorted(other.dimensions)) or "nothing"
-                    return f"its calls are in the ledger already, in buckets of {other.end - other.start} s by {by}: they would count twice"
+                    long = other.end - other.start
+                    return f"its calls are in the ledger already, in buckets of {long} s by {by}: they would count twice"
         self._own[row.id] = row.request_hash
         return None
 
 
 def _differ(a: _Reach, b: _Reach) -> bool:
     """One sum may contain the other: other lengths of time, or one is cut by what the other is not."""
-    return (a.start, a.end) != (b.start, b.end) or a.dimensions.keys() < b.dimensions.keys() or b.dimensions.keys() < a.dimensions.keys()
+    return (
+        (a.start, a.end) != (b.start, b.end) or a.dimensions.keys() < b.dimensions.keys() or b.dimensions.keys() < a.dimensions.keys()
+    )

@@ -41,7 +41,12 @@ def inclusive(
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": total,
-        "prompt_tokens_details": {"cached_tokens": cache_read, "cache_write_tokens": cache_write, "audio_tokens": audio_in, "image_tokens": image_in},
+        "prompt_tokens_details": {
+            "cached_tokens": cache_read,
+            "cache_write_tokens": cache_write,
+            "audio_tokens": audio_in,
+            "image_tokens": image_in,
+        },
         "completion_tokens_details": {"reasoning_tokens": reasoning, "audio_tokens": audio_out, "image_tokens": image_out},
     }
     counted = of(openai_usage.tally(usage, b"", embedding=embedding))

@@ -70,7 +70,10 @@ class Traces:
         for span in with_usage.values():
             self._above.update([(trace, above) for above in self._line(trace, span.parent)])
         # Then calls that tell of no usage: alone they are unpriced, but beside one that does they are the same call.
-        for id, span in (*with_usage.items(), *((id, span) for id, span in spans.items() if span.record is not None and id not in with_usage)):
+        for id, span in (
+            *with_usage.items(),
+            *((id, span) for id, span in spans.items() if span.record is not None and id not in with_usage),
+        ):
             assert span.record is not None
             if (trace, id) in self._above:
                 yield Repeat(BELOW)
