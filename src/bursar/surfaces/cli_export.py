@@ -119,7 +119,7 @@ def _through(path: Path, name: str, write: Callable[[IO[bytes]], Any]) -> Any:
 
 def _piped(write: Callable[[IO[bytes]], Any]) -> Any:
     try:
-        made = write(click.get_binary_stream("stdout"))
+        made = write(sys.stdout.buffer)
         sys.stdout.flush()
         return made
     except BrokenPipeError:  # `| head` has seen enough

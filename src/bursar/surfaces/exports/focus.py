@@ -161,7 +161,7 @@ def _line(row: tuple[Any, ...], asked: Asked) -> dict[str, Any]:
         "PricingUnit": f"{per} {consumed}" if per > 1 else consumed, "ProviderName": safe(name), "PublisherName": safe(name),
         "ServiceCategory": "AI and Machine Learning", "ServiceName": safe(SERVICES.get(provider, f"{name} API")),
         "ServiceSubcategory": "Generative AI", "SkuId": safe(f"{provider}/{model}"), "SkuMeter": meter,
-        "SkuPriceDetails": msgspec.json.encode(details).decode(), "SkuPriceId": safe(sku) if sku else None,
+        "SkuPriceDetails": msgspec.json.encode(details).decode() if sku else None, "SkuPriceId": safe(sku) if sku else None,
         "SubAccountId": safe(of["tenant"]) if of["tenant"] else None, "SubAccountName": safe(of["tenant"]) if of["tenant"] else None,
         "SubAccountType": "Tenant" if of["tenant"] else None, "Tags": msgspec.json.encode(labels).decode(),
         "HostProviderName": safe(name),

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import msgspec
 
@@ -105,7 +105,7 @@ class Source:
 def _plain(file: IO[bytes], head: bytes) -> IO[bytes]:
     """The file's plain bytes, whatever it is compressed with; with `peek`."""
     if head[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), CHUNK)  # type: ignore[arg-type]
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))  # another buffer around it would lose what stands before a break
     if head == b"\x28\xb5\x2f\xfd":
         import zstandard
 
@@ -159,14 +159,18 @@ class _Text:
         """Read on; what lies before the current place is dropped. False at the end."""
         if self.ended:
             return False
+        parts: list[bytes] = []
+        left = max(CHUNK, len(self.text) - self.at)  # a long record is read in ever larger steps, or its parsing would be too
         try:
-            chunk = self._file.read(max(CHUNK, len(self.text) - self.at))  # a long record is read in ever larger steps
+            while left > 0 and (part := self._file.read1(left)):  # type: ignore[attr-defined]
+                parts.append(part)
+                left -= len(part)
         except OF_COMPRESSION as bad:
-            chunk, self.broken = b"", f": {bad}"
-        self.ended = not chunk
-        self.text = self.text[self.at :] + self._decode.decode(chunk, self.ended)
+            self.broken = f": {bad}"
+        self.ended = left > 0
+        self.text = self.text[self.at :] + self._decode.decode(b"".join(parts), self.ended)
         self.at = 0
-        return not self.ended
+        return bool(parts)
 
     def peek(self) -> str:
         """The next character that is no space, empty at the end; stands on it."""
