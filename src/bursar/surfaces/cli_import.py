@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".pb", ".proto", ".log", ".gz", ".zst")
 FILES_MAX = 100_000
+DAY_US = 86_400_000_000
+IMPORTED = "imported:"
 COMPARED_MAX = 8  # models listed where the source's amounts are not ours
 
 
@@ -130,14 +132,15 @@ def import_(
 
 
 def _beside(folder: Path, tally: Tally) -> list[tuple[str, int]]:
-    """(source, rows) of what else the ledger has of the time that was imported."""
+    """(source, rows) of what else the ledger has of the days that were imported."""
     from ..stores.query import Query
     from ..stores.reader import Reader
 
     if tally.first is None or tally.last is None:
         return []
     with Reader(folder) as reader:
-        found = reader.query(Query(("rows",), ("source",), since_us=tally.first, until_us=tally.last + 1))
+        first, last = tally.first - tally.first % DAY_US, tally.last - tally.last % DAY_US + DAY_US
+        found = reader.query(Query(("rows",), ("source",), since_us=first, until_us=last))
     return [(row["source"], row["rows"]) for row in found if row["source"] not in tally.by_source and row["source"] != "correction"]
 
 
@@ -176,16 +179,18 @@ def _outcomes(tally: Tally) -> list[tuple[str, str, int]]:
     return made
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _tell(out: Console, intake: Intake, paths: Sequence[Path], beside: list[tuple[str, int]], interrupted: bool) -> None:
     tally, seconds = intake.tally, intake.seconds
     for found in intake.resumed:
         tables.line(out, f"{tables.safe(found.file)}: gone on with after {found.records:,} records of an interrupted import", "dim")
-    many = f"{len(paths):,} files" if len(paths) > 1 else tables.safe(paths[0].name)
+    named = _many(len(paths), "file") if len(paths) > 1 else tables.safe(paths[0].name)
     speed = f", {tally.records / seconds:,.0f} a second" if seconds >= 1 else ""
-    tables.line(out, f"{intake.form}: {tally.records:,} records of {many} in {max(seconds, 0.1):,.1f} s{speed}", "bold")
-    rows = [
-        [outcome if outcome != "row" else "new row", tables.safe(reason), f"{count:,}"] for outcome, reason, count in _outcomes(tally)
-    ]
+    tables.line(out, f"{intake.form}: {_many(tally.records, 'record')} of {named} in {max(seconds, 0.1):,.1f} s{speed}", "bold")
+    rows = [[outcome if outcome != "row" else "new row", tables.safe(why), f"{n:,}"] for outcome, why, n in _outcomes(tally)]
     columns = [tables.Column("became", keep=True), tables.Column("because"), tables.number("records")]
     out.print()
     out.print(tables.table(columns, rows, total=["records", "", f"{tally.records:,}"]))
@@ -195,63 +200,59 @@ def _tell(out: Console, intake: Intake, paths: Sequence[Path], beside: list[tupl
         out.print()
         if tally.refused.total() == tally.records:
             tables.line(out, f"None of them is {intake.form}: {intake.hint()}", "bold")
-        tables.line(out, f"The refused records, each with its place and reason, are in {tables.safe(intake.aside_path)}")
+        tables.line(out, "The refused records, each with its place and reason, are in")
+        tables.line(out, f"  {tables.safe(intake.aside_path)}")
     if interrupted:
         tables.line(out, "Interrupted. The same command goes on where this one stopped.", "bold yellow")
     elif tally.rows:
-        out.print()
-        for source, rows in beside:
-            what = (
-                "calls that were measured here" if source == "measured" else f"rows of {tables.safe(source.removeprefix('imported:'))}"
-            )
-            tables.line(
-                out, f"In the same time the ledger has {rows:,} {what}. If they are the same calls, they now count twice:", "yellow"
-            )
-            tables.line(out, "only the provider's response id tells, and not every source keeps it.", "yellow")
-        what = "These are sums over calls, and in no total but their own" if intake.form in reports.FORMS else "Look at them"
-        only = next(iter(tally.by_source)) if len(tally.by_source) == 1 else f"imported:{intake.form}"
-        tables.line(out, f"{what}: bursar spend --where source={only}", "dim")
+        _next(out, intake, beside)
+
+
+def _next(out: Console, intake: Intake, beside: list[tuple[str, int]]) -> None:
+    tally = intake.tally
+    out.print()
+    for source, rows in beside:
+        what = "measured here" if source == "measured" else f"of {tables.safe(source.removeprefix(IMPORTED))}"
+        tables.line(out, f"The same days have {_many(rows, 'row')} {what}. Where those are the same calls, they now", "yellow")
+        tables.line(out, "count twice: only a provider's response id tells, and not all sources keep it.", "yellow")
+    only = next(iter(tally.by_source)) if len(tally.by_source) == 1 else f"{IMPORTED}{intake.form}"
+    told = "These are sums over calls, in no total but their own:" if intake.form in reports.FORMS else "To see them:"
+    tables.line(out, told, "dim")
+    tables.line(out, f"  bursar spend --where source={only}", "dim")
+
+
+STATUS = {"priced": "priced", "free": "free", "estimated": "estimated, or as the source states them",
+          "unpriced": "without a known price, and in no sum"}  # fmt: skip
 
 
 def _money(out: Console, intake: Intake) -> None:
     tally = intake.tally
     assert tally.first is not None and tally.last is not None
     out.print()
-    when = f"{periods.shown(tally.first)} to {periods.shown(tally.last)} (UTC)"
+    first, last = periods.shown(tally.first), periods.shown(tally.last)
+    when = f"{first} (UTC)" if first == last else f"{first} to {last} (UTC)"
     if len(tally.by_source) == 1:
         tables.line(out, f"{when}: {tables.money(tally.cost)}", "bold")
     else:  # a provider's usage and its costs are two sums over the same calls
-        each = ", ".join(
-            f"{tables.money(cost)} {source.removeprefix('imported:')}" for source, (_, cost) in sorted(tally.by_source.items())
-        )
-        tables.line(out, f"{when}: {each}", "bold")
-    status = tally.by_status
-    parts = [f"{status[name]:,} rows {told}" for name, told in (
-        ("priced", "priced"), ("free", "free"), ("estimated", "estimated"),
-        ("unpriced", "unpriced: nobody knows their cost, it is in no sum"),
-    ) if status[name]]  # fmt: skip
-    tables.line(out, " · ".join(parts), "dim")
+        each = [f"{tables.money(cost)} {source.removeprefix(IMPORTED)}" for source, (_, cost) in sorted(tally.by_source.items())]
+        tables.line(out, f"{when}: {', '.join(each)}", "bold")
+    told = [f"{_many(tally.by_status[name], 'row')} {what}" for name, what in STATUS.items() if tally.by_status[name]]
+    tables.line(out, ", ".join(told), "dim")
     if not tally.compared:
         return
     ours, theirs = (sum(getattr(sums, name) for sums in tally.compared.values()) for name in ("ours", "stated"))
     rows = sum(sums.rows for sums in tally.compared.values())
     if abs(ours - theirs) * 1000 <= max(ours, theirs):
-        tables.line(out, f"{intake.form} says the same for {rows:,} rows: {tables.money(theirs)}")
+        tables.line(out, f"{intake.form} says the same for {_many(rows, 'row')}: {tables.money(theirs)}")
         return
-    tables.line(out, f"{intake.form} says {tables.money(theirs)} for {rows:,} rows that cost {tables.money(ours)} at our prices:")
+    tables.line(out, f"{intake.form} says {tables.money(theirs)} for {_many(rows, 'row')} that cost {tables.money(ours)} at our prices:")
     largest = sorted(tally.compared.items(), key=lambda pair: (-abs(pair[1].ours - pair[1].stated), pair[0]))[:COMPARED_MAX]
-    columns = [
-        tables.Column("model"),
-        tables.number("rows"),
-        tables.number("ours"),
-        tables.number("theirs"),
-        tables.number("difference"),
-    ]
+    columns = [tables.Column("model"), *(tables.number(name) for name in ("rows", "ours", "theirs", "difference"))]
     lines = [
-        [tables.safe(model), f"{sums.rows:,}", tables.money(sums.ours), tables.money(sums.stated),
-        tables.money(sums.stated - sums.ours)]
-        for model, sums in largest if abs(sums.ours - sums.stated) * 10_000 > sums.ours
-    ]  # fmt: skip
+        [tables.safe(model), f"{sums.rows:,}", *(tables.money(n) for n in (sums.ours, sums.stated, sums.stated - sums.ours))]
+        for model, sums in largest
+        if abs(sums.ours - sums.stated) * 10_000 > sums.ours
+    ]
     out.print()
     out.print(tables.table(columns, lines))
 
