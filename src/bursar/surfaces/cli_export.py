@@ -59,7 +59,7 @@ def export(
     writer = importlib.import_module(f".exports.{FORMS[form].module}", __package__)
     with Reader(common.existing()) as reader:
         total = reader.query(query)[0]["rows"]
-        with _progress(total) as step:
+        with _progress(total, quiet=not (out or endpoint)) as step:
             asked = Asked(query, grain, tuple(t.strip() for t in tags.split(",") if t.strip()) if tags else (), account or "", step)
             if endpoint:
                 written: Written = writer.send(reader, asked, endpoint, _headers(headers))
@@ -128,9 +128,9 @@ def _piped(write: Callable[[IO[bytes]], Any]) -> Any:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while somebody watches it and the rows do not go to the same terminal."""
-    if not sys.stderr.isatty() or sys.stdout.isatty() or not total:
+    if not sys.stderr.isatty() or not total or (quiet and sys.stdout.isatty()):
         yield lambda _rows: None
         return
     from rich.console import Console

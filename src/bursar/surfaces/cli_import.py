@@ -145,10 +145,10 @@ def _beside(folder: Path, tally: Tally) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def _progress(paths: Sequence[Path]) -> Iterator[Callable[[int, Tally], None]]:
+def _progress(paths: Sequence[Path]) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr while somebody watches it."""
     if not sys.stderr.isatty():
-        yield lambda _position, _tally: None
+        yield lambda _position, _records: None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -161,12 +161,12 @@ def _progress(paths: Sequence[Path]) -> Iterator[Callable[[int, Tally], None]]:
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=max(sum(sizes), 1), records=0)
 
-        def step(position: int, tally: Tally) -> None:
+        def step(position: int, records: int) -> None:
             nonlocal done, last
             if position < last:  # the next file
                 done += last
             last = position
-            bar.update(task, completed=done + position, records=tally.records)
+            bar.update(task, completed=done + position, records=records)
 
         yield step
 

@@ -107,11 +107,11 @@ class Resumed(NamedTuple):
 
 
 class Intake:
-    """One import into one ledger. `step` is told the bytes read of the current file and what became of the records so far."""
+    """One import into one ledger. `step` is told the bytes read of the current file and how many records were read of all."""
 
     def __init__(
         self, form: str, ledger: Ledger, maker: Maker, *, clock_us: Callable[[], int], aside: Path | None = None,
-        step: Callable[[int, Tally], None] = lambda _position, _tally: None,
+        step: Callable[[int, int], None] = lambda _position, _records: None,
     ) -> None:  # fmt: skip
         self.form, self._ledger, self._maker, self._clock, self._step = form, ledger, maker, clock_us, step
         self._place: Place = ledger.place
@@ -124,6 +124,7 @@ class Intake:
         self.seconds = 0.0  # until every row was in the ledger
         self._child: subprocess.Popen[bytes] | None = None
         self._since = 0
+        self._read = 0
 
     def run(self, files: Sequence[Path]) -> Tally:
         """Import all files. Unreadable or WrongFormat names the one that cannot be; what came before it is in the ledger."""
@@ -166,6 +167,7 @@ class Intake:
         refused = 0
         try:
             for outcome, piece in self._outcomes(source, reading, offset, line, growing):
+                self._read += 1
                 if outcome.__class__ is Record or outcome.__class__ is Entry:
                     row = self._maker.row(outcome) if outcome.__class__ is Record else outcome
                     if row.ts > latest:
@@ -194,12 +196,12 @@ class Intake:
                         offset = first.offset if reading.waiting else piece.end
                         mark.save(offset, first.line - 1 if reading.waiting else piece.line, total.records + earlier)
                         due = time.monotonic() + MARK_S
-                    self._step(source.position, total)
+                    self._step(source.position, self._read)
             self._collect(desk)
             if batch:
                 desk.submit(self._book, batch)
                 self._collect(desk)
-            self._step(source.size, total)
+            self._step(source.size, self._read)
             mark.remove()
         finally:
             source.close()
