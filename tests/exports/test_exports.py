@@ -49,7 +49,14 @@ def past() -> list[Entry]:
                    labels=json.dumps({"a": "=1+1", "b": "x,\"y\"\nz"}))  # fmt: skip
     sound = ledger_rows.entry(9001, END - 4, Tokens(input=10, output=5, input_audio=7, other=(("web_search", 2),)))
     bucket = ledger_rows.entry(9002, END - 3, Tokens(input=10**6))._replace(attempt_kind="aggregate", source="imported:openai-usage")
-    return [*rows, stated, sound, bucket]
+    # 56.25 and 37.5 pico-dollars: each leg is rounded by itself, so sums are of what was booked, not of counts times a price.
+    fine = [
+        ledger_rows.entry(9003 + n, END - 2, Tokens())._replace(
+            cost=pico, cost_input=pico, input=count, legs=json.dumps([["input", count, 18750, pico]])
+        )
+        for n, (count, pico) in enumerate([(3, 56), (2, 38), (3, 56), (2, 38), (2, 38)])
+    ]
+    return [*rows, stated, sound, bucket, *fine]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +105,9 @@ def told(row: Entry) -> dict[str, Any]:
 # -- JSONL -------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_row_and_column_goes_out_exactly_and_the_same_rows_come_back(run: Run, book: Path, past: list[Entry], tmp_path: Path) -> None:
+def test_every_row_and_column_goes_out_exactly_and_the_same_rows_come_back(
+    run: Run, book: Path, past: list[Entry], tmp_path: Path
+) -> None:
     """Also corrections, unknown costs, and buckets of reports; twice through, the file is the same."""
     run("export", "jsonl", "--ledger", book, "--out", tmp_path / "a.jsonl.gz")
     first = gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).splitlines()
@@ -131,7 +140,13 @@ def test_csv_is_rfc_4180_its_numbers_are_numbers_and_no_text_begins_a_formula(ru
     by_id = {row["id"]: row for row in rows}
     (fix,) = [row for row in calls if row.attempt_kind == "correction"]
     assert by_id[fix.id]["cost"] == plain(fix.cost or 0) and by_id[fix.id]["cost"].startswith("-")
-    assert [by_id["s1"][c] for c in ("tenant", "feature", "conversation", "user", "flow")] == ["'=cmd()", "'+1", "'@x", "'-2", "'\ttab"]
+    assert [by_id["s1"][c] for c in ("tenant", "feature", "conversation", "user", "flow")] == [
+        "'=cmd()",
+        "'+1",
+        "'@x",
+        "'-2",
+        "'\ttab",
+    ]
     for row in rows:
         for column, cell in row.items():
             if column not in sheet.NUMBERS:
@@ -142,7 +157,9 @@ def test_csv_is_rfc_4180_its_numbers_are_numbers_and_no_text_begins_a_formula(ru
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
 def test_a_cell_is_what_was_said_and_begins_nothing(text: str) -> None:
-    assert not sheet.safe(text).startswith(("=", "+", "-", "@", "\t", "\r", "\0")) and sheet.safe(text).removeprefix("'") == text.removeprefix("'")
+    assert not sheet.safe(text).startswith(("=", "+", "-", "@", "\t", "\r", "\0")) and sheet.safe(text).removeprefix(
+        "'"
+    ) == text.removeprefix("'")
 
 
 # -- Parquet -------------------------------------------------------------------------------------------------------------------
@@ -209,13 +226,20 @@ def test_focus_keeps_the_published_rules_that_apply_to_it(run: Run, book: Path, 
         for column in TIMES:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row[column])
         assert row["BillingCurrency"] == row["PricingCurrency"] == "USD"
-        assert row["ChargeCategory"] == "Usage" and row["ChargeClass"] in ("", "Correction") and row["ChargeFrequency"] == "Usage-Based"
+        assert (
+            row["ChargeCategory"] == "Usage" and row["ChargeClass"] in ("", "Correction") and row["ChargeFrequency"] == "Usage-Based"
+        )
         assert (row["ServiceCategory"], row["ServiceSubcategory"]) == ("AI and Machine Learning", "Generative AI")
-        assert row["PricingCategory"] == "Standard" and row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"]
+        assert (
+            row["PricingCategory"] == "Standard"
+            and row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"]
+        )
         assert row["BillingPeriodStart"].endswith("-01T00:00:00Z") and row["BillingPeriodEnd"].endswith("-01T00:00:00Z")
         assert UNIT.fullmatch(row["ConsumedUnit"]) and UNIT.fullmatch(row["PricingUnit"])
         assert bool(row["SubAccountId"]) == bool(row["SubAccountName"]) == bool(row["SubAccountType"])
-        assert bool(row["SkuPriceId"]) == bool(row["ListUnitPrice"]) == bool(row["ContractedUnitPrice"]) == bool(row["SkuPriceDetails"])
+        assert (
+            bool(row["SkuPriceId"]) == bool(row["ListUnitPrice"]) == bool(row["ContractedUnitPrice"]) == bool(row["SkuPriceDetails"])
+        )
         assert isinstance(json.loads(row["Tags"]), dict) and isinstance(json.loads(row["SkuPriceDetails"] or "{}"), dict)
         if row["ListUnitPrice"]:  # price x quantity is the cost, but for the rounding of single calls to the pico-dollar
             apart = abs(Decimal(row["ListUnitPrice"]) * Decimal(row["PricingQuantity"]) - Decimal(row["ListCost"]))
@@ -236,7 +260,9 @@ def test_focus_passes_the_foundations_validator(run: Run, book: Path, tmp_path: 
     file = tmp_path / "focus.csv"
     run("export", "focus", "--ledger", book, "--out", file)
     python = Path(command).with_name("python")
-    site = subprocess.run([python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True).stdout.strip()
+    site = subprocess.run(
+        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     criteria = ("USAGE_MEASUREMENT UNIT_PRICING SUB_ACCOUNT TAGGING PUBLIC_PRICE_LIST NEGOTIATED_PRICING ACCOUNT_NAMING MULTIPLE_PRICING_CATEGORIES "
                 "MULTIPLE_SUB_ACCOUNT_TYPES PRICING_BILLING_CURRENCY_DIFFERENCES").split()  # fmt: skip
     ran = subprocess.run(
@@ -255,7 +281,9 @@ def test_every_unit_a_leg_may_have_has_a_meter() -> None:
 # -- OTLP --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_spans_carry_tokens_costs_and_labels_and_come_back_as_the_same_usage(run: Run, book: Path, past: list[Entry], tmp_path: Path) -> None:
+def test_spans_carry_tokens_costs_and_labels_and_come_back_as_the_same_usage(
+    run: Run, book: Path, past: list[Entry], tmp_path: Path
+) -> None:
     run("export", "otlp", "--ledger", book, "--out", tmp_path / "spans.jsonl")
     sent = [row for row in past if row.attempt_kind not in ("correction", "aggregate") and row.status != "refused"]
     run("import", "otlp", tmp_path / "spans.jsonl", "--ledger", tmp_path / "other")
@@ -263,7 +291,12 @@ def test_spans_carry_tokens_costs_and_labels_and_come_back_as_the_same_usage(run
     back = json.loads(run(*ask, tmp_path / "other").stdout)["total"]
     assert (back["calls"], back["tokens"]) == (len(sent), sum(
         sum(n or 0 for n in (r.input, r.cache_read, r.cache_write, r.cache_write_1h, r.output, r.reasoning)) for r in sent))  # fmt: skip
-    spans = [s for line in (tmp_path / "spans.jsonl").read_text().splitlines() for r in json.loads(line)["resourceSpans"] for s in r["scopeSpans"][0]["spans"]]
+    spans = [
+        s
+        for line in (tmp_path / "spans.jsonl").read_text().splitlines()
+        for r in json.loads(line)["resourceSpans"]
+        for s in r["scopeSpans"][0]["spans"]
+    ]
     assert len({span["spanId"] for span in spans}) == len(sent)
     exact = [a["value"]["stringValue"] for s in spans for a in s["attributes"] if a["key"] == "bursar.cost"]
     assert sum(map(Decimal, exact)) * PICO == sum(row.cost or 0 for row in sent)
@@ -276,7 +309,9 @@ def test_an_endpoint_gets_the_spans_and_what_it_rejects_is_told(run: Run, book: 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            status, said = answers.pop(0) if answers else (200, b'{"partialSuccess": {"rejectedSpans": "2", "errorMessage": "too old"}}')
+            status, said = (
+                answers.pop(0) if answers else (200, b'{"partialSuccess": {"rejectedSpans": "2", "errorMessage": "too old"}}')
+            )
             if status == 200:
                 got.append((len(json.loads(body)["resourceSpans"][0]["scopeSpans"][0]["spans"]), self.headers["x-team"]))
             self.send_response(status)
@@ -302,7 +337,9 @@ def test_an_endpoint_gets_the_spans_and_what_it_rejects_is_told(run: Run, book: 
 # -- files -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_appears_when_it_is_whole_and_replaces_the_older_one(run: Run, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_appears_when_it_is_whole_and_replaces_the_older_one(
+    run: Run, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "x.csv"
     out.write_text("older")
     from bursar.surfaces.exports import rows

@@ -58,7 +58,9 @@ GENAI = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen
          "gen_ai.response.finish_reasons": ["stop"], "gen_ai.conversation.id": "conv-1", "user.id": "jane"}  # fmt: skip
 
 
-def observation(number: int, *, parent: str | None = None, kind: str = "GENERATION", usage: dict[str, int] | None = None, **more: Any) -> dict[str, Any]:
+def observation(
+    number: int, *, parent: str | None = None, kind: str = "GENERATION", usage: dict[str, int] | None = None, **more: Any
+) -> dict[str, Any]:
     """An observation of Langfuse's."""
     return {
         "id": f"obs-{number}", "traceId": "trace-1", "parentObservationId": parent, "type": kind, "name": f"step {number}",
@@ -99,4 +101,6 @@ def write(folder: Path) -> None:
         "start_time,end_time,project_id,num_model_requests,model,batch,service_tier,input_tokens,output_tokens,input_cached_tokens\n"
         "1793577600,1793664000,proj_a,40,gpt-5-mini-2025-08-07,FALSE,default,90000,12000,30000\n", "utf-8")  # fmt: skip
     (folder / "own.jsonl").write_text(
-        '{"ts": "2026-11-02T10:00:00Z", "model": "gpt-5-mini", "input": 1200, "output": 80, "tenant": "acme", "labels": {"team": "red"}}\n', "utf-8")
+        '{"ts": "2026-11-02T10:00:00Z", "model": "gpt-5-mini", "input": 1200, "output": 80, "tenant": "acme", "labels": {"team": "red"}}\n',
+        "utf-8",
+    )

@@ -68,7 +68,9 @@ def golden(name: str, text: str) -> None:
 
 def test_what_became_of_each_record_and_what_it_cost(run: Run, tmp_path: Path) -> None:
     mixed = [samples.litellm(n, spend=0.002) for n in range(40)] + [samples.litellm(3), {"hello": 1}, b"{"]
-    mixed += [samples.litellm(90, call_type="call_mcp_tool", spend=0, metadata={}, prompt_tokens=0, completion_tokens=0, total_tokens=0)]
+    mixed += [
+        samples.litellm(90, call_type="call_mcp_tool", spend=0, metadata={}, prompt_tokens=0, completion_tokens=0, total_tokens=0)
+    ]
     mixed += [samples.litellm(91, model="house-model", custom_llm_provider="", model_group="", spend=0.5)]
     lines(tmp_path / "logs.jsonl", mixed)
     golden("import", shown(run("import", "litellm", "logs.jsonl", code=1).stdout))
@@ -92,7 +94,9 @@ def test_rows_of_the_same_time_from_elsewhere_are_pointed_at(run: Run) -> None:
 
 
 def test_a_folder_is_all_its_files_and_labels_can_be_given(run: Run) -> None:
-    document = json.loads(run("import", "claude-code", "projects", "--label", "tenant=acme", "--rename", "project=flow", "--json").stdout)
+    document = json.loads(
+        run("import", "claude-code", "projects", "--label", "tenant=acme", "--rename", "project=flow", "--json").stdout
+    )
     assert {row["outcome"]: row["records"] for row in document["rows"]} == {"row": 2, "duplicate": 4, "no call": 1}
     assert (document["records"], document["source"], document["labels"]) == (7, "imported:claude-code", {"tenant": "acme"})
     (line,) = json.loads(run("spend", "--by", "tenant,flow", "--json").stdout)["rows"]

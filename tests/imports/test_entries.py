@@ -30,7 +30,10 @@ def test_tokens_are_priced_by_our_book_and_the_sources_amount_is_kept_beside(pri
 
 
 def test_a_source_with_a_cost_only_is_kept_as_stated_and_says_so(prices: PriceBook) -> None:
-    for record in (Record("1", TS, "openai", "gpt-5-mini", stated=5), Record("2", TS, "nobody", "mystery-9", tokens=Tokens(input=3), stated=5)):
+    for record in (
+        Record("1", TS, "openai", "gpt-5-mini", stated=5),
+        Record("2", TS, "nobody", "mystery-9", tokens=Tokens(input=3), stated=5),
+    ):
         made = row(prices, record)
         assert (made.cost, made.cost_other, made.price_status, made.price_id) == (5, 5, "estimated", "stated:litellm")
 
@@ -76,12 +79,21 @@ def test_the_tokens_of_many_calls_are_no_long_context(prices: PriceBook) -> None
 
 
 def test_labels_are_ours_by_name_bounded_and_the_operators_word_stands(prices: PriceBook) -> None:
-    labels = {"customer_id": "acme", "team": "red", "operation": "weird", "session_id": "s", "x\x1b": "a\nb" * 200, **{f"n{i}": "v" for i in range(40)}}
+    labels = {
+        "customer_id": "acme",
+        "team": "red",
+        "operation": "weird",
+        "session_id": "s",
+        "x\x1b": "a\nb" * 200,
+        **{f"n{i}": "v" for i in range(40)},
+    }
     given = Given({"feature": "search"}, {"team": "flow"})
     made = row(prices, Record("1", TS, "openai", "gpt-5-mini", labels=labels), given)
     assert (made.tenant, made.flow, made.feature, made.conversation, made.operation) == ("acme", "red", "search", "s", "primary")
     free = __import__("json").loads(made.labels)
-    assert len(free) <= FREE_LABELS_MAX and all(name.isprintable() and value.isprintable() and len(value) <= 256 for name, value in free.items())
+    assert len(free) <= FREE_LABELS_MAX and all(
+        name.isprintable() and value.isprintable() and len(value) <= 256 for name, value in free.items()
+    )
     assert made.label_sources.count("import:litellm") == 4
 
 

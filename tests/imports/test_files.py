@@ -44,7 +44,12 @@ def packed(data: bytes, how: str) -> bytes:
 
 
 @settings(max_examples=80, deadline=None)
-@given(records=RECORDS, how=st.sampled_from(["plain", "gzip", "zstd"]), chunk=st.sampled_from([2, 7, 64, 1 << 20]), indent=st.sampled_from([None, 1]))
+@given(
+    records=RECORDS,
+    how=st.sampled_from(["plain", "gzip", "zstd"]),
+    chunk=st.sampled_from([2, 7, 64, 1 << 20]),
+    indent=st.sampled_from([None, 1]),
+)
 def test_a_list_gives_its_elements_whatever_it_looks_like(tmp_path_factory, records, how, chunk, indent) -> None:
     """Lines, an array in one line or over many; in steps of two bytes or a megabyte."""
     folder = tmp_path_factory.mktemp("cut")
@@ -77,7 +82,9 @@ def test_places_are_those_of_the_plain_bytes(tmp_path: Path) -> None:
 
 def test_a_document_over_many_lines_is_one_piece_and_a_huge_one_is_its_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "page.json"
-    path.write_text(json.dumps({"object": "page", "data": [{"n": n} for n in range(50)], "more": {"data": [1]}, "tail": "x"}, indent=2))
+    path.write_text(
+        json.dumps({"object": "page", "data": [{"n": n} for n in range(50)], "more": {"data": [1]}, "tail": "x"}, indent=2)
+    )
     (whole,) = pieces(path)
     assert isinstance(whole, Piece) and json.loads(whole.raw)["tail"] == "x"
     monkeypatch.setattr(files, "RECORD_MAX", 300)

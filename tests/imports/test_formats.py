@@ -31,7 +31,9 @@ def test_a_spend_log_is_one_call_with_its_labels_tokens_and_stated_cost() -> Non
 def test_anthropics_cache_counts_in_a_spend_log_are_parts_of_the_prompt_with_their_lifetimes() -> None:
     usage = {"prompt_tokens": 10_500, "completion_tokens": 50, "total_tokens": 10_550, "cache_read_input_tokens": 8000, "cache_creation_input_tokens": 2000,
              "prompt_tokens_details": {"cached_tokens": 8000, "cache_creation_token_details": {"ephemeral_1h_input_tokens": 1500}}}  # fmt: skip
-    found = one("litellm", samples.litellm(metadata={"usage_object": usage}, custom_llm_provider="anthropic", model="claude-haiku-4-5"))
+    found = one(
+        "litellm", samples.litellm(metadata={"usage_object": usage}, custom_llm_provider="anthropic", model="claude-haiku-4-5")
+    )
     assert counts(found) == {"input": 500, "cache_read": 8000, "cache_write": 500, "cache_write_1h": 1500, "output": 50}
 
 
@@ -72,7 +74,10 @@ def test_a_logged_payload_and_a_dynamodb_row_are_read_too() -> None:
 
 
 def test_a_tool_call_that_cost_nothing_is_no_model_call() -> None:
-    (found,) = outcomes("litellm", samples.litellm(call_type="call_mcp_tool", spend=0, metadata={}, prompt_tokens=0, completion_tokens=0, total_tokens=0))
+    (found,) = outcomes(
+        "litellm",
+        samples.litellm(call_type="call_mcp_tool", spend=0, metadata={}, prompt_tokens=0, completion_tokens=0, total_tokens=0),
+    )
     assert isinstance(found, Passed)
 
 
@@ -80,7 +85,9 @@ def test_a_tool_call_that_cost_nothing_is_no_model_call() -> None:
 
 
 def test_a_genai_span_is_one_call() -> None:
-    (found,) = outcomes("otlp", samples.request(samples.span(samples.GENAI), resource={"service.name": "shop", "deployment.environment": "prod"}))
+    (found,) = outcomes(
+        "otlp", samples.request(samples.span(samples.GENAI), resource={"service.name": "shop", "deployment.environment": "prod"})
+    )
     assert isinstance(found, Record)
     assert counts(found) == {"input": 600, "cache_read": 400, "output": 136, "reasoning": 64}
     assert (found.provider, found.model, found.requested, found.finish) == ("openai", "gpt-5-mini-2025-08-07", "gpt-5-mini", "stop")
@@ -195,7 +202,9 @@ def test_langfuses_usage_is_disjoint_or_parts_as_its_total_says(usage: dict, wan
 
 
 def test_thinking_that_only_the_total_has_is_counted_and_flagged() -> None:
-    (found,) = outcomes("langfuse", trace(samples.observation(1, usage={"input": 5, "output": 845, "total": 2023}, model="gemini-2.5-flash")))
+    (found,) = outcomes(
+        "langfuse", trace(samples.observation(1, usage={"input": 5, "output": 845, "total": 2023}, model="gemini-2.5-flash"))
+    )
     assert isinstance(found, Record)
     assert counts(found) == {"input": 5, "output": 845, "reasoning": 1173} and "2023" in found.contradiction
 
@@ -203,7 +212,14 @@ def test_thinking_that_only_the_total_has_is_counted_and_flagged() -> None:
 def test_an_observation_carries_its_traces_labels() -> None:
     (found,) = outcomes("langfuse", trace(samples.observation(1, usage={"input": 10, "output": 1, "total": 11}, totalCost="0.5")))
     assert isinstance(found, Record)
-    assert dict(found.labels) == {"plan": "pro", "tag.prod": "true", "user": "jane", "conversation": "s-1", "flow": "agent", "environment": "default"}
+    assert dict(found.labels) == {
+        "plan": "pro",
+        "tag.prod": "true",
+        "user": "jane",
+        "conversation": "s-1",
+        "flow": "agent",
+        "environment": "default",
+    }
     assert found.stated == 500_000_000_000 and found.id == "trace-1:obs-1"
 
 
@@ -224,7 +240,10 @@ def test_helicones_columns_are_disjoint_and_a_body_with_usage_is_better() -> Non
     assert counts(found) == {"input": 5, "cache_read": 8000, "cache_write": 100, "output": 50}
     assert (found.provider, found.stated, found.latency_ms) == ("anthropic", 1_180_000_000, 900)
     assert dict(found.labels) == {"conversation": "s-1", "tenant": "acme", "user": "jane"}
-    body = {"id": "msg_1", "usage": {"input_tokens": 6, "cache_read_input_tokens": 7000, "cache_creation_input_tokens": 0, "output_tokens": 40}}
+    body = {
+        "id": "msg_1",
+        "usage": {"input_tokens": 6, "cache_read_input_tokens": 7000, "cache_creation_input_tokens": 0, "output_tokens": 40},
+    }
     assert counts(one("helicone", row | {"response_body": body})) == {"input": 6, "cache_read": 7000, "output": 40}
     failed = one("helicone", row | {"response_status": 529, "prompt_tokens": 0, "completion_tokens": 0, "prompt_cache_read_tokens": 0,
                                     "prompt_cache_write_tokens": 0})  # fmt: skip
@@ -269,7 +288,9 @@ def test_a_call_on_several_lines_counts_once_with_its_last_count() -> None:
 
 
 def test_a_sub_agents_calls_are_of_its_session_and_say_whose_they_are() -> None:
-    lines = [line | {"isSidechain": True, "agentId": "a-9"} if line["type"] == "assistant" else line for line in samples.transcript(calls=1)]
+    lines = [
+        line | {"isSidechain": True, "agentId": "a-9"} if line["type"] == "assistant" else line for line in samples.transcript(calls=1)
+    ]
     (call,) = [f for f in outcomes("claude-code", *lines) if isinstance(f, Record)]
     assert (call.labels["conversation"], call.labels["flow"], call.labels["agent"]) == ("5f0c", "subagent", "a-9")
 
@@ -291,7 +312,11 @@ def test_claude_codes_own_messages_are_no_calls() -> None:
 
 
 def page(*results: dict, start: int = 1793577600) -> dict:
-    return {"object": "page", "data": [{"object": "bucket", "start_time": start, "end_time": start + 86_400, "results": list(results)}], "has_more": False}
+    return {
+        "object": "page",
+        "data": [{"object": "bucket", "start_time": start, "end_time": start + 86_400, "results": list(results)}],
+        "has_more": False,
+    }
 
 
 def test_openais_usage_and_costs_are_buckets_of_two_sources() -> None:
@@ -299,8 +324,18 @@ def test_openais_usage_and_costs_are_buckets_of_two_sources() -> None:
              "num_model_requests": 5, "model": "gpt-5-mini-2025-08-07", "project_id": "p", "service_tier": "default", "batch": True}  # fmt: skip
     (bucket,) = outcomes("openai-usage", page(usage))
     assert isinstance(bucket, Record) and counts(bucket) == {"input": 600, "cache_read": 400, "output": 500}
-    assert (bucket.attempt_kind, bucket.source, bucket.batch, bucket.labels["requests"]) == ("aggregate", "imported:openai-usage", True, "5")
-    cost = {"object": "organization.costs.result", "amount": {"value": 0.06, "currency": "usd"}, "line_item": "gpt-5-mini, input", "project_id": "p"}
+    assert (bucket.attempt_kind, bucket.source, bucket.batch, bucket.labels["requests"]) == (
+        "aggregate",
+        "imported:openai-usage",
+        True,
+        "5",
+    )
+    cost = {
+        "object": "organization.costs.result",
+        "amount": {"value": 0.06, "currency": "usd"},
+        "line_item": "gpt-5-mini, input",
+        "project_id": "p",
+    }
     (bucket,) = outcomes("openai-usage", page(cost))
     assert isinstance(bucket, Record)
     assert (bucket.stated, bucket.billed, bucket.source, bucket.tokens) == (60_000_000_000, True, "imported:openai-costs", None)
@@ -322,10 +357,22 @@ def test_anthropics_reports_count_cents_in_the_api_and_dollars_in_the_console() 
              "service_tier": "standard", "context_window": "0-200k"}  # fmt: skip
     (bucket,) = outcomes("anthropic-usage", {"data": [{**around, "results": [usage]}], "has_more": False})
     assert isinstance(bucket, Record)
-    assert counts(bucket) == {"input": 1500, "cache_read": 200, "cache_write": 500, "cache_write_1h": 1000, "output": 500, "other": (("web_search", 10),)}
-    (cost,) = outcomes("anthropic-usage", {**around, "results": [{"currency": "USD", "amount": "123.78912", "description": "Tokens", "model": "claude"}]})
+    assert counts(bucket) == {
+        "input": 1500,
+        "cache_read": 200,
+        "cache_write": 500,
+        "cache_write_1h": 1000,
+        "output": 500,
+        "other": (("web_search", 10),),
+    }
+    (cost,) = outcomes(
+        "anthropic-usage",
+        {**around, "results": [{"currency": "USD", "amount": "123.78912", "description": "Tokens", "model": "claude"}]},
+    )
     assert isinstance(cost, Record) and cost.stated == 1_237_891_200_000
-    (cost,) = outcomes("anthropic-usage", {"usage_date_utc": "2026-11-02", "model": "Claude Haiku 4.5", "token_type": "output", "cost_usd": "0.13"})
+    (cost,) = outcomes(
+        "anthropic-usage", {"usage_date_utc": "2026-11-02", "model": "Claude Haiku 4.5", "token_type": "output", "cost_usd": "0.13"}
+    )
     assert isinstance(cost, Record) and (cost.stated, cost.model) == (130_000_000_000, "claude-haiku-4-5")
     (row,) = outcomes("anthropic-usage", {"usage_date_utc": "2026-11-02", "model_version": "claude-haiku-4-5", "usage_input_tokens_no_cache": "46981",
                                           "usage_input_tokens_cache_write_5m": "15969", "usage_input_tokens_cache_write_1h": "0",
@@ -337,14 +384,26 @@ def test_anthropics_reports_count_cents_in_the_api_and_dollars_in_the_console() 
 
 
 def test_a_row_by_hand_needs_a_time_a_model_and_tokens_or_a_cost() -> None:
-    found = one("jsonl", {"ts": "2026-11-02T10:00:00Z", "model": "gpt-5-mini", "input": 1200, "output": 80, "tenant": "acme", "labels": {"team": "red"}})
+    found = one(
+        "jsonl",
+        {
+            "ts": "2026-11-02T10:00:00Z",
+            "model": "gpt-5-mini",
+            "input": 1200,
+            "output": 80,
+            "tenant": "acme",
+            "labels": {"team": "red"},
+        },
+    )
     assert counts(found) == {"input": 1200, "output": 80} and dict(found.labels) == {"tenant": "acme", "team": "red"}
     assert one("jsonl", {"ts": 1793613600, "cost": "0.25"}).stated == 250_000_000_000
     (bad,) = outcomes("jsonl", {"model": "gpt-5"})
     assert isinstance(bad, Bad) and "no ts" in bad.reason
 
 
-@pytest.mark.parametrize("form", ["otlp", "litellm", "langfuse", "helicone", "langsmith", "openai-usage", "anthropic-usage", "claude-code", "jsonl"])
+@pytest.mark.parametrize(
+    "form", ["otlp", "litellm", "langfuse", "helicone", "langsmith", "openai-usage", "anthropic-usage", "claude-code", "jsonl"]
+)
 @pytest.mark.parametrize("raw", [b"", b"null", b"7", b'"x"', b"[]", b"{}", b"{", b'{"a":' * 2000, b"\xff\xfe", b'{"id": {"S": 1}}'])
 def test_what_is_no_record_is_refused_and_never_an_exception(form: str, raw: bytes) -> None:
     assert all(isinstance(found, Bad | Passed) for found in outcomes(form, raw))

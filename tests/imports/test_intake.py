@@ -74,13 +74,24 @@ def test_a_call_the_gateway_measured_is_known_again_by_the_providers_id(tmp_path
         for n, (id, at) in enumerate([(long, ts), (short, ts), (f"chatcmpl-{3:024d}", ts - 3_600_000_000)])
     ]  # fmt: skip
     ledger_rows.write(tmp_path / "ledger", measured)
-    file = lines(tmp_path / "x.jsonl", [samples.litellm(1), samples.litellm(1, request_id=short), samples.litellm(3)])
+    file = lines(tmp_path / "x.jsonl", [samples.litellm(1), samples.litellm(1, request_id=short), samples.litellm(3),
+                                        samples.litellm(4, startTime="2026-11-02T08:00:00Z")])  # fmt: skip
     for _ in range(2):
         tally = bring(tmp_path / "ledger", "litellm", [file], prices).tally
-        accounted(tally, 3)
+        accounted(tally, 4)
         assert tally.repeats[ELSEWHERE] == 1
         compact(tmp_path / "ledger", everything=True, clock_us=lambda: NOW)  # and again when the measured row is in a segment
-    assert len(rows(tmp_path / "ledger")) == 5
+    assert len(rows(tmp_path / "ledger")) == 6
+
+
+def test_a_reused_id_hours_apart_is_another_call_also_where_the_measured_one_is_in_a_segment(
+    tmp_path: Path, prices: PriceBook
+) -> None:
+    row = ledger_rows.entry(1, 1_793_613_600_000_000 - 3_600_000_000, Tokens(input=5))._replace(response_id=f"chatcmpl-{3:024d}")
+    ledger_rows.write(tmp_path / "ledger", [row])
+    compact(tmp_path / "ledger", everything=True, clock_us=lambda: NOW)
+    file = lines(tmp_path / "x.jsonl", [samples.litellm(3), samples.litellm(4, startTime="2026-11-02T08:00:00Z")])
+    assert bring(tmp_path / "ledger", "litellm", [file], prices).tally.rows == 2
 
 
 # -- everything accounted for ------------------------------------------------------------------------------------------------
@@ -91,7 +102,9 @@ LINE = st.sampled_from(["good", "good", "again", "broken", "foreign", "empty tim
 
 @settings(max_examples=25, deadline=None)
 @given(kinds=st.lists(LINE, max_size=40))
-def test_every_record_is_a_row_a_duplicate_no_call_or_refused_with_its_place(tmp_path_factory, prices: PriceBook, kinds: list[str]) -> None:
+def test_every_record_is_a_row_a_duplicate_no_call_or_refused_with_its_place(
+    tmp_path_factory, prices: PriceBook, kinds: list[str]
+) -> None:
     folder = tmp_path_factory.mktemp("mix")
     made: list[Any] = []
     for number, kind in enumerate(kinds):
@@ -108,7 +121,9 @@ def test_every_record_is_a_row_a_duplicate_no_call_or_refused_with_its_place(tmp
     bad = [n for n, kind in enumerate(kinds) if kind in ("broken", "foreign", "empty time")]
     assert intake.tally.refused.total() == len(bad)
     kept = [json.loads(line) for line in intake.aside_path.read_text().splitlines()] if intake.aside_path else []
-    assert [(k["line"], k["record"]) for k in kept] == [(n + 1, made[n].decode() if isinstance(made[n], bytes) else json.dumps(made[n])) for n in bad]
+    assert [(k["line"], k["record"]) for k in kept] == [
+        (n + 1, made[n].decode() if isinstance(made[n], bytes) else json.dumps(made[n])) for n in bad
+    ]
     assert all(k["reason"] and k["file"] == str(file) for k in kept)
 
 
@@ -215,6 +230,8 @@ def test_buckets_of_a_report_are_in_no_sum_over_calls_but_can_be_asked_for(tmp_p
         (bucket,) = reader.query(ask._replace(where=(Filter("source", ("imported:openai-usage",)),)))
         assert (calls["rows"], bucket["rows"], all_of_it["rows"]) == (1, 1, 2)
         assert calls["cost"] + bucket["cost"] == all_of_it["cost"] and bucket["tokens"] == 102_000
+        (others,) = reader.query(ask._replace(where=(Filter("source", ("measured",), negate=True),)))
+        assert others["rows"] == 1  # who leaves one source out has not asked for the buckets
         for by in ("source", "model", "operation"):
             assert sum(row["cost"] for row in reader.query(ask._replace(by=(by,)))) == calls["cost"]
     assert check.check(ledger, lambda: NOW).findings == ()
@@ -244,7 +261,9 @@ def test_a_bucket_that_is_amended_or_not_over_is_refused_and_the_first_stands(tm
     amended[0]["results"][0]["input_tokens"] = 5000
     tally = bring(ledger, "openai-usage", [lines(tmp_path / "b.jsonl", amended)], prices).tally
     assert tally.rows == 0 and "other figures" in next(iter(tally.refused))
-    tally = bring(ledger, "openai-usage", [lines(tmp_path / "c.jsonl", report([3]))], prices, now=1793577600_000_000 + 3 * 86_400_000_000 + 5).tally
+    tally = bring(
+        ledger, "openai-usage", [lines(tmp_path / "c.jsonl", report([3]))], prices, now=1793577600_000_000 + 3 * 86_400_000_000 + 5
+    ).tally
     assert tally.rows == 0 and "not over" in next(iter(tally.refused))
 
 

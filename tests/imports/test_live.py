@@ -84,7 +84,12 @@ def test_a_call_that_went_through_this_gateway_is_not_counted_again(ingest: Inge
 def test_a_trace_in_several_requests_counts_its_calls_once(ingest: Ingest, ledger: Ledger) -> None:
     agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.usage.input_tokens": 2000, "gen_ai.usage.output_tokens": 400}
     assert post(ingest, samples.span(samples.GENAI, id="1" * 16, parent="f" * 16)).rows == 1
-    assert post(ingest, samples.span(samples.GENAI | {"gen_ai.response.id": "chatcmpl-otherotherother"}, id="2" * 16, parent="f" * 16)).rows == 1
+    assert (
+        post(
+            ingest, samples.span(samples.GENAI | {"gen_ai.response.id": "chatcmpl-otherotherother"}, id="2" * 16, parent="f" * 16)
+        ).rows
+        == 1
+    )
     assert post(ingest, samples.span(agent, id="f" * 16)).rows == 0
     assert len(ledger.rows()) == 2
 

@@ -47,10 +47,23 @@ def attribute(name: str, value: Any) -> bytes:
 
 
 def encoded(span: Span) -> bytes:
-    body = field(1, bytes.fromhex(span.trace)) + field(2, bytes.fromhex(span.span)) + (field(4, bytes.fromhex(span.parent)) if span.parent else b"")
-    body += field(5, span.name.encode()) + b"\x30\x03" + b"\x39" + struct.pack("<Q", span.start_ns) + b"\x41" + struct.pack("<Q", span.end_ns)
+    body = (
+        field(1, bytes.fromhex(span.trace))
+        + field(2, bytes.fromhex(span.span))
+        + (field(4, bytes.fromhex(span.parent)) if span.parent else b"")
+    )
+    body += (
+        field(5, span.name.encode())
+        + b"\x30\x03"
+        + b"\x39"
+        + struct.pack("<Q", span.start_ns)
+        + b"\x41"
+        + struct.pack("<Q", span.end_ns)
+    )
     body += b"".join(field(9, attribute(k, v)) for k, v in span.attributes.items())
-    body += field(15, field(2, span.message.encode()) + b"\x18" + varint(2 if span.error else 0)) + b"\x85\x01" + struct.pack("<I", 0x101)
+    body += (
+        field(15, field(2, span.message.encode()) + b"\x18" + varint(2 if span.error else 0)) + b"\x85\x01" + struct.pack("<I", 0x101)
+    )
     return body
 
 
@@ -77,7 +90,9 @@ def test_what_was_encoded_is_what_is_read(spans: list[Span]) -> None:
 
 
 def test_attributes_that_tell_us_nothing_are_not_kept() -> None:
-    span = Span("a" * 32, "b" * 16, "", "x", 1, 2, {"gen_ai.input.messages": "secret", "gen_ai.request.model": "m"}, {"host.name": "h"})
+    span = Span(
+        "a" * 32, "b" * 16, "", "x", 1, 2, {"gen_ai.input.messages": "secret", "gen_ai.request.model": "m"}, {"host.name": "h"}
+    )
     (found,) = proto.spans(message(span))
     assert found.attributes == {"gen_ai.request.model": "m"} and found.resource == {}
 
@@ -109,7 +124,9 @@ def test_the_answer_is_empty_or_a_partial_success() -> None:
 
 def test_it_agrees_with_the_official_library() -> None:
     """Where opentelemetry-proto is installed, its messages are read, and ours are its."""
-    service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="opentelemetry-proto is not installed")
+    service = pytest.importorskip(
+        "opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="opentelemetry-proto is not installed"
+    )
     from google.protobuf import json_format
 
     text = samples.request(samples.span(samples.GENAI | {"gen_ai.usage.cost.amount": 0.25}, parent="00f067aa0ba902b7"))

@@ -41,7 +41,9 @@ def test_each_sessions_tokens_are_those_of_its_calls_each_counted_once(transcrip
     """The totals were deduplicated by others; adding the lines up gives 2.7 times what was read from the cache."""
     folder = data_dir / "agent-claude-code-tau2"
     session_of = {line["conv"]: line["sessionId"] for line in read(folder / "transcript_lines.jsonl.gz") if line.get("sessionId")}
-    booked: dict[str, dict] = defaultdict(lambda: {"calls": 0, "input": 0, "output": 0, "cache_read": 0, "cache_write": 0, "cache_write_1h": 0})
+    booked: dict[str, dict] = defaultdict(
+        lambda: {"calls": 0, "input": 0, "output": 0, "cache_read": 0, "cache_write": 0, "cache_write_1h": 0}
+    )
     for row in rows(transcripts):
         sums = booked[row["conversation"]]
         sums["calls"] += 1
@@ -54,7 +56,10 @@ def test_each_sessions_tokens_are_those_of_its_calls_each_counted_once(transcrip
         assert (sums["input"], sums["output"], sums["cache_read"], sums["cache_write"] + sums["cache_write_1h"], sums["cache_write_1h"]) == (
             session["input_tokens"], session["output_tokens"], session["cache_read_tokens"], session["cache_write_tokens"], session["cache_write_1h"],
         ), session["conv"]  # fmt: skip
-    naive = sum((line.get("message") or {}).get("usage", {}).get("cache_read_input_tokens") or 0 for line in read(folder / "transcript_lines.jsonl.gz"))
+    naive = sum(
+        (line.get("message") or {}).get("usage", {}).get("cache_read_input_tokens") or 0
+        for line in read(folder / "transcript_lines.jsonl.gz")
+    )
     once = sum(sums["cache_read"] for sums in booked.values())
     assert 2.6 < naive / once < 2.9
 
@@ -114,7 +119,9 @@ def test_openinference_spans_have_the_usage_that_the_provider_answered(data_dir:
     assert compared >= 14
 
 
-def test_langfuse_counts_each_call_of_nested_generations_once_and_its_prices_are_known(data_dir: Path, prices: PriceBook, tmp_path: Path) -> None:
+def test_langfuse_counts_each_call_of_nested_generations_once_and_its_prices_are_known(
+    data_dir: Path, prices: PriceBook, tmp_path: Path
+) -> None:
     file = data_dir / "spans-exports" / "langfuse_traces.jsonl.gz"
     tally = bring(tmp_path / "ledger", "langfuse", [file], prices).tally
     assert tally.repeats["an aggregate: the calls below it are counted"] == 3
@@ -124,10 +131,15 @@ def test_langfuse_counts_each_call_of_nested_generations_once_and_its_prices_are
 def test_openais_bill_and_our_price_of_its_usage_stand_beside_each_other(data_dir: Path, prices: PriceBook, tmp_path: Path) -> None:
     """7 October prices to the cent; 5 and 6 October do not, and the ledger shows both sides instead of one."""
     folder = data_dir / "billing-exports"
-    files = [folder / "openai_costs_export.csv.gz", folder / "openai_usage_export.csv.gz", folder / "openai_usage_costs_api_examples.jsonl.gz"]
+    files = [
+        folder / "openai_costs_export.csv.gz",
+        folder / "openai_usage_export.csv.gz",
+        folder / "openai_usage_costs_api_examples.jsonl.gz",
+    ]
     tally = bring(tmp_path / "ledger", "openai-usage", files, prices).tally
     assert (tally.records, tally.rows, tally.refused.total()) == (20, 18, 0)
     with Reader(tmp_path / "ledger") as reader:
+
         def by_day(source: str) -> dict[str, str]:
             ask = Query(("cost",), (), (Filter("source", (source,)),), since_us=1759622400 * 10**6, grain="day")
             return {row["period"]: f"{row['cost']:.3f}" for row in reader.query(ask)}

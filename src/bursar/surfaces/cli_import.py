@@ -245,7 +245,8 @@ def _money(out: Console, intake: Intake) -> None:
     if abs(ours - theirs) * 1000 <= max(ours, theirs):
         tables.line(out, f"{intake.form} says the same for {_many(rows, 'row')}: {tables.money(theirs)}")
         return
-    tables.line(out, f"{intake.form} says {tables.money(theirs)} for {_many(rows, 'row')} that cost {tables.money(ours)} at our prices:")
+    many = _many(rows, "row")
+    tables.line(out, f"{intake.form} says {tables.money(theirs)} for {many} that cost {tables.money(ours)} at our prices:")
     largest = sorted(tally.compared.items(), key=lambda pair: (-abs(pair[1].ours - pair[1].stated), pair[0]))[:COMPARED_MAX]
     columns = [tables.Column("model"), *(tables.number(name) for name in ("rows", "ours", "theirs", "difference"))]
     lines = [

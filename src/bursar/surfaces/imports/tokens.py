@@ -34,7 +34,7 @@ def inclusive(
     if read is not None and not (audio_in or audio_out or image_in or image_out):
         if written is None and embedding:
             written = 0
-        if written is not None and total in (None, read + written) and cached <= read and reasoning <= written and hour <= cache_write:
+        if written is not None and total in (None, read + written) and reasoning <= written and hour <= cache_write:
             # Nearly every record there is: nothing to be asked.
             return Counted(Tokens(read - cached, cache_read, cache_write - hour, hour, written - reasoning, reasoning))
     usage: dict[str, Any] = {
