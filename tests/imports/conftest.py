@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bursar.stores.pricebook import PriceBook
@@ -9,5 +11,10 @@ from bursar.surfaces import price_sync
 
 
 @pytest.fixture(scope="session")
-def prices(tmp_path_factory: pytest.TempPathFactory) -> PriceBook:
-    return PriceBook.load(price_sync.ensure_book(tmp_path_factory.mktemp("prices")))
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return price_sync.ensure_book(tmp_path_factory.mktemp("prices"))
+
+
+@pytest.fixture(scope="session")
+def prices(book: Path) -> PriceBook:
+    return PriceBook.load(book)

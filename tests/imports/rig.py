@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bursar.domain.entry import Entry
-from bursar.stores.pricebook import PriceBook
 from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
 from bursar.surfaces.imports import FORMS, mapper
-from bursar.surfaces.imports.entries import Given, Maker
 from bursar.surfaces.imports.files import Source
-from bursar.surfaces.imports.intake import Intake, _unwrapped
+from bursar.surfaces.imports.intake import Intake, Prices
+from bursar.surfaces.imports.reading import unwrapped
 from bursar.surfaces.imports.record import Bad, NotMine, Outcome, Piece, Record
 
 NOW = 1_795_392_000_000_000  # 2026-11-23T00:00:00Z
@@ -47,7 +46,7 @@ def _take(form: str, reading: Any, piece: Piece, found: list[Outcome]) -> None:
     try:
         found.extend(reading.take(piece))
     except NotMine as why:
-        found.extend(_unwrapped(reading, piece, FORMS[form].shape.containers, str(why)))
+        found.extend(unwrapped(reading, piece, FORMS[form].shape.containers, str(why)))
 
 
 def one(form: str, record: object) -> Record:
@@ -63,12 +62,10 @@ def counts(record: Record) -> dict[str, Any]:
     return {name: n for name, n in record.tokens._asdict().items() if n}
 
 
-def bring(
-    ledger: Path, form: str, files: Sequence[Path], prices: PriceBook, *, given: Given | None = None, now: int = NOW, **more: Any
-) -> Intake:
+def bring(ledger: Path, form: str, files: Sequence[Path], book: Path, *, now: int = NOW, **more: Any) -> Intake:
     """Import the files; the intake has the tally."""
     with Ledger.open(ledger, clock_us=lambda: now, mode="import") as opened:
-        intake = Intake(form, opened, Maker(form, prices, given or Given()), clock_us=lambda: now, **more)
+        intake = Intake(form, opened, Prices(book), clock_us=lambda: now, **more)
         intake.run(files)
     return intake
 

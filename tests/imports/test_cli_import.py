@@ -44,13 +44,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book: Path) -> Run:
     return go
 
 
-@pytest.fixture(scope="session")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bursar.surfaces import price_sync
-
-    return price_sync.ensure_book(tmp_path_factory.mktemp("book"))
-
-
 def shown(text: str) -> str:
     """Without what differs from run to run."""
     text = re.sub(r"in [\d.,]+ s(, [\d,]+ a second)?$", "in 0.1 s", text, flags=re.MULTILINE)

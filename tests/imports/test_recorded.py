@@ -13,7 +13,6 @@ import pytest
 
 from bursar.domain.money import PICO
 from bursar.stores import check
-from bursar.stores.pricebook import PriceBook
 from bursar.stores.query import Filter, Query
 from bursar.stores.reader import Reader
 
@@ -28,12 +27,12 @@ def read(path: Path) -> Iterator[dict]:
 
 
 @pytest.fixture(scope="module")
-def transcripts(data_dir: Path, prices: PriceBook, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def transcripts(data_dir: Path, book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = tmp_path_factory.mktemp("transcripts") / "ledger"
     file = data_dir / "agent-claude-code-tau2" / "transcript_lines.jsonl.gz"
-    tally = bring(ledger, "claude-code", [file], prices).tally
+    tally = bring(ledger, "claude-code", [file], book).tally
     assert tally.records == sum(1 for _ in read(file)) and not tally.refused
-    assert bring(ledger, "claude-code", [file], prices).tally.rows == 0
+    assert bring(ledger, "claude-code", [file], book).tally.rows == 0
     return ledger
 
 
@@ -75,7 +74,7 @@ def test_the_three_groups_cost_their_list_price_to_the_cent(transcripts: Path, d
 
 
 @pytest.mark.parametrize("form", SPANS)
-def test_spans_exports_import_without_loss(form: str, data_dir: Path, prices: PriceBook, tmp_path: Path) -> None:
+def test_spans_exports_import_without_loss(form: str, data_dir: Path, book: Path, tmp_path: Path) -> None:
     """Counted here by the files' own structure: every span, every observation is one thing or the other."""
     files = [data_dir / "spans-exports" / f"{name}.jsonl.gz" for name in SPANS[form]]
     wanted = 0
@@ -88,18 +87,18 @@ def test_spans_exports_import_without_loss(form: str, data_dir: Path, prices: Pr
                 wanted += sum(len(s["spans"]) for r in line["otlp"]["resourceSpans"] for s in r["scopeSpans"])
             else:
                 wanted += len(line.get("spans") or [line["span"]])
-    tally = bring(tmp_path / "ledger", form, files, prices).tally
+    tally = bring(tmp_path / "ledger", form, files, book).tally
     assert tally.records == wanted == tally.rows + tally.duplicates + tally.passed.total() + tally.refused.total()
     before = rows(tmp_path / "ledger")
-    again = bring(tmp_path / "ledger", form, files, prices).tally
+    again = bring(tmp_path / "ledger", form, files, book).tally
     assert again.rows == 0 and rows(tmp_path / "ledger") == before
     assert check.check(tmp_path / "ledger", lambda: NOW).findings == ()
 
 
-def test_openinference_spans_have_the_usage_that_the_provider_answered(data_dir: Path, prices: PriceBook, tmp_path: Path) -> None:
+def test_openinference_spans_have_the_usage_that_the_provider_answered(data_dir: Path, book: Path, tmp_path: Path) -> None:
     """Each span carries the answer's body too: its usage, read here without our mapping, is what the row says."""
     file = data_dir / "spans-exports" / "envoy_openinference_spans.jsonl.gz"
-    bring(tmp_path / "ledger", "otlp", [file], prices)
+    bring(tmp_path / "ledger", "otlp", [file], book)
     booked = {row["response_id"]: row for row in rows(tmp_path / "ledger") if row["response_id"]}
     compared = 0
     for line in read(file):
@@ -120,15 +119,15 @@ def test_openinference_spans_have_the_usage_that_the_provider_answered(data_dir:
 
 
 def test_langfuse_counts_each_call_of_nested_generations_once_and_its_prices_are_known(
-    data_dir: Path, prices: PriceBook, tmp_path: Path
+    data_dir: Path, book: Path, tmp_path: Path
 ) -> None:
     file = data_dir / "spans-exports" / "langfuse_traces.jsonl.gz"
-    tally = bring(tmp_path / "ledger", "langfuse", [file], prices).tally
+    tally = bring(tmp_path / "ledger", "langfuse", [file], book).tally
     assert tally.repeats["an aggregate: the calls below it are counted"] == 3
     assert sum(sums.rows for sums in tally.compared.values()) == 28
 
 
-def test_openais_bill_and_our_price_of_its_usage_stand_beside_each_other(data_dir: Path, prices: PriceBook, tmp_path: Path) -> None:
+def test_openais_bill_and_our_price_of_its_usage_stand_beside_each_other(data_dir: Path, book: Path, tmp_path: Path) -> None:
     """7 October prices to the cent; 5 and 6 October do not, and the ledger shows both sides instead of one."""
     folder = data_dir / "billing-exports"
     files = [
@@ -136,7 +135,7 @@ def test_openais_bill_and_our_price_of_its_usage_stand_beside_each_other(data_di
         folder / "openai_usage_export.csv.gz",
         folder / "openai_usage_costs_api_examples.jsonl.gz",
     ]
-    tally = bring(tmp_path / "ledger", "openai-usage", files, prices).tally
+    tally = bring(tmp_path / "ledger", "openai-usage", files, book).tally
     assert (tally.records, tally.rows, tally.refused.total()) == (20, 18, 0)
     with Reader(tmp_path / "ledger") as reader:
 
@@ -148,19 +147,19 @@ def test_openais_bill_and_our_price_of_its_usage_stand_beside_each_other(data_di
         assert billed == {"2025-10-05": "0.896", "2025-10-06": "0.562", "2025-10-07": "0.570", "2025-10-08": "0.546"}
         assert priced == {"2025-10-05": "0.247", "2025-10-06": "0.816", "2025-10-07": "0.570"}
         assert reader.query(Query(("rows",))) == [{"rows": 0}]
-    assert bring(tmp_path / "ledger", "openai-usage", files, prices).tally.rows == 0
+    assert bring(tmp_path / "ledger", "openai-usage", files, book).tally.rows == 0
     assert sum(row["cost"] or 0 for row in rows(tmp_path / "ledger")) * PICO > 0
 
 
-def test_what_is_no_report_and_no_spend_log_is_refused_with_its_reason(data_dir: Path, prices: PriceBook, tmp_path: Path) -> None:
+def test_what_is_no_report_and_no_spend_log_is_refused_with_its_reason(data_dir: Path, book: Path, tmp_path: Path) -> None:
     """The notebook's printed lines, and LiteLLM's documentation: one real log among seventeen blocks, most of them with comments in."""
     notebook = data_dir / "billing-exports" / "anthropic_usage_cost_notebook_outputs.jsonl.gz"
-    tally = bring(tmp_path / "ledger", "anthropic-usage", [notebook], prices).tally
+    tally = bring(tmp_path / "ledger", "anthropic-usage", [notebook], book).tally
     assert tally.records == tally.refused.total() == 6
     files = []
     for number, line in enumerate(read(data_dir / "billing-exports" / "litellm_doc_records.jsonl.gz")):
         file = tmp_path / f"{number}.json"
         file.write_text(json.dumps(line["block"]) if line["valid_json"] else line["block"], "utf-8")
         files.append(file)
-    tally = bring(tmp_path / "ledger", "litellm", files, prices).tally
+    tally = bring(tmp_path / "ledger", "litellm", files, book).tally
     assert len(files) == 17 and tally.rows == 1 and tally.records == tally.rows + tally.refused.total() >= 17

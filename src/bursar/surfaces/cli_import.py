@@ -15,7 +15,6 @@ from rich.console import Console
 
 from ..domain.labels import OPERATIONS
 from ..domain.money import plain
-from ..stores.pricebook import PriceBook
 from ..stores.schema import Place
 from ..stores.writer import Ledger
 from . import periods, price_sync, settings, tables, wiring
@@ -97,23 +96,30 @@ def import_(
     """Other tools' records into the ledger. Formats: otlp, litellm, langfuse, helicone, langsmith, openai-usage, anthropic-usage,
     claude-code, jsonl. A second import of the same records adds nothing; an interrupted one goes on where it stopped. Exit code 1 when
     a record was refused."""
-    from .imports.entries import Given, Maker
     from .imports.files import Unreadable
-    from .imports.intake import Intake, WrongFormat
+    from .imports.intake import Intake, Prices, WrongFormat
 
     paths = _files(files)
     policy, _ = settings.load(settings.find(config))
     folder = Path(common.ledger) if common.ledger else wiring.ledger_folder(policy)
     place = Place.at(folder)
     place.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    book = PriceBook.load(price_sync.ensure_book(place.file.parent), policy.price)
+    prices = Prices(price_sync.ensure_book(place.file.parent), policy.price)
     interrupted = False
     with Ledger.open(
         folder, node=os.environ.get("BURSAR_NODE") or socket.gethostname(), clock_us=wiring.now_us, mode="import"
     ) as ledger:
-        maker = Maker(form, book, Given(labels, renames))
         with _progress(paths) as step:
-            intake = Intake(form, ledger, maker, clock_us=wiring.now_us, aside=Path(aside) if aside else None, step=step)
+            intake = Intake(
+                form,
+                ledger,
+                prices,
+                labels=labels,
+                renames=renames,
+                clock_us=wiring.now_us,
+                aside=Path(aside) if aside else None,
+                step=step,
+            )
             try:
                 intake.run(paths)
             except (Unreadable, WrongFormat) as bad:
@@ -145,28 +151,22 @@ def _beside(folder: Path, tally: Tally) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def _progress(paths: Sequence[Path]) -> Iterator[Callable[[int, int], None]]:
+def _progress(paths: Sequence[Path]) -> Iterator[Callable[[int, int, int], None]]:
     """A bar on stderr while somebody watches it."""
     if not sys.stderr.isatty():
-        yield lambda _position, _records: None
+        yield lambda _file, _position, _records: None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     sizes = [path.stat().st_size for path in paths]
-    done = 0
-    last = 0
     with Progress(
         TextColumn("{task.fields[records]:>11,} records"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
         console=Console(file=sys.stderr), transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=max(sum(sizes), 1), records=0)
 
-        def step(position: int, records: int) -> None:
-            nonlocal done, last
-            if position < last:  # the next file
-                done += last
-            last = position
-            bar.update(task, completed=done + position, records=records)
+        def step(file: int, position: int, records: int) -> None:
+            bar.update(task, completed=sum(sizes[:file]) + position, records=records)
 
         yield step
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import duckdb
 import msgspec
@@ -33,15 +33,16 @@ class Known:
         self._duck.close()
         self._sqlite.close(True)
 
-    def ids(self, rows: Mapping[str, Entry]) -> set[str]:
-        """Which of these have a row."""
-        asked = msgspec.json.encode(list(rows)).decode()
+    def ids(self, rows: Sequence[Entry]) -> set[str]:
+        """Ids of these that have a row."""
+        ids = [row.id for row in rows]
+        asked = msgspec.json.encode(ids).decode()
         found = {id for (id,) in self._sqlite.execute("SELECT id FROM tail WHERE id IN (SELECT value FROM json_each(?))", (asked,))}
-        times = [row.ts for row in rows.values()]
+        times = [row.ts for row in rows]
         files = self._files(min(times), max(times))
         if files:
             found.update(self._ask(f"SELECT id FROM {files} WHERE epoch_us(ts) BETWEEN ? AND ? AND id IN (SELECT unnest(?))",
-                                   min(times), max(times), list(rows)))  # fmt: skip
+                                   min(times), max(times), ids))  # fmt: skip
         return found
 
     def elsewhere(self, rows: Iterable[Entry]) -> set[str]:
