@@ -1,7 +1,7 @@
 """Imports and exports by themselves: lines a second, CPU and peak memory, of a million spend logs and of our own rows.
 
-`python -m bench.imports [LINES] [FOLDER]` prints a table. Each step is a process of its own, as the command is; CPU is that process's, and
-`moved` what moving rows from the tail to segments took after it (it goes on beside an import, on another core)."""
+`python -m bench.imports [LINES] [FOLDER]` prints a table. Each step is a process of its own, as the command is. CPU is that process's and,
+behind it, the one's that reads the files for it; `moved` is what moving rows from the tail to segments took afterwards."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ taken = {}
 compact = intake.Intake._compact
 def timed(self, last=False):
     if last:
-        taken.update(seconds=self.seconds, records=self.tally.records, cpu=time.process_time())
+        of = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.update(seconds=self.seconds, cpu=time.process_time(), other=of.ru_utime + of.ru_stime)
     compact(self, last)
 intake.Intake._compact = timed
 began = time.monotonic()
 try:
     main(sys.argv[1:])
 finally:
-    taken.setdefault('seconds', time.monotonic() - began), taken.setdefault('cpu', time.process_time())
+    for name, value in (('seconds', time.monotonic() - began), ('cpu', time.process_time()), ('other', 0)):
+        taken.setdefault(name, value)
     taken.update(all=time.monotonic() - began, rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     print(json.dumps(taken), file=sys.stderr)
 """
@@ -120,7 +122,7 @@ def main(arguments: list[str]) -> int:
     try:
         logs, rows, ledger = folder / "logs.jsonl", folder / "rows.jsonl", folder / "ledger"
         spend_logs(logs, lines)
-        print(f"{'':<26}{'lines/s':>10}{'CPU µs':>8}{'MB':>6}{'moved s':>9}")
+        print(f"{'':<26}{'lines/s':>10}{'CPU µs':>8}{'reader':>8}{'MB':>6}{'moved s':>9}")
         steps = (
             ("import litellm", ("import", "litellm", logs, "--ledger", ledger)), ("again: nothing is new", ("import", "litellm", logs, "--ledger", ledger)),
             ("export jsonl", ("export", "jsonl", "--ledger", ledger, "--out", rows)), ("import jsonl", ("import", "jsonl", rows, "--ledger", folder / "other")),
@@ -131,10 +133,8 @@ def main(arguments: list[str]) -> int:
             began = time.monotonic()
             took = run(*words)
             moved = time.monotonic() - began - took["seconds"] if words[0] == "import" else 0
-            print(
-                f"{name:<26}{lines / took['seconds']:>10,.0f}{took['cpu'] / lines * 1e6:>8.1f}{took['rss'] / 1024:>6.0f}{moved:>9.1f}",
-                flush=True,
-            )
+            cpu, other = (took[which] / lines * 1e6 for which in ("cpu", "other"))
+            print(f"{name:<26}{lines / took['seconds']:>10,.0f}{cpu:>8.1f}{other:>8.1f}{took['rss'] / 1024:>6.0f}{moved:>9.1f}", flush=True)
         print(f"largest helper process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB")
     finally:
         shutil.rmtree(folder)
