@@ -12,6 +12,7 @@ from ...domain.entry import Entry
 from ...domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, PURPOSES, clean
 from ...domain.money import plain
 from ...domain.price import Leg, Price, Priced, Rate
+from ...domain.shape import replace
 from ...rules.attribute import ALIASES
 from ...rules.price import bill, columns
 from ...rules.record import NOT_BILLED, add_usage
@@ -115,7 +116,7 @@ class Maker:
                 price = self._prices.find(provider, record.requested, record.ts, record.service_tier, record.batch)
             ours = bill(tokens, price)
             if record.estimated and ours.status == "priced":
-                ours = ours._replace(status="estimated")
+                ours = replace(ours, status="estimated")
         if ours is not None and ours.status != "unpriced":
             if stated is not None:
                 flags.append(f"stated:{plain(stated)}")
@@ -149,12 +150,12 @@ def _flat(price: Price, context: str) -> Price:
     long = "1M" in context or context.startswith(">")
     known = long or bool(context)
     rates = {unit: Rate(rate.tiers[-1][1] if long and rate.tiers else rate.base) for unit, rate in price.rates.items()}
-    return price._replace(rates=rates, estimated=price.estimated or not known)
+    return replace(price, rates=rates, estimated=price.estimated or not known)
 
 
 def _stated(pico: int, price_id: str, status: str) -> Priced:
     """An amount that somebody else worked out, as one leg: the row still recomputes."""
-    return Priced(status, pico, (Leg("stated", 1, pico * 1000, pico),) if pico else (), price_id)
+    return Priced(status, pico, (Leg("stated", 1, pico * 1000, pico),) if pico else (), price_id, (0, 0, 0, 0, pico))
 
 
 def source_id(form: str, id: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...domain.entry import Entry, Settlement
+from ...domain.shape import replace
 from ...stores.fault import OF_DISK, LedgerFault
 from ...stores.schema import connect
 from ...stores.writer import Ledger
@@ -101,7 +102,7 @@ class Ingest:
         for outcome in self._outcomes(spans):
             match outcome:
                 case Record():
-                    row = maker.row(outcome._replace(key=key))
+                    row = maker.row(replace(outcome, key=key) if key else outcome)
                     if row.ts > latest:
                         bad.append("a span's time is in the future")
                     else:

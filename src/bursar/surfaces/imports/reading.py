@@ -17,6 +17,7 @@ import msgspec
 
 from ...domain.entry import Entry
 from ...domain.policy import PriceOverride
+from ...domain.shape import replace
 from ...stores.pricebook import PriceBook
 from . import FORMS, mapper
 from .entries import Given, Maker
@@ -192,7 +193,7 @@ def unwrapped(reading: Mapper, piece: Piece, containers: Sequence[str], why: str
         yield Bad(why, piece)
         return
     for raw in parts:
-        part = piece._replace(raw=bytes(raw))
+        part = replace(piece, raw=bytes(raw))
         try:
             yield from reading.take(part)
         except NotMine as bad:

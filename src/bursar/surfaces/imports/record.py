@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from ...domain.entry import Entry
 from ...domain.money import PICO
+from ...domain.shape import Shape
 from ...domain.usage import Tokens
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,7 +27,7 @@ AGGREGATE = "aggregate"  # the attempt_kind of a bucket of a provider's report: 
 NO_LABELS: Mapping[str, str] = {}
 
 
-class Piece(NamedTuple):
+class Piece(Shape, frozen=True, gc=False):
     """One record of a file as JSON bytes. `line` counts from 1 (in a document: the element, from 1); `offset` is where it
     begins in the file's plain bytes, and `end` where the next may."""
 
@@ -36,7 +37,7 @@ class Piece(NamedTuple):
     end: int
 
 
-class Record(NamedTuple):
+class Record(Shape, frozen=True, gc=False):
     """One model call as its source tells it, in our words. Money in pico-dollars, times in microseconds since the epoch (UTC).
 
     `tokens` None: the source does not know. `stated`: what the source says it cost. `billed`: that amount is the provider's
@@ -75,19 +76,19 @@ class Record(NamedTuple):
     flags: str = ""
 
 
-class Repeat(NamedTuple):
+class Repeat(Shape, frozen=True, gc=False):
     """A record whose usage another record of the same source already counts."""
 
     reason: str
 
 
-class Passed(NamedTuple):
+class Passed(Shape, frozen=True, gc=False):
     """A record that is no model call, or one that cost nothing by its nature."""
 
     reason: str
 
 
-class Bad(NamedTuple):
+class Bad(Shape, frozen=True, gc=False):
     """A record that cannot be used, with why; it is put aside as it stands."""
 
     reason: str
