@@ -134,7 +134,10 @@ def main(arguments: list[str]) -> int:
             took = run(*words)
             moved = time.monotonic() - began - took["seconds"] if words[0] == "import" else 0
             cpu, other = (took[which] / lines * 1e6 for which in ("cpu", "other"))
-            print(f"{name:<26}{lines / took['seconds']:>10,.0f}{cpu:>8.1f}{other:>8.1f}{took['rss'] / 1024:>6.0f}{moved:>9.1f}", flush=True)
+            print(
+                f"{name:<26}{lines / took['seconds']:>10,.0f}{cpu:>8.1f}{other:>8.1f}{took['rss'] / 1024:>6.0f}{moved:>9.1f}",
+                flush=True,
+            )
         print(f"largest helper process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB")
     finally:
         shutil.rmtree(folder)

@@ -13,7 +13,7 @@ from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
 from bursar.surfaces.imports import FORMS, mapper
 from bursar.surfaces.imports.files import Source
-from bursar.surfaces.imports.intake import Intake, Prices
+from bursar.surfaces.imports.intake import Book, Intake
 from bursar.surfaces.imports.reading import unwrapped
 from bursar.surfaces.imports.record import Bad, NotMine, Outcome, Piece, Record
 
@@ -65,7 +65,7 @@ def counts(record: Record) -> dict[str, Any]:
 def bring(ledger: Path, form: str, files: Sequence[Path], book: Path, *, now: int = NOW, **more: Any) -> Intake:
     """Import the files; the intake has the tally."""
     with Ledger.open(ledger, clock_us=lambda: now, mode="import") as opened:
-        intake = Intake(form, opened, Prices(book), clock_us=lambda: now, **more)
+        intake = Intake(form, opened, Book(book), clock_us=lambda: now, **more)
         intake.run(files)
     return intake
 

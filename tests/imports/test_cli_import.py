@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +97,25 @@ def test_a_folder_is_all_its_files_and_labels_can_be_given(run: Run) -> None:
     assert (document["records"], document["source"], document["labels"]) == (7, "imported:claude-code", {"tenant": "acme"})
     (line,) = json.loads(run("spend", "--by", "tenant,flow", "--json").stdout)["rows"]
     assert (line["tenant"], line["flow"]) == ("acme", "shop")
+
+
+def test_a_bar_moves_on_stderr_while_somebody_watches(tmp_path: Path, book: Path) -> None:
+    lines(tmp_path / "x.jsonl", [samples.litellm(n) for n in range(2000)])
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / book.name).write_bytes(book.read_bytes())
+    mine, theirs = pty.openpty()
+    words = [sys.executable, "-m", "bursar", "import", "litellm", "x.jsonl", "--ledger", "ledger", "--json"]
+    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while piece := os.read(mine, 65536):
+            seen += piece
+    except OSError:  # Linux says EIO where others say end of file
+        pass
+    os.close(mine)
+    assert child.stdout is not None and json.loads(child.stdout.read())["records"] == 2000
+    assert child.wait(60) == 0 and re.search(rb"records.*%", seen)
 
 
 @pytest.mark.parametrize(("words", "told"), [

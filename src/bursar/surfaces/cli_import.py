@@ -97,14 +97,14 @@ def import_(
     claude-code, jsonl. A second import of the same records adds nothing; an interrupted one goes on where it stopped. Exit code 1 when
     a record was refused."""
     from .imports.files import Unreadable
-    from .imports.intake import Intake, Prices, WrongFormat
+    from .imports.intake import Book, Intake, WrongFormat
 
     paths = _files(files)
     policy, _ = settings.load(settings.find(config))
     folder = Path(common.ledger) if common.ledger else wiring.ledger_folder(policy)
     place = Place.at(folder)
     place.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    prices = Prices(price_sync.ensure_book(place.file.parent), policy.price)
+    book = Book(price_sync.ensure_book(place.file.parent), policy.price)
     interrupted = False
     with Ledger.open(
         folder, node=os.environ.get("BURSAR_NODE") or socket.gethostname(), clock_us=wiring.now_us, mode="import"
@@ -113,7 +113,7 @@ def import_(
             intake = Intake(
                 form,
                 ledger,
-                prices,
+                book,
                 labels=labels,
                 renames=renames,
                 clock_us=wiring.now_us,

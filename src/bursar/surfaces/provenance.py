@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..stores.query import Filter, Query
+from ..stores.query import Filter, Query, compile_filter, table
 from ..stores.reader import Reader
 from . import periods, tables
 from .cli_common import pico
-from .imports import reports
 
 IMPORTED = "imported:"
-AGGREGATE = Filter("attempt_kind", ("aggregate",))
 
 
 class Part(NamedTuple):
-    """Rows of one source. `counted`: they are in the statement's sums; a bucket of a provider's report never is."""
+    """Rows of one source. `counted`: they are in the statement's sums; a bucket of a provider's report is only where its source was
+    asked for."""
 
     source: str
     rows: int
@@ -24,19 +23,17 @@ class Part(NamedTuple):
 
 
 def parts(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> list[Part]:
-    """The statement's rows by their source, the dearest first; nothing where all were measured here."""
-    ask = Query(("rows", "cost"), ("source",), where, period.since, period.until)
-    found = [_part(row, True) for row in reader.query(ask)]
-    if not any(one.name == "source" for one in where):
-        # Seen only by who asks for a source, so this asks for all of theirs.
-        found += [_part(row, False) for row in reader.query(ask._replace(where=(*where, Filter("source", reports.ALL), AGGREGATE)))]
-    imported = [part for part in found if part.source.startswith(IMPORTED)]
-    return sorted(imported, key=lambda part: (not part.counted, -part.cost, part.source))
-
-
-def _part(row: dict[str, object], counted: bool) -> Part:
-    cost = row["cost"]
-    return Part(str(row["source"]), int(str(row["rows"])), 0 if cost is None else pico(cost), counted)  # type: ignore[arg-type]
+    """The imported rows of a statement by their source, the dearest first; none where all were measured here."""
+    condition = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
+    reader.totals(dict.fromkeys(("source", "cost", *condition.columns)), period.since, period.until)
+    found = reader.duck.execute(
+        f"""SELECT source, attempt_kind = 'aggregate' AS bucket, count(*), sum(cost) FROM entries
+            WHERE ({condition.sql}) AND starts_with(source, '{IMPORTED}') GROUP BY ALL""",
+        condition.values,
+    ).fetchall()
+    asked = table(where) == "entries"
+    made = [Part(source, rows, 0 if cost is None else pico(cost), asked or not bucket) for source, bucket, rows, cost in found]
+    return sorted(made, key=lambda part: (not part.counted, -part.cost, part.source))
 
 
 def lines(found: list[Part]) -> list[str]:

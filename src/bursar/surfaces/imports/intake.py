@@ -95,10 +95,10 @@ class Resumed(NamedTuple):
     records: int  # before it, in the ledger or put aside
 
 
-class Prices(NamedTuple):
+class Book(NamedTuple):
     """Where the compiled price book lies, and the operator's own prices on it."""
 
-    book: Path
+    path: Path
     overrides: Sequence[PriceOverride] = ()
 
 
@@ -107,12 +107,12 @@ class Intake:
     the number of the file, the bytes of it that are read, and how many records were read of all."""
 
     def __init__(
-        self, form: str, ledger: Ledger, prices: Prices, *, labels: Mapping[str, str] | None = None,
+        self, form: str, ledger: Ledger, book: Book, *, labels: Mapping[str, str] | None = None,
         renames: Mapping[str, str] | None = None,
         clock_us: Callable[[], int], aside: Path | None = None, step: Callable[[int, int, int], None] = lambda _file, _position,
         _read: None,
     ) -> None:  # fmt: skip
-        self.form, self._ledger, self._prices, self._clock, self._step = form, ledger, prices, clock_us, step
+        self.form, self._ledger, self._prices, self._clock, self._step = form, ledger, book, clock_us, step
         self._labels, self._renames = dict(labels or {}), dict(renames or {})
         self._place: Place = ledger.place
         self._folder = self._place.file.parent
@@ -132,7 +132,7 @@ class Intake:
         found = [mark.load() for mark in marks]
         parts = [Part(str(file), mark.get("offset", 0), mark.get("line", 0)) for file, mark in zip(files, found, strict=True)]
         self.resumed = [Resumed(str(f), mark["offset"], mark["records"]) for f, mark in zip(files, found, strict=True) if mark]
-        task = Task(self.form, parts, str(self._prices.book), list(self._prices.overrides), self._labels, self._renames, self._clock())
+        task = Task(self.form, parts, str(self._prices.path), list(self._prices.overrides), self._labels, self._renames, self._clock())
         large = sum(file.stat().st_size for file in files if file.exists()) >= reading.OWN_PROCESS
         read = reading.elsewhere(task) if large else reading.batches(task)
         known = Known(self._place, f"imported:{self.form}")
@@ -294,4 +294,4 @@ def stated_in(flags: str) -> int | None:
     return None
 
 
-__all__ = ["Intake", "Prices", "Tally", "Unreadable", "WrongFormat"]
+__all__ = ["Book", "Intake", "Tally", "Unreadable", "WrongFormat"]

@@ -28,7 +28,6 @@ def sources(form: str) -> dict[str, str]:
 
 
 FORMS = ("openai-usage", "anthropic-usage")
-ALL = tuple(source for form in FORMS for source in sources(form).values())
 
 
 class Buckets:
