@@ -26,6 +26,7 @@ from bursar.stores.writer import Ledger
 from bursar.surfaces import settings, wiring
 from bursar.surfaces.cli import main
 from bursar.testing.provider import Provider
+from imports import samples
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SRC = ROOT / "src" / "bursar"
@@ -73,6 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ledger_rows.month(count=200, huge=False)
     ledger_rows.write(home / "ledger", rows)
     ledger_rows.write(home / "work" / "demo-ledger", rows)
+    samples.write(home / "work")
     return home
 
 

@@ -161,7 +161,7 @@ def _rows(reader: Reader) -> tuple[int, list[Finding]]:
     """Each row for itself: legs recompute, legs and columns foot to the cost, ids are unique."""
     columns = ("id", "legs", "source", "price_status", *MONEY_COLUMNS)
     reader.totals(columns)
-    cursor = reader.duck.execute(f"SELECT {', '.join(columns)} FROM calls")
+    cursor = reader.duck.execute(f"SELECT {', '.join(columns)} FROM entries")
     wrong: dict[str, list[str]] = {}
     rows = 0
     while chunk := cursor.fetchmany(10_000):
@@ -173,7 +173,7 @@ def _rows(reader: Reader) -> tuple[int, list[Finding]]:
     findings = [
         Finding(code, f"{len(ids)} rows, such as {', '.join(ids[:NAMED_MAX])}", ROW_CODES[code]) for code, ids in sorted(wrong.items())
     ]
-    twice = reader.duck.execute("SELECT id, count(*) AS n FROM calls GROUP BY id HAVING n > 1 ORDER BY id").fetchall()
+    twice = reader.duck.execute("SELECT id, count(*) AS n FROM entries GROUP BY id HAVING n > 1 ORDER BY id").fetchall()
     if twice:
         examples = ", ".join(id for id, _ in twice[:NAMED_MAX])
         findings.append(Finding("row_doubled", f"{len(twice)} ids have several rows, such as {examples}", "report this"))
@@ -211,10 +211,10 @@ def _row(row: dict[str, Any]) -> Iterator[str]:
 def _totals(reader: Reader) -> tuple[Decimal | None, list[Finding]]:
     """The bill cut in any way comes to the same sum."""
     reader.totals(("cost", *PARTITIONS))
-    total, rows = reader.duck.execute("SELECT sum(cost), count(*) FROM calls").fetchall()[0]
+    total, rows = reader.duck.execute("SELECT sum(cost), count(*) FROM entries").fetchall()[0]
     findings: list[Finding] = []
     for name in PARTITIONS:
-        groups = reader.duck.execute(f"SELECT sum(cost), count(*) FROM calls GROUP BY {name}").fetchall()
+        groups = reader.duck.execute(f"SELECT sum(cost), count(*) FROM entries GROUP BY {name}").fetchall()
         parts, counted = sum((g[0] or Decimal(0) for g in groups), Decimal(0)), sum(g[1] for g in groups)
         if parts != (total or 0) or counted != rows:
             findings.append(Finding("totals_do_not_foot", f"by {name}: {parts} of {total}, {counted} of {rows} rows", "report this"))

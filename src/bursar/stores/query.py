@@ -67,6 +67,17 @@ class Plan(NamedTuple):
     columns: tuple[str, ...]
 
 
+def table(where: tuple[Filter, ...]) -> str:
+    """The view that a question is about. Buckets of a provider's report are sums over calls that may be rows themselves, so no
+    question is answered from both: they are seen only by who asks for their source."""
+    return "entries" if any(one.name == "source" and not one.negate for one in where) else "calls"
+
+
+def compile_filter(query: Query, dialect: str = "duckdb") -> Plan:
+    """The condition of a question (its filters and times) by itself, for statements of our own; `TRUE` where it has none."""
+    return _Compiler(query).condition(dialect)
+
+
 def compile_query(query: Query, dialect: str = "duckdb") -> Plan:
     """The plan of a question. LedgerFault(code="query") names what is not known and what is."""
     return _Compiler(query).plan(dialect)
@@ -106,7 +117,7 @@ class _Compiler:
         if query.grain:
             keys.insert(0, exp.alias_(self._period(), exp.to_identifier("period", quoted=True)))
         measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
-        select = exp.select(*keys, *measures).from_(exp.to_table("calls"))
+        select = exp.select(*keys, *measures).from_(exp.to_table(table(query.where)))
         for condition in self._conditions():
             select = select.where(condition)
         for number in range(1, len(keys) + 1):
@@ -118,6 +129,11 @@ class _Compiler:
                 raise _refuse(f"top is {query.top}", f"ask for 1 to {TOP_MAX}")
             select = select.limit(query.top)
         return Plan(select.sql(dialect=dialect), self._values, tuple(self._columns))
+
+    def condition(self, dialect: str) -> Plan:
+        conditions = self._conditions()
+        sql = exp.and_(*conditions).sql(dialect=dialect) if conditions else "TRUE"
+        return Plan(sql, self._values, tuple(self._columns))
 
     def _bind(self, value: str | int) -> exp.Expression:
         name = f"v{len(self._values)}"

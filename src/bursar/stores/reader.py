@@ -80,21 +80,22 @@ class Reader:
         return self._run(plan.sql, plan.values)
 
     def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
-        """Any DuckDB SELECT over the views `calls`, `holds` and `incidents`. Values are bound (`$name` or `?`)."""
+        """Any DuckDB SELECT over the views `calls`, `entries`, `holds` and `incidents`. Values are bound (`$name` or `?`)."""
         self._view(ALL, None, None)
         self._side()
         return self._run(text, values)
 
-    def totals(self, columns: Iterable[str]) -> None:
-        """Make `calls` ready with these columns, for statements of our own on `duck`."""
-        self._view(tuple(columns), None, None)
+    def totals(self, columns: Iterable[str], since_us: int | None = None, until_us: int | None = None) -> None:
+        """Make `calls` and `entries` ready with these columns, for statements of our own on `duck`. Segments outside of the time are
+        not looked at; rows outside of it may still come."""
+        self._view(tuple(columns), since_us, until_us)
 
     def known_ids(self, ids: Sequence[str]) -> set[str]:
         """Which of these ids have a row: what an import asks before it books the same file again."""
         self._view(("id",), None, None)
         self.duck.execute("CREATE OR REPLACE TABLE wanted (id VARCHAR)")
         append(self.duck, "wanted", [(id,) for id in ids])
-        return {row["id"] for row in self._run("SELECT DISTINCT id FROM calls SEMI JOIN wanted USING (id)", None)}
+        return {row["id"] for row in self._run("SELECT DISTINCT id FROM entries SEMI JOIN wanted USING (id)", None)}
 
     def holds(self) -> list[tuple[Hold, bool]]:
         """Tries under way at this moment, each with whether the process that would settle it still lives."""
@@ -129,8 +130,9 @@ class Reader:
     # -- views -------------------------------------------------------------------------------------------------------
 
     def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None) -> None:
-        """`calls` over the segments that can have rows of this time, and the tail with at least these columns."""
-        wanted = frozenset(columns) | {"ts"}
+        """`entries`, with at least these columns, over the segments that can have rows of this time, and the tail; and `calls`, which
+        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls."""
+        wanted = frozenset(columns) | {"ts", "attempt_kind"}
         try:
             if not wanted <= self._loaded:
                 self._loaded |= wanted
@@ -145,7 +147,8 @@ class Reader:
             names = ", ".join(quoted(shown(c)) for c in self._shown)
             tail = f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true) UNION ALL {tail}"
         try:
-            self.duck.execute(f"CREATE OR REPLACE VIEW calls AS {tail}")
+            self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
+            self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")
         except duckdb.Error as error:
             self._blame(error)
             raise _unanswerable(error) from error

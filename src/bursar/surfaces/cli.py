@@ -22,6 +22,8 @@ COMMANDS: dict[str, Place] = {
     "demo": Place("cli_serve", "demo", "A simulated company's traffic, and where its money went."),
     "spend": Place("cli_spend", "spend", "What cost us that: by feature, tenant, operation, cause or any label."),
     "calls": Place("cli_calls", "calls", "The tries themselves, newest first."),
+    "import": Place("cli_import", "import_", "Other tools' records: traces, spend logs, transcripts, usage reports."),
+    "export": Place("cli_export", "export", "The ledger's rows for other tools: JSONL, CSV, Parquet, FOCUS, OTLP."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
     "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),
     "keys": Place("cli_keys", "keys", "Virtual keys: create, list, revoke."),

@@ -12,7 +12,7 @@ import click
 
 from ..domain.money import plain
 from ..stores.columns import shown
-from ..stores.query import DIMENSIONS, LABEL
+from ..stores.query import DIMENSIONS, LABEL, table
 from ..stores.reader import Reader
 from ..stores.schema import STORED
 from . import periods, tables
@@ -43,7 +43,7 @@ def newest(reader: Reader, period: periods.Period, where: Sequence[tuple[str, st
             values.append(bound)
     columns = ", ".join(f'"{c}"' for c in COLUMNS)
     only = f"WHERE {' AND '.join(tests)}" if tests else ""
-    return reader.sql(f'SELECT {columns} FROM calls {only} ORDER BY ts DESC, "id" DESC LIMIT ?', [*values, limit])
+    return reader.sql(f'SELECT {columns} FROM {table(filters(where))} {only} ORDER BY ts DESC, "id" DESC LIMIT ?', [*values, limit])
 
 
 def program_row(row: dict[str, Any]) -> dict[str, Any]:

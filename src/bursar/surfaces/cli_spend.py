@@ -11,7 +11,7 @@ from rich.console import Console
 from ..domain.money import plain
 from ..stores.query import GRAINS, LABEL, TOP_MAX, Filter, Query
 from ..stores.reader import Reader
-from . import periods, tables
+from . import periods, provenance, tables
 from .cli_common import Common, common, dimension, filters, pico
 from .statement import Key, Line, Statement, Sum, state
 
@@ -88,15 +88,18 @@ def spend(common: Common, by: str | None, grain: str | None, top: int | None, sk
             made = [statement(reader, names, where, period, grain=grain or "", top=top)]
         else:
             made = [statement(reader, (name,), where, period, top=top or OVERVIEW_TOP) for name in OVERVIEW]
+        origin = provenance.parts(reader, where, period)
         skipped = list(reader.skipped)
     if common.json:
-        _as_document(made, period, skipped, overview=not (names or grain))
+        _as_document(made, period, skipped, origin, overview=not (names or grain))
         return
     out = tables.console()
     for name in skipped:
         tables.line(out, f"without segment {name}, which is missing or damaged", "bold red")
     tables.line(out, f"{amount(made[0].total)}, {_many(made[0].total.calls, 'call')}", "bold")
     tables.line(out, _scope(period, common.where), "dim")
+    for told in provenance.lines(origin):
+        tables.line(out, told, "yellow")
     for one in made:
         if not names and not grain and not any(line.key != (None,) for line in one.lines):
             tables.line(out, f"\nNo call has a {one.by[0]}." if one.by[0] != "cause" else "\nNo retry and no fallback.", "dim")
@@ -169,7 +172,9 @@ def _names(line: Line, by: Sequence[str]) -> list[str]:
     return shown
 
 
-def _as_document(made: Sequence[Statement], period: periods.Period, skipped: list[str], *, overview: bool) -> None:
+def _as_document(
+    made: Sequence[Statement], period: periods.Period, skipped: list[str], origin: list[provenance.Part], *, overview: bool
+) -> None:
     """Rows carry one field per dimension; the overview's carry `by` and `value`, since each of its parts adds up by itself."""
     rows: list[dict[str, Any]] = []
     for one in made:
@@ -189,6 +194,7 @@ def _as_document(made: Sequence[Statement], period: periods.Period, skipped: lis
         since=None if period.since is None else periods.iso(period.since),
         until=None if period.until is None else periods.iso(period.until),
         currency="USD",
+        imported=[{**part._asdict(), "cost": plain(part.cost)} for part in origin],
         skipped_segments=skipped,
     )  # fmt: skip
 

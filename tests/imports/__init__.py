@@ -1,0 +1,1 @@
+"""Other tools' records in, and ours out."""
