@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -84,6 +84,15 @@ def cost(prices: Mapping[str, Mapping[str, str]], model: str, used: Buckets) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """From a moment on a model has other prices, dollars per million tokens by bucket."""
+
+    from_us: int
+    model: str
+    prices: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One try on the bill. `dollars` is None when nobody knows the price: unknown is not zero."""
 
@@ -92,7 +101,7 @@ class Line:
     model: str
     used: Buckets
     dollars: Decimal | None
-    why: str  # served | abandoned | cut | refused
+    why: str  # served | abandoned | cut | refused | reset
     ref: str = ""  # the script's own name for the call, for whoever wants to match row by row
 
     @property
@@ -102,13 +111,21 @@ class Line:
 
 @dataclass
 class Invoice:
-    """Every try the provider served, as the provider bills it."""
+    """Every request the provider got, as the provider bills it."""
 
     prices: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: PRICES)
+    changes: Sequence[Change] = ()
     lines: list[Line] = field(default_factory=list)
 
     def add(self, number: int, at_us: int, model: str, used: Buckets, why: str, ref: str = "") -> None:
-        self.lines.append(Line(number, at_us, model, used, cost(self.prices, model, used), why, ref))
+        self.lines.append(Line(number, at_us, model, used, cost(self.prices_at(at_us), model, used), why, ref))
+
+    def prices_at(self, at_us: int) -> Mapping[str, Mapping[str, str]]:
+        """The price list of a moment."""
+        begun = [change for change in self.changes if change.from_us <= at_us]
+        if not begun:
+            return self.prices
+        return {**self.prices, **{change.model: change.prices for change in sorted(begun, key=lambda c: c.from_us)}}
 
     def total(self) -> Decimal:
         """Dollars. LookupError when a billed try has no price: such a bill has no total."""
