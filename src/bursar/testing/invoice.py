@@ -14,6 +14,7 @@ PRICES: dict[str, dict[str, str]] = {
     "gpt-5-nano": {"input": "0.05", "cache_read": "0.005", "output": "0.40"},
     "gpt-5-mini": {"input": "0.25", "cache_read": "0.025", "output": "2"},
     "gpt-5": {"input": "1.25", "cache_read": "0.125", "output": "10"},
+    "gpt-5.5": {"input": "5", "cache_read": "0.50", "output": "30"},
     "text-embedding-3-small": {"input": "0.02"},
     "text-embedding-3-large": {"input": "0.13"},
     "claude-haiku-4-5": {
@@ -28,7 +29,9 @@ PRICES: dict[str, dict[str, str]] = {
     "claude-opus-4-1": {
         "input": "15", "cache_read": "1.50", "cache_write": "18.75", "cache_write_1h": "30", "output": "75",
     },
+    "gemini-2.5-flash-lite": {"input": "0.10", "cache_read": "0.01", "output": "0.40"},
     "gemini-2.5-flash": {"input": "0.30", "cache_read": "0.03", "output": "2.50"},
+    "gemini-2.5-pro": {"input": "1.25", "cache_read": "0.125", "output": "10"},
 }  # fmt: skip
 
 MILLION = Decimal(1_000_000)

@@ -29,6 +29,7 @@ class Speech(NamedTuple):
     error_event: bytes = b""  # what this dialect sends in a stream that fails
 
 
+SPOILT = '{"decision": "refund", "amount": 12.5, "reason": "the parcel '  # what a malformed reply says instead of its text
 CREATED = 1_790_000_000  # a fixed date in bodies: the same script gives the same bytes
 
 ERRORS = {  # status -> (OpenAI type, code; Anthropic type; Gemini status)
@@ -84,7 +85,7 @@ def _spoiled(say: Say) -> Say:
     if say.tools:
         name, arguments = say.tools[-1]
         return replace(say, tools=(*say.tools[:-1], (name, arguments.rstrip("}") + ', "note": "unterm')))
-    return replace(say, text='{"decision": "refund", "amount": 12.5, "reason": "the parcel ')
+    return replace(say, text=SPOILT)
 
 
 def _counted(seen: Seen, say: Say) -> Buckets:

@@ -344,8 +344,11 @@ def _members(more: dict[str, Any]) -> bytes:
     return b"".join(b',"%s":%s' % (name.encode(), _json(value)) for name, value in more.items())
 
 
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _encoder.encode(value)
 
 
 def _json(value: Any) -> bytes:
