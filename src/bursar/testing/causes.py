@@ -68,18 +68,19 @@ class ClientFallback(Cause):
 
 @dataclass(frozen=True)
 class SdkRetries(Cause):
-    """Errors that the SDK hides by trying again."""
+    """Errors that the SDK hides by trying again: free ones, or answers that it did not wait for, which are billed."""
 
     feature: str
     rate: float
+    timeout: bool
     drivers: ClassVar = ("retry",)
 
     @property
     def name(self) -> str:
-        return f"the SDK's retries in {self.feature}"
+        return f"the SDK's retries in {self.feature} ({'timeouts' if self.timeout else 'errors'})"
 
     def on(self, company: Company, begins: bool) -> Company:
-        return company.with_agent(self.feature, errors=Errors(self.rate, "sdk"))
+        return company.with_agent(self.feature, errors=Errors(self.rate, "sdk", timeout=self.timeout))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Runaway(Cause):
     feature: str
     shape: str
     steps: int
-    every_s: int = 90
+    every_s: int = 60
 
     @property
     def drivers(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -15,7 +15,7 @@ from .invoice import Buckets
 from .planned import LOOP, REASK, REPAIR, SDK_RETRY, TOOL, Key, Planned, Thread, Who, pair
 from .prose import prose
 from .scenario import SECOND, Agent, Loop, Scenario
-from .shapes import GROWTH, PARALLEL, REPLY, TURNS, draw
+from .shapes import GROWTH, PARALLEL, REPLY, TURNS, draw, value
 from .speech import SPOILT
 from .talk import ANTHROPIC, BYTES_A_TOKEN, CHAT, FAMILIES, RESPONSES, Body, Result, Says, Setup, Talk, Use
 
@@ -61,8 +61,10 @@ class Conversation:
 
     def __init__(
         self, scene: Scenario, agent: Agent, who: Who, *, purpose: str = "primary", thread: str = "", opening: str = "",
-        **facts: Any,
+        length: float | None = None, **facts: Any,
     ) -> None:  # fmt: skip
+        """`length`: the share of all conversations that are at most as long as this one; None: by chance. The other `facts` are
+        those of each call."""
         self.scene, self.agent, self.who, self.facts = scene, agent, who, facts
         self._seed = f"bursar/{scene.seed}/{thread or who.conversation}"
         self.rng = Random(self._seed)
@@ -73,6 +75,7 @@ class Conversation:
             who, purpose=purpose, thread=thread, labels=said(scene.labels, who, purpose if purpose != "primary" else "", **free)
         )
         self.ts_us = who.ts_us
+        self.length = self.rng.random() if length is None else length
         self.previous = ""
         self._chances: dict[str, Random] = {}
         self.opening = opening or self._opening()
@@ -159,9 +162,13 @@ class Conversation:
         agent = self.agent
         ident = self.thread.ident
         if agent.errors and not keys and self.hits("errors", agent.errors.rate):
-            status = self.chance("errors").choice((429, 500, 503))
-            yield self._plan(text, uses, stays=False, say={"status": status})
-            self.ts_us += self.chance("errors").randint(SECOND // 2, 3 * SECOND)
+            chance = self.chance("errors")
+            if agent.errors.timeout:  # the client hangs up; the answer is on its way, and on the bill
+                yield self._plan(text, uses, stays=False)
+                self.ts_us += 30 * SECOND
+            else:
+                yield self._plan(text, uses, stays=False, say={"status": chance.choice((429, 500, 503))})
+                self.ts_us += chance.randint(SECOND // 2, 3 * SECOND)
             ident = self.thread.ident
             if agent.errors.then == "sdk":
                 yield self._plan(text, uses, ((SDK_RETRY, ""),), retry=1)
@@ -235,7 +242,7 @@ class Conversation:
         """Turn by turn until the customer has what they came for."""
         agent, rng, talk = self.agent, self.rng, self.talk
         talk.human(self.opening)
-        turns = max(1, round(draw(rng, TURNS) * agent.depth))
+        turns = max(1, round(value(TURNS, self.length) * agent.depth))
         for turn in range(turns):
             last = turn == turns - 1
             if agent.helpers and turn == 1 and not last:
@@ -274,11 +281,13 @@ class Conversation:
 
     def runaway(self, loop: Loop) -> Iterator[Planned]:
         """The same again and again; what is sent is cut short, or it would end by itself at the model's window."""
-        self.agent = replace(self.agent, history="pinned", keep=12, flaky=None, spoils=None, errors=None, cuts=None)
+        self.agent = replace(self.agent, history="pinned", keep=40, flaky=None, spoils=None, errors=None, cuts=None)
         self.talk.human("Find the annual report of 2019.")
         tools = [tool for tool in self.agent.setup.tools if tool.name != "delegate"]
         period = 2 if loop.shape == "two" else 1
-        failed = failure(self.chance("loop"), "flag", tools[0].name)
+        results = [Result(f"No report of 2019. What there is ({n}): " + prose(self.rng, 3_000)) for n in range(period)]
+        if loop.shape == "error":
+            results = [Result(failure(self.rng, "exception", tools[0].name).text + "\n" + prose(self.rng, 3_000))]
         for step in range(loop.steps):
             tool = tools[step % period % len(tools)]
             argument = f"try {step}" if loop.shape == "error" else "annual report 2019"
@@ -287,8 +296,7 @@ class Conversation:
             if step >= period:
                 keys = ((LOOP, ""), (TOOL, tool.name)) if loop.shape == "error" else ((LOOP, ""),)
             ident = yield from self.ask("", uses, keys)
-            result = failed if loop.shape == "error" else Result("no results" if step % period == 0 else '{"results": []}')
-            self.talk.acts(ident, uses, [result])
+            self.talk.acts(ident, uses, [results[step % period]])
             self.ts_us = self.who.ts_us + (step + 1) * loop.every_s * SECOND
 
 

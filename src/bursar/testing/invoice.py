@@ -67,10 +67,12 @@ NOTHING = Buckets()
 def cost(prices: Mapping[str, Mapping[str, str]], model: str, used: Buckets) -> Decimal | None:
     """Dollars, exact; None where the model, or a bucket that was used, has no price. A dated model name such as
     `gpt-5-mini-2025-08-07` has the price of the longest listed name that it begins with."""
-    name = max((listed for listed in prices if model == listed or model.startswith(listed + "-2")), key=len, default="")
-    if not name:
-        return None
-    per_million = prices[name]
+    per_million = prices.get(model)
+    if per_million is None:
+        name = max((listed for listed in prices if model.startswith(listed + "-2")), key=len, default="")
+        if not name:
+            return None
+        per_million = prices[name]
     owed = Decimal(0)
     for bucket, count in (
         ("input", used.input),
@@ -125,7 +127,7 @@ class Invoice:
 
     def prices_at(self, at_us: int) -> Mapping[str, Mapping[str, str]]:
         """The price list of a moment."""
-        begun = [change for change in self.changes if change.from_us <= at_us]
+        begun = [change for change in self.changes if change.from_us <= at_us] if self.changes else None
         if not begun:
             return self.prices
         return {**self.prices, **{change.model: change.prices for change in sorted(begun, key=lambda c: c.from_us)}}

@@ -178,7 +178,7 @@ class Player:
             return playing
         raise AssertionError("a played call waits for nobody")
 
-    def run(self, playing: Playing):  # noqa: ANN201 (a coroutine)
+    def run(self, playing: Playing):
         """The call through the gateway's drive. A fault of our own is raised."""
         return drive.run(way(playing.call, ANYONE, self.desk), playing, self.ratios.recall, _raised)
 

@@ -49,12 +49,14 @@ class Spoils:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """429, 500 and their like. `then`: the SDK tries again by itself, unseen; or the client asks another model."""
+    """429, 500 and their like. `then`: the SDK tries again by itself, unseen; or the client asks another model. `timeout`:
+    the client has waited long enough, and what it does not wait for is billed all the same."""
 
     rate: float
     then: str  # sdk | client
     to: str = ""
     dialect: str = ""
+    timeout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +262,7 @@ class Scenario:
             since = datetime.fromtimestamp(change.from_us // SECOND, UTC)
             rates = "".join(f'{bucket} = "{dollars}"\n' for bucket, dollars in change.prices.items())
             lines.append(f'[[price]]\nmodel = "{change.model}"\nfrom = "{since:%Y-%m-%dT%H:%M:%SZ}"\n{rates}')
-        lines.append('[[budget]]\nname = "tenants"\nscope = "tenant"\nlimit = "$100000"\nwindow = "month"\nhard = true\n')
-        lines.append('[[budget]]\nname = "conversations"\nscope = "conversation"\nlimit = "50M tokens"\nwindow = "conversation"\n')
+        lines.append('[[budget]]\nname = "tenants"\nscope = "tenant"\nlimit = "$1000"\nwindow = "month"\nhard = false\n')
         return "\n".join(lines)
 
 
@@ -301,7 +302,7 @@ def base(seed: int) -> Company:
     cut = rng.choice((("pinned", 8), ("sliding", 8), ("summary", 6)))
     lookup = (("lookup_order", ("order",)), ("track_parcel", ("parcel",)), ("search_handbook", ("query",)))
     agents = (
-        agent("support", "chat", 6, _setup(seed, "support", (*lookup, ("issue_refund", ("order", "amount"))), 11_000,
+        agent("support", "chat", 5.5, _setup(seed, "support", (*lookup, ("issue_refund", ("order", "amount"))), 11_000,
               json_demanded=True), openings=6, caches=True),
         agent("orders", "status", 6, _setup(seed, "orders", lookup, 9_000, json_demanded=True), depth=0.6, polls=True,
               dated=rng.random() < 0.5),
@@ -324,8 +325,8 @@ def base(seed: int) -> Company:
             Suite(name=names[2], trigger="weekly", cases=8, dialect=judges[2], model=USUAL[judges[2]], agent="support"),
         ),
         corpora=(
-            Corpus(name="catalogue", documents=72, grows=0.3, changes=0.05, tokens_each=20_000),
-            Corpus(name="tickets", documents=40, grows=0.5, changes=0.02, tokens_each=12_000),
+            Corpus(name="catalogue", documents=72, grows=0.1, changes=0.05, tokens_each=20_000),
+            Corpus(name="tickets", documents=40, grows=0.1, changes=0.02, tokens_each=12_000),
         ),
         jobs=(Job(feature="digest", flow="daily", dialect=GEMINI, model="gemini-2.5-flash", per_day=4, tokens=12_000),),
     )

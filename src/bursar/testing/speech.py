@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -97,8 +98,11 @@ def _counted(seen: Seen, say: Say) -> Buckets:
     )
 
 
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return _encoder.encode(value).encode()
 
 
 def _cut(text: str, count: int) -> list[str]:
@@ -219,7 +223,7 @@ def _responses(seen: Seen, say: Say, used: Buckets, ident: str) -> Speech:
         "output_tokens_details": {"reasoning_tokens": used.reasoning},
         "total_tokens": used.input + used.cache_read + used.output + used.reasoning,
     }
-    body = seen.body or {}
+    body = _before_input(seen)
     incomplete = {"reason": "max_output_tokens"} if say.finish == "length" else None
     base: dict[str, Any] = {
         "id": f"resp_{ident}", "object": "response", "created_at": CREATED, "status": "in_progress",
@@ -276,6 +280,22 @@ def _responses(seen: Seen, say: Say, used: Buckets, ident: str) -> Speech:
         "param": None, "sequence_number": 99,
     })  # fmt: skip
     return Speech(say.status, "text/event-stream", _spread(events, used), used, failed)
+
+
+def _before_input(seen: Seen) -> dict[str, Any]:
+    """What an answer repeats of its request. An agent's requests begin alike, so that a beginning is decoded once: the rest is
+    its history, and grows."""
+    at = seen.raw.find(b',"input":[')
+    found = _members(seen.raw[:at] + b"}") if at > 0 else None
+    return found or seen.body or {}
+
+
+@lru_cache(maxsize=64)
+def _members(raw: bytes) -> dict[str, Any] | None:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None  # that input was not the request's own
 
 
 def _embeddings(seen: Seen, say: Say, used: Buckets, ident: str) -> Speech:

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
 from random import Random
-from typing import Any
 
 from .conversing import Conversation, said
 from .invoice import Buckets
 from .planned import Planned, Thread, Who
 from .prose import prose
-from .scenario import DAY, SECOND, Agent, Company, Corpus, Job, Scenario, Suite
-from .shapes import REPLY, draw
+from .scenario import SECOND, Agent, Company, Corpus, Job, Scenario, Suite
+from .shapes import GOLDEN, REPLY, draw
 from .talk import BYTES_A_TOKEN, EMBEDDINGS, FAMILIES, Body, Setup, Talk
 
 INTERNAL = "internal"  # whose evals, corpora and jobs are
@@ -49,7 +48,7 @@ class _Traffic:
 
     def __init__(self, scene: Scenario) -> None:
         self.scene = scene
-        self._embedded: dict[str, dict[int, int]] = {}  # corpus -> document -> the version that was embedded last
+        self._texts: dict[str, list[str]] = {}  # corpus -> its documents as they were embedded last
 
     def of(self, day: int) -> Iterator[Iterator[Planned]]:
         company = self.scene.company_on(day)
@@ -68,14 +67,14 @@ class _Traffic:
                 yield self._job(job, day, n)
 
     def _count(self, per_day: float, day: int, weekends: bool = False) -> int:
-        """How many begin on a day: fractions add up over the days, so that no month has more of them by chance."""
+        """How many begin on a day."""
+        return self._until(per_day, day + 1, weekends) - self._until(per_day, day, weekends)
 
-        def until(end: int) -> float:
-            weeks, rest = divmod(end, 7)
-            worth = 7.0 * end / 7 if weekends else weeks * (5 + 2 * WEEKEND) + min(rest, 5) + WEEKEND * max(0, rest - 5)
-            return per_day * self.scene.scale * worth
-
-        return int(until(day + 1)) - int(until(day))
+    def _until(self, per_day: float, day: int, weekends: bool = False) -> int:
+        """How many began before a day: fractions add up over the days, so that no month has more of them by chance."""
+        weeks, rest = divmod(day, 7)
+        worth = day if weekends else weeks * (5 + 2 * WEEKEND) + min(rest, 5) + WEEKEND * max(0, rest - 5)
+        return int(per_day * self.scene.scale * worth)
 
     # -- conversations -------------------------------------------------------------------------------------------------
 
@@ -83,18 +82,19 @@ class _Traffic:
         names, weights = zip(*company.tenants, strict=True)
         for n in range(self._count(agent.per_weekday, day)):
             rng = Random(f"bursar/{self.scene.seed}/who/{agent.feature}/{day}/{n}")
-            yield self._begin(agent, day, f"{n:03d}", rng, rng.choices(names, weights)[0])
+            length = (self._until(agent.per_weekday, day) + n + 1) * GOLDEN % 1  # evenly: months differ by what is planted
+            yield self._begin(agent, day, f"{n:03d}", rng, rng.choices(names, weights)[0], length)
         for tenant, share in company.extra:
             for n in range(self._count(agent.per_weekday * share, day)):
                 rng = Random(f"bursar/{self.scene.seed}/who/{agent.feature}/{day}/{tenant}/{n}")
-                yield self._begin(agent, day, f"{tenant[:2]}{n:02d}", rng, tenant)
+                yield self._begin(agent, day, f"{tenant[:2]}{n:02d}", rng, tenant, rng.random())
 
-    def _begin(self, agent: Agent, day: int, number: str, rng: Random, tenant: str) -> Iterator[Planned]:
+    def _begin(self, agent: Agent, day: int, number: str, rng: Random, tenant: str, length: float) -> Iterator[Planned]:
         ts_us = self.scene.at(day, 7) + rng.randrange(12 * 3600) * SECOND + rng.randrange(SECOND)
         who = Who(
             ts_us, tenant, f"user-{rng.randrange(60):02d}", f"{agent.feature}-{day:02d}-{number}", agent.feature, agent.flow
         )
-        return Conversation(self.scene, agent, who).run()
+        return Conversation(self.scene, agent, who, length=length).run()
 
     # -- evals ---------------------------------------------------------------------------------------------------------
 
@@ -138,16 +138,15 @@ class _Traffic:
 
     def _corpus(self, corpus: Corpus, day: int) -> Iterator[Planned]:
         """The night's batches. A document's text changes on some nights; what did not change is embedded again all the same."""
-        embedded = self._embedded.setdefault(corpus.name, {})
+        texts = self._texts.setdefault(corpus.name, [])
         count = max(1, round((corpus.documents + corpus.grows * day) * self.scene.scale))
-        versions: list[int] = []
+        rng = Random(f"bursar/{self.scene.seed}/{corpus.name}/{day}")
         again: list[bool] = []
         for number in range(count):
-            before = embedded.get(number, -1)
-            changed = Random(f"bursar/{self.scene.seed}/{corpus.name}/{day}/{number}").random() < corpus.changes
-            versions.append(before + 1 if changed or before < 0 else before)
-            again.append(versions[-1] == before)
-            embedded[number] = versions[-1]
+            changed = rng.random() < corpus.changes
+            again.append(number < len(texts) and not changed)
+            if not again[-1]:
+                texts[number : number + 1] = [f"{corpus.name} document {number} as of day {day}: {prose(rng, 240)}"]
         who = Who(self.scene.at(day, 2), INTERNAL, "", "", "search", "reindex")
         thread = Thread(
             who, purpose="embedding", name=f"embed-{corpus.name}-{day:02d}", labels=said(self.scene.labels, who, corpus=corpus.name)
@@ -157,7 +156,7 @@ class _Traffic:
             numbers = range(start, min(count, start + corpus.batch))
             body = Body.of({
                 "model": corpus.model, "encoding_format": "base64",
-                "input": [_document(corpus, number, versions[number]) for number in numbers],
+                "input": [texts[number] for number in numbers],
             })  # fmt: skip
             yield thread.plan(
                 ts_us, EMBEDDINGS, corpus.model, body, Buckets(input=corpus.tokens_each * len(numbers)), retry=0, corpus=corpus.name,
@@ -180,8 +179,4 @@ def _case(suite: Suite, case: int, size: int) -> str:
     return prose(Random(f"bursar/{suite.name}/{case}"), size)
 
 
-def _document(corpus: Corpus, number: int, version: int) -> str:
-    return f"{corpus.name} document {number}: " + prose(Random(f"bursar/{corpus.name}/{number}/{version}"), 240)
-
-
-__all__: list[Any] = ["DAY", "calls"]
+__all__ = ["calls"]
