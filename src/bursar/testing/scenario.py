@@ -302,13 +302,13 @@ def base(seed: int) -> Company:
     cut = rng.choice((("pinned", 8), ("sliding", 8), ("summary", 6)))
     lookup = (("lookup_order", ("order",)), ("track_parcel", ("parcel",)), ("search_handbook", ("query",)))
     agents = (
-        agent("support", "chat", 5.5, _setup(seed, "support", (*lookup, ("issue_refund", ("order", "amount"))), 11_000,
+        agent("support", "chat", 5, _setup(seed, "support", (*lookup, ("issue_refund", ("order", "amount"))), 11_000,
               json_demanded=True), openings=6, caches=True),
-        agent("orders", "status", 6, _setup(seed, "orders", lookup, 9_000, json_demanded=True), depth=0.6, polls=True,
+        agent("orders", "status", 5, _setup(seed, "orders", lookup, 9_000, json_demanded=True), depth=0.6, polls=True,
               dated=rng.random() < 0.5),
         agent("research", "report", 1, _setup(seed, "research", (("search_filings", ("query",)), ("read_page", ("url",))), 6_000),
               depth=1.6, context=8.0, history=cut[0], keep=cut[1], stream=rng.random() < 0.5),
-        agent("assistant", "ask", 5, _setup(seed, "assistant", (), 3_000), depth=0.4, stream=True,
+        agent("assistant", "ask", 4, _setup(seed, "assistant", (), 3_000), depth=0.4, stream=True,
               history="kept" if of["assistant"] == RESPONSES else "whole", caches=rng.random() < 0.5),
         agent("engineering", "fix", 0.8, _setup(seed, "engineering", (("delegate", ("task",)), ("run_tests", ("path",)),
               ("read_file", ("path",))), 8_000), depth=0.8, context=3.0, helpers=2, stream=rng.random() < 0.5, caches=True),
