@@ -194,8 +194,9 @@ def judge(rng: Random, who: Who) -> Iterator[Planned]:
         "messages": [{"role": "user", "content": f"Grade this transcript (case {case}): ..."}],
     })  # fmt: skip
     used = Buckets(input=min(CONTEXT_MAX, tokens), output=1500 + draw(rng, REPLY))
-    yield Thread(who, purpose="eval", labels=labels(who, "eval", suite=who.flow, trigger=who.flow)).plan(
-        who.ts_us, ANTHROPIC, "claude-opus-4-5", body, used, turn=1, text=f"Grade: {rng.randint(1, 5)}", suite=who.flow, trigger=who.flow
+    suite = {"suite": who.flow, "trigger": who.flow}
+    yield Thread(who, purpose="eval", labels=labels(who, "eval", **suite)).plan(
+        who.ts_us, ANTHROPIC, "claude-opus-4-5", body, used, turn=1, text=f"Grade: {rng.randint(1, 5)}", **suite
     )
 
 

@@ -127,7 +127,9 @@ class Conversation:
     def _body(self, dialect: str, model: str) -> Body:
         agent = self.agent
         moment = datetime.fromtimestamp(self.ts_us // SECOND, UTC)
-        note = f"The time is {moment:%Y-%m-%dT%H:%M:%SZ}." if agent.stamped else f"Today is {moment:%A, %d %B %Y}." if agent.dated else ""
+        note = f"The time is {moment:%Y-%m-%dT%H:%M:%SZ}." if agent.stamped else ""
+        if agent.dated:
+            note = f"Today is {moment:%A, %d %B %Y}. {note}"
         kept = agent.history == "kept"
         return self.talk.body(
             dialect, model, agent.stream, history="whole" if kept else agent.history, keep=agent.keep, note=note,
@@ -135,8 +137,8 @@ class Conversation:
         )  # fmt: skip
 
     def _plan(
-        self, text: str, uses: Sequence[Use], keys: tuple[Key, ...] = (), *, dialect: str = "", model: str = "", body: Body | None = None,
-        second: str = "", retry: int = 0, stays: bool = True, **more: Any,
+        self, text: str, uses: Sequence[Use], keys: tuple[Key, ...] = (), *, dialect: str = "", model: str = "",
+        body: Body | None = None, second: str = "", retry: int = 0, stays: bool = True, **more: Any,
     ) -> Planned:  # fmt: skip
         """The request as it stands, now."""
         agent = self.agent

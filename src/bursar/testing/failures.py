@@ -37,6 +37,6 @@ def failure(rng: Random, shape: str, tool: str) -> Result:
         case "empty":
             return Result(rng.choice(("", "null")))
         case "malformed":
-            return Result('{"id": "A-%d", "state": "shi' % rng.randrange(10_000))
+            return Result(f'{{"id": "A-{rng.randrange(10_000)}", "state": "shi')
         case _:
             raise ValueError(f"{shape!r} is not one of {SHAPES}")

@@ -202,14 +202,21 @@ class Simulated(NamedTuple):
     calls: int
 
 
-def desk(policy: str, prices: str | Path | PriceBook | None = None) -> Desk:
-    """The desk that a gateway under this policy text would judge by. `prices`: a compiled book, or a folder to keep one in;
-    compiling takes two seconds, once."""
-    places = "".join(f'\n[providers.{n}]\nbase_url = "http://127.0.0.1:9"\nkey = "sk-simulated"\n' for n in ("openai", "anthropic", "gemini"))
-    parsed = settings.parse(policy + places, "the simulation's policy")
-    if not isinstance(prices, PriceBook):
-        prices = PriceBook.load(price_sync.ensure_book(prices or _own_folder()), parsed.price)
-    return wiring.desk_of(parsed, "simulated", wiring.addresses(parsed, keys_from_environment=False), prices, "simulated")
+NOWHERE = """
+[providers.{name}]
+base_url = "http://127.0.0.1:9"
+key = "sk-simulated"
+retries = {retries}
+"""
+
+
+def desk(policy: str, prices: str | Path | None = None, retries: int = 0) -> Desk:
+    """The desk that a gateway under this policy text would judge by; the text says nothing of providers. `prices` is a folder
+    to keep the compiled price book in (compiling takes two seconds, once); `retries` are the gateway's own."""
+    places = [NOWHERE.format(name=name, retries=retries) for name in ("openai", "anthropic", "gemini")]
+    parsed = settings.parse("\n".join([policy, *places]), "the simulation's policy")
+    book = PriceBook.load(price_sync.ensure_book(prices or _own_folder()), parsed.price)
+    return wiring.desk_of(parsed, "simulated", wiring.addresses(parsed, keys_from_environment=False), book, "simulated")
 
 
 def _own_folder() -> Path:
@@ -219,8 +226,8 @@ def _own_folder() -> Path:
 
 
 def simulate(
-    calls: Iterable[Planned], ledger: str | Path, *, policy: str = "", changes: Sequence[Change] = (), prices: str | Path | None = None,
-    on_call: Callable[[Planned], None] = lambda planned: None,
+    calls: Iterable[Planned], ledger: str | Path, *, policy: str = "", changes: Sequence[Change] = (),
+    prices: str | Path | None = None, on_call: Callable[[Planned], None] = lambda planned: None,
 ) -> Simulated:  # fmt: skip
     """Play the calls into a new ledger at this path. `policy` is the text of a policy file, `changes` what becomes of the
     provider's prices; `on_call` is told of each call before it is played (a progress bar)."""

@@ -20,7 +20,8 @@ COLUMNS = (
 
 # The words of the column `cause` for what is not a tool's or a fallback's, and what each means here.
 WORDS = {
-    "sdk_retry": SDK_RETRY, "reask": REASK, "re-ask": REASK, "repair": REPAIR, "malformed": REPAIR, "malformed_output": REPAIR, "loop": LOOP,
+    "sdk_retry": SDK_RETRY, "reask": REASK, "re-ask": REASK, "repair": REPAIR, "malformed": REPAIR, "malformed_output": REPAIR,
+    "loop": LOOP,
 }  # fmt: skip
 
 NOTHING = Decimal(0)
@@ -182,7 +183,8 @@ def _compare_sums(rows: list[Row], truth: Truth, aspect: Any) -> tuple[list[Scor
         for key in aspect(row, None):
             attributed[key].append(row)
     sums = {key: sum((row["cost"] or NOTHING for row in found), NOTHING) for key, found in attributed.items()}
-    strays = [Stray(key, None, sums[key], len(found), found[0]["call"]) for key, found in attributed.items() if key not in true and sums[key]]
+    strange = {key: found for key, found in attributed.items() if key not in true and sums[key]}
+    strays = [Stray(key, None, sums[key], len(found), found[0]["call"]) for key, found in strange.items()]
     return [Scored(key, dollars, sums.get(key, NOTHING), None) for key, dollars in true.items() if dollars], strays
 
 

@@ -56,7 +56,8 @@ class _Traffic:
             yield from self._conversations(company, agent, day)
         for loop in company.loops:
             agent = company.agent(loop.feature)
-            who = Who(self.scene.at(day, 1), company.tenants[1][0], "user-07", f"runaway-{day:02d}-{loop.feature}", agent.feature, agent.flow)
+            name = f"runaway-{day:02d}-{loop.feature}"
+            who = Who(self.scene.at(day, 1), company.tenants[1][0], "user-07", name, agent.feature, agent.flow)
             yield Conversation(self.scene, agent, who).runaway(loop)
         for suite in company.suites:
             yield from self._suite(company, suite, day)
@@ -107,12 +108,18 @@ class _Traffic:
                 name = f"eval-{suite.name}-{day:02d}-{hour:02d}-{case:03d}"
                 who = Who(ts_us, INTERNAL, "", name, "evals", suite.trigger)
                 if suite.agent:
-                    agent = replace(company.agent(suite.agent), dialect=suite.dialect, model=suite.model, flaky=None, spoils=None,
-                                    errors=None, cuts=None, caches=False, depth=0.4)  # fmt: skip
-                    facts = {"suite": suite.name, "trigger": suite.trigger}
-                    yield Conversation(self.scene, agent, who, purpose="eval", opening=f"Task {case}: {_case(suite, case, 300)}", **facts).run()
+                    yield self._trial(company.agent(suite.agent), suite, case, who)
                 else:
                     yield self._grade(suite, case, who)
+
+    def _trial(self, agent: Agent, suite: Suite, case: int, who: Who) -> Iterator[Planned]:
+        """An agent is set a task, on the suite's model."""
+        agent = replace(
+            agent, dialect=suite.dialect, model=suite.model, flaky=None, spoils=None, errors=None, cuts=None, caches=False, depth=0.4
+        )
+        task = f"Task {case}: {_case(suite, case, 300)}"
+        facts = {"suite": suite.name, "trigger": suite.trigger}
+        return Conversation(self.scene, agent, who, purpose="eval", opening=task, **facts).run()
 
     def _grade(self, suite: Suite, case: int, who: Who) -> Iterator[Planned]:
         """A judge reads a transcript: the same for this case at each run, so the same request."""

@@ -51,7 +51,8 @@ class Truth:
 
     @property
     def total(self) -> Decimal:
-        return sum((row.dollars for row in self.rows), Decimal(0)) + sum((line.dollars or Decimal(0) for line in self.unplanned), Decimal(0))
+        """Of the whole bill, in dollars."""
+        return sum([row.dollars for row in self.rows] + [line.dollars or Decimal(0) for line in self.unplanned], Decimal(0))
 
     def by(self, key: Callable[[Fact], K | None]) -> dict[K, Decimal]:
         """Dollars by anything a fact knows, the largest first; None is left out."""

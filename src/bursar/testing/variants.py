@@ -40,7 +40,8 @@ TOOLS = {"support": ("lookup_order", "search_handbook"), "orders": ("lookup_orde
 
 def _flaky(rng: Random, company: Company, strength: float) -> Cause:
     feature = _pick(rng, company, strength, "support", "orders", "research")
-    return FlakyTool(feature, TOOLS[feature][0] if strength > 1 else rng.choice(TOOLS[feature]), rng.choice(SHAPES), min(0.9, rng.uniform(0.15, 0.4) * strength))
+    tool = TOOLS[feature][0] if strength > 1 else rng.choice(TOOLS[feature])
+    return FlakyTool(feature, tool, rng.choice(SHAPES), min(0.9, rng.uniform(0.15, 0.4) * strength))
 
 
 def _gateway_fallback(rng: Random, company: Company, strength: float) -> Cause | None:
