@@ -22,13 +22,13 @@ def page() -> str:
     rng = Random("bursar/prose")
     parts: list[str] = []
     size = words = 0
-    while size < PAGE:
+    while size <= PAGE:
         word = rng.choice(_WORDS)
         words += 1
         end = "" if words % rng.randint(7, 14) else ".\n" if rng.random() < 0.2 else "."
         parts.append(word + end)
         size += len(word) + len(end) + 1
-    return " ".join(parts)
+    return " ".join(parts)[:PAGE]
 
 
 def prose(rng: Random, size: int) -> str:

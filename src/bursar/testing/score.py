@@ -105,7 +105,7 @@ def score(ledger: str | Path, truth: Truth, *, said: bool = True) -> Score:
             unsure += (row["cost"] or NOTHING) - billed[key].dollars
     return Score(
         tuple(sorted(multipliers, key=lambda m: -m.truth)), tuple(sorted(strays, key=lambda s: -s.dollars)), _threading(rows, billed),
-        sum(costs.values(), NOTHING), truth.total, unsure, sum(1 for key in billed if key not in costs),
+        sum(costs.values(), NOTHING), truth.total, unsure, sum(1 for key in billed if key not in costs) if matched else 0,
         sum(1 for key, cost in costs.items() if cost and key not in billed) if matched else 0,
     )  # fmt: skip
 

@@ -149,7 +149,8 @@ class Talk:
         return items, ends
 
     def _human_from(self, start: int) -> int:
-        for number in (*range(start, len(self.entries)), *range(start - 1, -1, -1)):
+        """Where a person speaks first from `start` on, but for the newest words; else where they did last before it."""
+        for number in (*range(start, len(self.entries) - 2), *range(start - 1, -1, -1)):
             if isinstance(self.entries[number], Human):
                 return number
         return 0
