@@ -45,7 +45,9 @@ THEIRS: dict[str, tuple[str, ...]] = {
 }
 # The auditor that we are checked against must not be us.
 APART = {f"testing.{name}" for name in (
-    "provider", "answering", "invoice", "speech", "script", "company", "agents", "shapes", "planned", "talk", "prose",
+    "provider", "answering", "invoice", "script", "speech", "speech_openai", "spoken",
+    "company", "agents", "shapes", "planned", "talk", "prose", "failures", "scenario", "causes", "variants", "traffic", "conversing",
+    "truth",
 )}  # fmt: skip
 
 PURE = ("domain", "rules", "wire")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from dataclasses import replace
 from functools import cache
@@ -107,9 +108,10 @@ class Troubled(Playing):
 
     def _told(self, model: str) -> Say:
         world, rng = self.world, self.world.rng
-        say = Say(text='{"reply": "%s"}' % ("word " * rng.randrange(1, 60)), pieces=rng.randrange(1, 5), ref=self.tries[-1])
+        text = json.dumps({"reply": "word " * rng.randrange(1, 60)})
+        say = Say(text=text, pieces=rng.randrange(1, 5), ref=self.tries[-1])
         if rng.random() < 0.3:
-            say = replace(say, tools=(("look", '{"id": "%d"}' % rng.randrange(9)),))
+            say = replace(say, tools=(("look", json.dumps({"id": rng.randrange(9)})),))
         if rng.random() < world.rates.silent:
             say = replace(say, tell_usage=False)
         if world.hits("provider"):

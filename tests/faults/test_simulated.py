@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,8 @@ import pytest
 
 from bursar.stores.check import check
 from bursar.stores.reader import Reader
-
 from stores.books import Clocks, die, opened
+
 from .audit import findings
 from .simulated import World, simulate
 
@@ -107,7 +109,9 @@ def spoilt(world: World, change: str) -> None:
         case "a cost off by one":
             books._rows[row.id] = row._replace(cost=row.cost + 1, cost_output=row.cost_output + 1)
         case "legs and cost off by one":
-            books._rows[row.id] = row._replace(cost=row.cost + 1, cost_output=row.cost_output + 1, legs='[["output", 1, 1000, %d]]' % (row.cost + 1))
+            legs = json.dumps([["output", 1, (row.cost + 1) * 1000, row.cost + 1]])
+            books._rows[row.id] = row._replace(cost=row.cost + 1, cost_input=0, cost_cache_read=0, cost_cache_write=0, cost_other=0,
+                                               cost_output=row.cost + 1, legs=legs)  # fmt: skip
         case "a hold left":
             books._holds["call0.1"] = SimpleNamespace(id="call0.1")
         case "a counter off by one":
@@ -123,8 +127,7 @@ def spoilt(world: World, change: str) -> None:
             books._rows[unknown.id] = unknown._replace(cost=0, cost_other=0, legs="[]")
         case "a call sent though it was refused":
             refused = next(r for r in books.rows() if r.status == "refused")
-            world.provider.invoice.lines.append(world.provider.invoice.lines[0].__class__(0, 0, "gpt-5", world.provider.invoice.lines[0].used,
-                                                                                          world.provider.invoice.lines[0].dollars, "served", refused.id))  # fmt: skip
+            world.provider.invoice.lines.append(replace(world.provider.invoice.lines[0], ref=refused.id))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .invoice import NOTHING, PRICES, Buckets, Change, Invoice
 from .script import Always, Say, Script, Seen, by_header
-from .speech import Speech, speak
+from .speech import speak
+from .spoken import Speech
 
 SEEN_MAX = 10_000  # requests kept for the tests to look at; the invoice keeps a line for each
 

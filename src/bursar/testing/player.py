@@ -27,7 +27,7 @@ from .answering import Answering
 from .invoice import NOTHING, Change, Invoice
 from .planned import Fact, Planned
 from .script import Say
-from .speech import Speech
+from .spoken import Speech
 from .truth import Truth
 
 BATCH = 512  # rows handed to the file at once

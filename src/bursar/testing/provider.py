@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from .answering import Answering
 from .invoice import NOTHING
 from .script import Say, Script, Seen, by_header, said
-from .speech import Speech
+from .spoken import Speech
 
 BODY_MAX = 64 << 20
 HEAD_MAX = 256 << 10
@@ -180,6 +180,7 @@ class Provider(Answering):
             self._reset(writer)
             return False
         if say.fault == "garbage":
+            self.bill(seen, say, NOTHING, "reset")
             writer.write(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
             return False
         speech = self.speak(seen, say)
