@@ -17,8 +17,8 @@ from bursar.pipeline import Desk
 from bursar.stores.memory import MemoryLedger
 from bursar.testing import player
 from bursar.testing.answering import Answering
-from bursar.testing.player import HALF, Player, Playing
-from bursar.testing.script import Say
+from bursar.testing.player import Player, Playing
+from bursar.testing.script import HALF, Say
 from bursar.testing.talk import ANTHROPIC, CHAT, GEMINI, RESPONSES, Setup, Talk, Tool, path_of
 
 from .audit import Books, Budget

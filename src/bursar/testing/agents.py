@@ -9,7 +9,7 @@ from decimal import Decimal
 from random import Random
 
 from .invoice import PRICES, Buckets
-from .planned import LOOP, SDK_RETRY, TOOL, Planned, Thread, Who
+from .planned import LOOP, SDK_RETRY, Planned, Thread, Who, failed
 from .shapes import GROWTH, PARALLEL, PROMPT, REPLY, TOOL_TURNS, TURNS, contexts, draw
 from .talk import ANTHROPIC, CHAT, EMBEDDINGS, GEMINI, RESPONSES, Body, Result, Setup, Talk, Tool, Use
 
@@ -107,10 +107,10 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
     sizes = iter(contexts(rng, turns + 12, SCALE, CONTEXT_MAX))
     text = f"Order {order} is on its way."
 
-    def ask(uses: list[Use], failed: bool) -> Planned:
+    def ask(uses: list[Use], failing: bool) -> Planned:
         return thread.plan(
             ts, ANTHROPIC, model, talk.body(ANTHROPIC, model, stream=True), Buckets(input=next(sizes), output=draw(rng, REPLY)),
-            turn=talk.humans, text=text, uses=uses, keys=((TOOL, FLAKY),) if failed else (), stream=True,
+            turn=talk.humans, text=text, uses=uses, keys=failed(FLAKY, bool(uses)) if failing else (), stream=True,
         )  # fmt: skip
 
     lookups = 0
@@ -120,7 +120,7 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
         if not uses and turn < turns - 1 and rng.random() < TOOL_TURNS:
             uses = [Use("track_parcel", {"parcel": f"P-{turn}"})]
         ident = thread.ident
-        yield ask(uses, failed=False)
+        yield ask(uses, failing=False)
         lookups += looks_up
         if looks_up and flaky:
             times, weights = zip(*ASKS_AGAIN, strict=True)
@@ -131,7 +131,7 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
                 # The last time it gives up and says so: that call, too, is the tool's.
                 uses = [Use(FLAKY, {"order": order})] if attempt < again - 1 else []
                 ident = thread.ident
-                yield ask(uses, failed=True)
+                yield ask(uses, failing=True)
         if uses:
             talk.acts(ident, uses, [Result('{"state": "shipped"}')])
         else:

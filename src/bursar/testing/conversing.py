@@ -12,7 +12,7 @@ from typing import Any
 from .agents import ASKS_AGAIN, labels, pause
 from .failures import failure
 from .invoice import Buckets
-from .planned import LOOP, REASK, REPAIR, SDK_RETRY, TOOL, Key, Planned, Thread, Who, pair
+from .planned import LOOP, REASK, REPAIR, SDK_RETRY, TOOL, Key, Planned, Thread, Who, failed, pair
 from .prose import prose
 from .scenario import SECOND, Agent, Loop, Scenario
 from .shapes import GROWTH, PARALLEL, REPLY, TURNS, draw, value
@@ -225,13 +225,13 @@ class Conversation:
             times, weights = zip(*ASKS_AGAIN, strict=True)
             again, recovers = chance.choices(times, weights)[0], chance.random() < 0.5
             for attempt in range(again):
-                failed = failure(chance, flaky.shape, flaky.tool)
-                self.talk.acts(ident, uses, [failed if n == broken else result for n, result in enumerate(results)])
+                bad = failure(chance, flaky.shape, flaky.tool)
+                self.talk.acts(ident, uses, [bad if n == broken else result for n, result in enumerate(results)])
                 self.ts_us += pause(chance, human=False)
                 goes_on = attempt < again - 1 or recovers
                 uses, results, broken = [uses[broken]], [results[broken]], 0
                 text = "" if goes_on else self.reply_text()
-                ident = yield from self.ask(text, uses if goes_on else (), ((TOOL, flaky.tool),))
+                ident = yield from self.ask(text, uses if goes_on else (), failed(flaky.tool, goes_on))
                 if not goes_on:
                     self.talk.says(text)
                     return False

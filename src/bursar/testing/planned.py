@@ -16,12 +16,19 @@ from .talk import Body, Use, path_of
 Key = tuple[str, str]  # a cause of spending: its kind, and which one of that kind
 
 TOOL, FALLBACK, SDK_RETRY, REASK, REPAIR, LOOP = "tool", "fallback", "sdk_retry", "reask", "repair", "loop"
+SWITCH = "switch"  # a tool failed, and the agent did something else about it than to call it again
 RETRIES = (TOOL, SDK_RETRY, REASK, REPAIR)
 
 
 def pair(dear_from: str, to: str) -> Key:
     """The cause of a fallback."""
     return (FALLBACK, f"{dear_from} -> {to}")
+
+
+def failed(tool: str, again: bool) -> tuple[Key, ...]:
+    """The cause of a call that brings a tool's failure. Where it is not called `again`, it may be said of the call as well that
+    the agent gave it up."""
+    return ((TOOL, tool),) if again else ((TOOL, tool), (SWITCH, tool))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,11 @@ from ..surfaces import price_sync, settings, wiring
 from .answering import Answering
 from .invoice import NOTHING, Change, Invoice
 from .planned import Fact, Planned
-from .script import Say
+from .script import HALF, Say
 from .spoken import Speech
 from .truth import Truth
 
 BATCH = 512  # rows handed to the file at once
-HALF = ("cut", "stall", "error_event", "unfinished")  # faults that end a stream half-way
 ANYONE = Caller()
 SENT_US, HEAD_US, FIRST_US, END_US = 150, 400_000, 420_000, 2_000_000  # how long things take in a world without waiting
 

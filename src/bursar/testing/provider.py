@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 from .answering import Answering
 from .invoice import NOTHING
-from .script import Say, Script, Seen, by_header, said
+from .script import HALF, Say, Script, Seen, by_header, said
 from .spoken import Speech
 
 BODY_MAX = 64 << 20
@@ -210,11 +210,11 @@ class Provider(Answering):
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, say: Say, speech: Speech
     ) -> bool:
         pieces = list(speech.pieces)
-        broken = say.fault in ("cut", "stall", "error_event", "unfinished")
+        broken = say.fault in HALF
         if broken:
             pieces = pieces[: max(1, len(pieces) // 2)]
         writer.write(self._head(say, speech, "transfer-encoding: chunked"))
-        made, why = 0, "cut"
+        made, why, billed = 0, "cut", False
         try:
             for number, piece in enumerate(pieces):
                 if (say.pause_s and await self._gone(reader, say.pause_s)) or writer.is_closing():
@@ -223,12 +223,15 @@ class Provider(Answering):
                 made = piece.made
                 last = number == len(pieces) - 1
                 if last and not broken:
-                    why = "served"
-                    self.bill(seen, say, speech.used, why)
+                    self.bill(seen, say, speech.used, "served")
+                    billed = True
                 writer.write(b"%x\r\n%s\r\n" % (len(piece.data), piece.data))
                 if last and not broken:
                     writer.write(b"0\r\n\r\n")
                 await writer.drain()
+            if say.fault in ("error_event", "unfinished"):  # whose last byte is a client's answer, too
+                self.bill(seen, say, speech.used.part(made), why)
+                billed = True
             match say.fault:
                 case "error_event":
                     writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(speech.error_event), speech.error_event))
@@ -242,10 +245,10 @@ class Provider(Answering):
             await writer.drain()
             return True
         except OSError:
-            why = why if why == "served" else "abandoned"
+            why = "abandoned"
             raise
         finally:
-            if why != "served":
+            if not billed:
                 self.bill(seen, say, speech.used.part(made), why)
 
     def _head(self, say: Say, speech: Speech, framing: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..stores.query import Query
 from ..stores.reader import Reader
-from .planned import FALLBACK, LOOP, REASK, REPAIR, SDK_RETRY, TOOL, Fact, Key
+from .planned import FALLBACK, LOOP, REASK, REPAIR, SDK_RETRY, SWITCH, TOOL, Fact, Key
 from .truth import CORPUS, SUITE, Billed, Truth
 
 COLUMNS = (
@@ -122,8 +122,8 @@ def _cause(row: Row | None, fact: Fact | None) -> tuple[Key, ...]:
     if row["operation"] == "fallback":
         dear_from = name or row["model_requested"]
         return ((FALLBACK, f"{dear_from} -> {row['model_served']}"),)
-    if kind == "tool":
-        return ((TOOL, name),)
+    if kind in (TOOL, SWITCH):
+        return ((kind, name),)
     if kind in WORDS:
         return ((WORDS[kind], ""),)
     return ((row["operation"], cause),) if cause or row["operation"] == "retry" else ()
@@ -154,7 +154,7 @@ def _compare(rows: list[Row], billed: dict[tuple[str, int], Billed], aspect: Any
         one = billed.get(at)
         true = aspect(None, one.fact) if one is not None else ()
         said = next(iter(aspect(row, None)), None)
-        # A try with two true causes (a loop of failing calls) counts for the one that the ledger names.
+        # A try with two true causes (a loop of failing calls, a tool given up) counts for the one that the ledger names.
         meant = said if said in true else next(iter(true), None)
         if one is not None and meant is not None and at not in seen:
             truth[meant] += one.dollars

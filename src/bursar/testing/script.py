@@ -21,6 +21,7 @@ FAULTS = (
     "malformed",  # a well-formed reply whose tool arguments, or demanded JSON, do not parse; billed like any other
     "garbage",  # not HTTP at all
 )
+HALF = ("cut", "error_event", "unfinished", "stall")  # those that end a stream half-way
 
 
 @dataclass(frozen=True)
