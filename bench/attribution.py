@@ -89,12 +89,13 @@ def report(played: list[Played]) -> Iterator[str]:
         if calls := sum(t.calls for t in those):
             right = sum(max(t.right, t.right_whole) for t in those)
             merged, alike = sum(t.merged for t in those), sum(t.alike for t in those)
-            yield f"labels {labels:<5} {len(those):>4} companies: {right / calls:.2%} of {calls} calls in the right conversation, {merged} merged"
-            yield f"{'':<30}across tenants; {alike} more could not be told apart by anybody"
+            yield f"labels {labels}: {right / calls:.2%} of {calls} calls in the right conversation,"
+            yield f"  {merged} merged across tenants, {alike} more that nobody could tell apart; {len(those)} companies"
     missing, surplus = sum(one.score.missing for one in played), sum(one.score.surplus for one in played)
     unsure = sum((one.score.unsure for one in played), Decimal(0))
     off = sum((abs(one.score.ledger - one.score.invoice - one.score.unsure) for one in played), Decimal(0))
-    yield f"{missing} tries without a row, {surplus} rows without a try; ledgers off their invoices by ${off}, and by ${unsure} estimated"
+    yield f"{missing} tries without a row, {surplus} rows without a try"
+    yield f"ledgers off their invoices by ${off:.6f}, and by ${unsure:.6f} that they say is estimated"
     calls, seconds = sum(one.calls for one in played), sum(one.seconds for one in played)
     yield f"{len(played)} companies, {calls:,} calls, {seconds / len(played):.1f} s each"
 

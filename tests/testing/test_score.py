@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -183,3 +187,16 @@ def test_the_score_reads_well_at_eighty_columns(made: Simulated) -> None:
     assert max(map(len, told)) <= 80
     assert sum(line.endswith("%") for line in told) == len(scored.multipliers)
     assert "tool lookup_order" in "\n".join(told) and "fallback claude-haiku-4-5 -> claude-opus-4-1" in "\n".join(told)
+
+
+def test_the_bench_scores_companies_by_the_seed(tmp_path: Path) -> None:
+    """A line for each kind of multiplier; exit code 1 as long as something is missed."""
+    root = Path(__file__).resolve().parent.parent.parent
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.attribution", "--variants", "2", "--scale", "0.03"],
+        cwd=root, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ran.returncode in (0, 1), ran.stderr
+    assert re.search(r"^corpus +4 +[\d.]+ +4 +0.0% +0.0%", ran.stdout, re.M), ran.stdout
+    assert "0 tries without a row, 0 rows without a try" in ran.stdout
+    assert max(len(line) for line in ran.stdout.splitlines()) <= 80
