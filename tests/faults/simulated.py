@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
 from bursar.domain.call import Answer, Ended, Fault, Head, Incoming
-from bursar.domain.entry import Settlement, Short
+from bursar.domain.entry import Settlement
+from bursar.drive import Run
 from bursar.effects import Book, Gather, Relay, Send
 from bursar.effects import Hold as HoldEffect
 from bursar.pipeline import Desk
+from bursar.ports import PENDING
 from bursar.stores.memory import MemoryLedger
 from bursar.testing import player
 from bursar.testing.answering import Answering
@@ -67,13 +69,6 @@ on = ["malformed", "reset"]
 LIMITS = ("$0.40", "$2", "$50")
 
 
-class Turn:
-    """Somebody else may go on first."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
 class Rates(NamedTuple):
     """How often things go wrong in this world, each a share of its occasions."""
 
@@ -101,6 +96,7 @@ class Troubled(Playing):
 
     def __init__(self, world: World, call: Incoming) -> None:
         self.world = world
+        self.act: Callable[[], object] = lambda: None
         self.tries: list[str] = []  # that went to the provider
         self.said, self.spoke = b"", False  # what the provider said to the last try, where it said all of it
         self.unheld: set[str] = set()  # let out though the ledger could not say: by the operator's wish
@@ -120,43 +116,63 @@ class Troubled(Playing):
             return replace(say, fault=rng.choice(FAULTS))
         return say
 
-    async def hold(self, effect: HoldEffect) -> Short | Fault | None:
-        await Turn()
+    # Each act ends in `_later`: the call waits, and goes on when chance has chosen it.
+
+    def _later(self, act: Callable[[], object]) -> object:
+        self.act = act
+        return PENDING
+
+    def step(self) -> None:
+        """Do what this call waits for, and go on with what comes of it."""
+        value = self.act()
+        if value is not PENDING:
+            self.go(value)
+
+    def hold(self, effect: HoldEffect) -> object:
+        return self._later(lambda: self._hold(effect))
+
+    def _hold(self, effect: HoldEffect) -> object:
         self.spoke = False  # the next word is ours, or another try's
         if self.world.hits("ledger"):
             self.unheld.add(effect.hold.id)
             return Fault("io_error", "scripted", False)
-        answer = await super().hold(effect)
+        answer = super().hold(effect)
         if answer is None:
             self.world.weigh(effect)
         return answer
 
-    async def send(self, effect: Send) -> Head | Fault:
-        await Turn()
+    def send(self, effect: Send) -> object:
+        return self._later(lambda: self._send(effect))
+
+    def _send(self, effect: Send) -> object:
         self.tries.append(effect.hold_id)
         if self.world.hits("connect"):
             return Fault("connect", "scripted", False)
-        head = await super().send(effect)
-        await Turn()
+        head = super().send(effect)
         if isinstance(head, Head):
             self.said = b"".join(piece.data for piece in self._speech.pieces)
             self.spoke = self._say.fault not in HALF
-        return head
+        return self._later(lambda: head)  # the provider is at it: time for a crash
 
-    async def gather(self, effect: Gather) -> Ended:
-        await Turn()
-        return await super().gather(effect)
+    def gather(self, effect: Gather) -> object:
+        return self._later(lambda: super(Troubled, self).gather(effect))
 
-    async def relay(self, effect: Relay) -> Ended:
-        ended = await super().relay(effect)
-        await Turn()
-        return ended
+    def relay(self, effect: Relay) -> object:
+        steps = self.relaying(effect)
+        return self._later(lambda: self._relay(steps))
 
-    async def piece(self) -> None:
-        await Turn()
+    def _relay(self, steps: Generator[None, None, Ended]) -> object:
+        try:
+            next(steps)
+        except StopIteration as end:
+            ended = end.value
+            return self._later(lambda: ended)
+        return self._later(lambda: self._relay(steps))
 
-    async def book(self, effect: Book) -> Fault | None:
-        await Turn()
+    def book(self, effect: Book) -> object:
+        return self._later(lambda: self._book(effect))
+
+    def _book(self, effect: Book) -> object:
         if effect.sample is not None:
             self.player.ratios.learn(effect.sample)
         fault = self.world.book(effect.settlement)
@@ -164,18 +180,20 @@ class Troubled(Playing):
             self.unheld.discard(effect.settlement.id)
         return fault
 
-    async def wait(self, seconds: float) -> bool:
-        await Turn()
-        return not self.world.hits("leaves")
+    def wait(self, seconds: float) -> object:
+        return self._later(lambda: not self.world.hits("leaves"))
 
-    async def finish(self, kept: bytes, complete: bool) -> None:
-        await Turn()
-        await super().finish(kept, complete)
+    def finish(self, kept: bytes, complete: bool) -> object:
+        return self._later(lambda: self._finish(kept, complete))
+
+    def _finish(self, kept: bytes, complete: bool) -> None:
+        super().finish(kept, complete)
         self.world.answers(self)
 
-    async def reply(self, answer: Answer) -> None:
-        await super().reply(answer)
+    def reply(self, answer: Answer) -> object:
+        super().reply(answer)
         self.world.answers(self)
+        return None
 
 
 class World:
@@ -240,7 +258,7 @@ class World:
 
     def run(self, calls: int) -> None:
         """Let calls come, and step those under way in an order that chance chooses; crash now and then; come to rest."""
-        running: list[tuple[Troubled, Any]] = []
+        running: list[tuple[Troubled, Run]] = []
         begun = 0
         while begun < calls or running:
             if begun < calls and (len(running) < FLIGHT and self.rng.random() < 0.4 or not running):
@@ -248,6 +266,8 @@ class World:
                 self.now_us += self.rng.randrange(1, 30_000_000)
                 playing = Troubled(self, self._call(begun))
                 running.append((playing, self.player.run(playing)))
+                running[-1][1].go()
+                running = [(p, r) for p, r in running if not p.over]
             elif self.hits("crash"):
                 self._crash(running)
             elif self.hits("hang"):
@@ -256,17 +276,16 @@ class World:
                 self.land()
             else:
                 at = self.rng.randrange(len(running))
-                try:
-                    running[at][1].send(None)
-                except StopIteration:
+                running[at][0].step()
+                if running[at][0].over:
                     del running[at]
         self.land()
 
-    def _crash(self, running: list[tuple[Troubled, Any]]) -> None:
+    def _crash(self, running: list[tuple[Troubled, Run]]) -> None:
         """The process is killed: nothing under way goes on, what was in hand is lost, and another process finds the holds."""
         self.crashes += 1
         for playing, one in running:
-            one.close()
+            one.stop()
             self.excused |= playing.unheld
         self.excused |= {settlement.id for settlement in self.in_hand if "fault_open" in settlement.entry.flags}
         running.clear()

@@ -8,9 +8,9 @@ counters out of it. A sync for each row would take ten times as long, and what i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .. import drive
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
@@ -64,23 +64,29 @@ class Batched:
 
 
 class Playing:
-    """The world of one call. What the provider does with it is told by `told`, when it is asked for a model."""
+    """The world of one call (ports.EdgeWorld), in which nothing has to be waited for. What the provider does with it is told by
+    `told`, when it is asked for a model."""
+
+    go: Callable[[Any], None]
+    follow: Callable[[Coroutine[Any, Any, Any]], object]
+    loop: Any = None
 
     def __init__(self, player: Player, call: Incoming, told: Callable[[str], Say], leaves_after: int = 0) -> None:
         self.player, self.call, self.told, self.leaves_after = player, call, told, leaves_after
         self.answer: Answer | None = None
         self.relayed = bytearray()
         self.complete = False  # the client has a whole answer
+        self.over = False  # the call is at its end
         self._say = Say()
         self._speech = Speech(200, "", [], NOTHING)
 
-    async def hold(self, effect: HoldEffect) -> Short | Fault | None:
+    def hold(self, effect: HoldEffect) -> object:
         try:
             return self.player.ledger.hold(effect.hold)
         except LedgerFault as fault:
             return Fault(fault.code, fault.reason, False)
 
-    async def send(self, effect: Send) -> Head | Fault:
+    def send(self, effect: Send) -> object:
         provider = self.player.provider
         path, _, query = effect.target.partition("?")
         # The header lines are not looked at by an answer that was planned: what it says is told by the model alone.
@@ -97,7 +103,7 @@ class Playing:
         headers += [(name.encode(), value.encode()) for name, value in say.headers]
         return Head(speech.status, headers, SENT_US, HEAD_US)
 
-    async def gather(self, effect: Gather) -> Ended:
+    def gather(self, effect: Gather) -> object:
         provider, speech = self.player.provider, self._speech
         if self._say.fault in ("cut", "stall"):
             provider.bill(self._seen, self._say, speech.used, "cut")
@@ -110,8 +116,16 @@ class Playing:
             return Ended("complete", b"", False, None, FIRST_US, END_US, len(body), (body[: 64 << 10], body[-(64 << 10) :]))
         return Ended("complete", body, True, None, FIRST_US, END_US)
 
-    async def relay(self, effect: Relay) -> Ended:
-        """Feed the pieces through the reader as an edge would, until one side has had enough."""
+    def relay(self, effect: Relay) -> object:
+        steps = self.relaying(effect)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def relaying(self, effect: Relay) -> Generator[None, None, Ended]:
+        """Feed the pieces through the reader as an edge would, until one side has had enough; pauses after each."""
         provider, say, speech, reader = self.player.provider, self._say, self._speech, effect.reader
         pieces = speech.pieces[: max(1, len(speech.pieces) // 2)] if say.fault in HALF else speech.pieces
         made = 0
@@ -122,7 +136,7 @@ class Playing:
                 return Ended("client_gone", b"", False, None, FIRST_US, END_US, len(self.relayed))
             made = piece.made
             self.relayed += reader.feed(piece.data)
-            await self.piece()
+            yield
         fault = None
         if say.fault in HALF:
             provider.bill(self._seen, say, speech.used.part(made), "cut")
@@ -136,10 +150,7 @@ class Playing:
             reader.finish()
         return Ended("fault" if fault else "complete", b"", False, fault, FIRST_US, END_US, len(self.relayed))
 
-    async def piece(self) -> None:
-        """Between two pieces of a stream."""
-
-    async def book(self, effect: Book) -> Fault | None:
+    def book(self, effect: Book) -> object:
         if effect.sample is not None:
             self.player.ratios.learn(effect.sample)
         try:
@@ -148,14 +159,14 @@ class Playing:
             return Fault(fault.code, fault.reason, False)
         return None
 
-    async def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> object:
         return True
 
-    async def finish(self, kept: bytes, complete: bool) -> None:
+    def finish(self, kept: bytes, complete: bool) -> object:
         self.relayed += kept
         self.complete = complete
 
-    async def reply(self, answer: Answer) -> None:
+    def reply(self, answer: Answer) -> object:
         self.answer, self.complete = answer, True
 
 
@@ -165,21 +176,21 @@ class Player:
     def __init__(self, desk: Desk, ledger: Books, provider: Answering) -> None:
         self.desk, self.ledger, self.provider = desk, ledger, provider
         self.ratios = wiring.Ratios()
-        self._labels: dict[int, tuple[object, Headers]] = {}
 
     def play(self, planned: Planned) -> Playing:
         """One call, from its bytes to its rows. Its id is its ref, so that the ledger can be compared with the truth."""
         playing = Playing(self, self.incoming(planned), planned.told, planned.leaves_after)
-        running = self.run(playing)
-        try:
-            running.send(None)
-        except StopIteration:
-            return playing
-        raise AssertionError("a played call waits for nobody")
+        self.run(playing).go()
+        assert playing.over, "a played call waits for nobody"
+        return playing
 
-    def run(self, playing: Playing):
-        """The call through the gateway's drive. A fault of our own is raised."""
-        return drive.run(way(playing.call, ANYONE, self.desk), playing, self.ratios.recall, _raised)
+    def run(self, playing: Playing) -> drive.Run:
+        """The call through the gateway's drive, ready to go. A fault of our own is raised."""
+
+        def over() -> None:
+            playing.over = True
+
+        return drive.Run(way(playing.call, ANYONE, self.desk), playing, self.ratios.recall, _raised, over)
 
     def incoming(self, planned: Planned) -> Incoming:
         path, _, query = planned.path.partition("?")
