@@ -89,8 +89,8 @@ def report(played: list[Played]) -> Iterator[str]:
         if calls := sum(t.calls for t in those):
             right = sum(max(t.right, t.right_whole) for t in those)
             merged, alike = sum(t.merged for t in those), sum(t.alike for t in those)
-            yield f"labels {labels}: {right / calls:.2%} of {calls} calls in the right conversation,"
-            yield f"  {merged} merged across tenants, {alike} more that nobody could tell apart; {len(those)} companies"
+            yield f"{len(those)} companies, labels {labels}: {right / calls:.2%} of {calls} calls in the right conversation,"
+            yield f"  {merged} merged across tenants, {alike} more that nobody could tell apart"
     missing, surplus = sum(one.score.missing for one in played), sum(one.score.surplus for one in played)
     unsure = sum((one.score.unsure for one in played), Decimal(0))
     off = sum((abs(one.score.ledger - one.score.invoice - one.score.unsure) for one in played), Decimal(0))
