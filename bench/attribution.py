@@ -95,7 +95,7 @@ def report(played: list[Played]) -> Iterator[str]:
     unsure = sum((one.score.unsure for one in played), Decimal(0))
     off = sum((abs(one.score.ledger - one.score.invoice - one.score.unsure) for one in played), Decimal(0))
     yield f"{missing} tries without a row, {surplus} rows without a try"
-    yield f"ledgers off their invoices by ${off:.6f}, and by ${unsure:.6f} that they say is estimated"
+    yield f"ledgers are off their invoices by ${off:.6f}, and by ${unsure:.6f} on estimates"
     calls, seconds = sum(one.calls for one in played), sum(one.seconds for one in played)
     yield f"{len(played)} companies, {calls:,} calls, {seconds / len(played):.1f} s each"
 
