@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
 from random import Random
+from typing import Any
 
 from .invoice import PRICES, Change
 from .prose import prose
@@ -165,9 +166,8 @@ class Company:
     def agent(self, feature: str) -> Agent:
         return next(agent for agent in self.agents if agent.feature == feature)
 
-    def with_agent(self, feature: str, **changed: object) -> Company:
-        agents = tuple(replace(a, **changed) if a.feature == feature else a for a in self.agents)  # pyright: ignore[reportArgumentType]
-        return replace(self, agents=agents)
+    def with_agent(self, feature: str, **changed: Any) -> Company:
+        return replace(self, agents=tuple(replace(a, **changed) if a.feature == feature else a for a in self.agents))
 
 
 class Cause:
@@ -290,13 +290,13 @@ def base(seed: int) -> Company:
     rng.shuffle(spoken)
     of = dict(zip(("support", "orders", "research", "assistant", "engineering", "triage"), spoken, strict=True))
 
-    def agent(feature: str, flow: str, per_weekday: float, setup: Setup, models: Mapping[str, str] = USUAL, **more: object) -> Agent:
+    def agent(feature: str, flow: str, per_weekday: float, setup: Setup, models: Mapping[str, str] = USUAL, **more: Any) -> Agent:
         dialect = of[feature]
         if dialect == ANTHROPIC and more.get("caches"):
             setup = replace(setup, marks_cache=True)
         return Agent(
             feature=feature, flow=flow, dialect=dialect, model=models[dialect], setup=setup, per_weekday=per_weekday,
-            **more,  # pyright: ignore[reportArgumentType]
+            **more,
         )  # fmt: skip
 
     cut = rng.choice((("pinned", 8), ("sliding", 8), ("summary", 6)))

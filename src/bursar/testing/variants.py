@@ -195,16 +195,23 @@ def _planned(scene: Scenario) -> Decimal:
 
 
 def _clash(company: Company, one: Cause, other: Cause) -> bool:
-    """Whether two causes would be one another's: the same part of the same agent, or replies of one model spoilt for two
-    reasons (the gateway falls back for a model, whoever uses it)."""
+    """Whether two causes would be one another's."""
     if type(one) is type(other) and getattr(one, "feature", None) == getattr(other, "feature", 0):
         return True
     first, second = one.on(company, True), other.on(company, True)
-    for name in ("flaky", "spoils", "errors", "cuts"):
-        touched = [{a.feature for a in c.agents if getattr(a, name) is not None} for c in (first, second)]
-        if touched[0] & touched[1]:
+    for name in ("flaky", "spoils", "errors", "cuts"):  # the same part of the same agent
+        if _with(first, name) & _with(second, name):
             return True
+    for a, b in ((first, second), (second, first)):
+        if _with(a, "spoils") & _with(b, "cuts"):  # which may make the agent stream, and nobody parses a stream before it is out
+            return True
+    kinds = {type(one), type(other)}
+    if ModelSwitch in kinds and kinds & {GatewayFallback, ClientFallback}:  # it may be to the model that is fallen back to
+        return True
+    # The gateway falls back for a model, whoever uses it: replies of one model must not be spoilt for two reasons.
     spoilt = [{a.model for a in c.agents if a.spoils is not None} for c in (first, second)]
-    switched = any(isinstance(cause, ModelSwitch) for cause in (one, other))
-    both = any(isinstance(cause, GatewayFallback) for cause in (one, other))
-    return both and (bool(spoilt[0] & spoilt[1]) or switched)
+    return GatewayFallback in kinds and bool(spoilt[0] & spoilt[1])
+
+
+def _with(company: Company, trouble: str) -> set[str]:
+    return {agent.feature for agent in company.agents if getattr(agent, trouble) is not None}
