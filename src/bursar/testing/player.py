@@ -8,14 +8,14 @@ counters out of it. A sync for each row would take ten times as long, and what i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .. import drive
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Hold, Settlement, Short
-from ..effects import Book, Gather, Relay, Send
+from ..effects import Book, Finish, Gather, Recall, Relay, Reply, Send, Wait
 from ..effects import Hold as HoldEffect
 from ..pipeline import Caller, Desk, way
 from ..stores.fault import LedgerFault
@@ -67,6 +67,17 @@ class Playing:
     """The world of one call (ports.EdgeWorld), in which nothing has to be waited for. What the provider does with it is told by
     `told`, when it is asked for a model."""
 
+    acts: Mapping[type, Callable[[Any, Any], object]] = {
+        Recall: lambda world, effect: world.player.ratios.recall(effect.provider, effect.model),
+        HoldEffect: lambda world, effect: world.hold(effect),
+        Send: lambda world, effect: world.send(effect),
+        Gather: lambda world, effect: world.gather(effect),
+        Relay: lambda world, effect: world.relay(effect),
+        Book: lambda world, effect: world.book(effect),
+        Wait: lambda world, effect: world.wait(effect.seconds),
+        Finish: lambda world, effect: world.finish(effect.kept, effect.complete),
+        Reply: lambda world, effect: world.reply(effect.answer),
+    }
     go: Callable[[Any], None]
     follow: Callable[[Coroutine[Any, Any, Any]], object]
     loop: Any = None
@@ -190,7 +201,7 @@ class Player:
         def over() -> None:
             playing.over = True
 
-        return drive.Run(way(playing.call, ANYONE, self.desk), playing, self.ratios.recall, _raised, over)
+        return drive.Run(way(playing.call, ANYONE, self.desk), playing, _raised, over)
 
     def incoming(self, planned: Planned) -> Incoming:
         path, _, query = planned.path.partition("?")
