@@ -30,6 +30,7 @@ from bursar.testing.causes import (
     SdkRetries,
 )
 from bursar.testing.failures import SHAPES
+from bursar.testing.invoice import PRICES
 from bursar.testing.planned import FALLBACK, LOOP, REASK, REPAIR, SDK_RETRY, TOOL, Planned
 from bursar.testing.scenario import NEWCOMER, USUAL, Cause, Planted, Scenario, base
 from bursar.testing.talk import ANTHROPIC, DIALECTS
@@ -299,6 +300,15 @@ def test_a_single_cause_moves_its_months_bill(kind: str) -> None:
     before = list(calls(planted.without(cause.name)))
     month = dollars([c for c in before if c.ts_us >= planted.months[1][0]])
     assert dollars(list(calls(planted))) - dollars(before) > month / 20
+
+
+def test_a_client_falls_back_to_a_dearer_model() -> None:
+    """Or its fallback would save money, and nobody would mind."""
+    found = [(seed, p.cause) for seed in range(80) for p in variants.variant(seed).planted if isinstance(p.cause, ClientFallback)]
+    assert len(found) > 10
+    for seed, cause in found:
+        before = base(seed).agent(cause.feature).model
+        assert Decimal(PRICES[cause.to]["output"]) >= 2 * Decimal(PRICES[before]["output"])
 
 
 def try_single(seed: int, kind: str) -> Scenario | None:

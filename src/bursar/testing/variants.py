@@ -54,7 +54,9 @@ def _gateway_fallback(rng: Random, company: Company, strength: float) -> Cause |
 
 def _client_fallback(rng: Random, company: Company, strength: float) -> Cause:
     feature, after = _pick(rng, company, strength, "support", "orders"), rng.choice(("error", "unparseable"))
-    there = rng.choice((company.agent(feature).dialect, *DIALECTS))
+    agent = company.agent(feature)
+    dearer = [there for there in DIALECTS if _output(DEAR[there]) >= 2 * _output(agent.model)]
+    there = rng.choice((agent.dialect, *dearer))
     return ClientFallback(feature, after, DEAR[there], there, min(0.9, rng.uniform(0.05, 0.15) * strength))
 
 
@@ -104,7 +106,7 @@ def _context(rng: Random, company: Company, strength: float) -> Cause:
     return ContextGrowth(_pick(rng, company, strength, "support", "orders", "engineering"), rng.uniform(3, 6) * strength)
 
 
-def _output(rng: Random, company: Company, strength: float) -> Cause:
+def _replies(rng: Random, company: Company, strength: float) -> Cause:
     return OutputGrowth(_pick(rng, company, strength, "support", "orders", "research", "assistant"), rng.uniform(2, 4) * strength)
 
 
@@ -129,6 +131,11 @@ def _pick(rng: Random, company: Company, strength: float, *features: str) -> str
     return max(features, key=lambda name: _weight(company.agent(name)))
 
 
+def _output(model: str) -> Decimal:
+    """Dollars per million tokens that it writes."""
+    return Decimal(PRICES[model]["output"])
+
+
 def _weight(agent: Agent) -> Decimal:
     """About what a feature costs in a week, for comparison."""
     calls = agent.per_weekday * 6 * max(agent.depth, 0.1) * 10
@@ -141,7 +148,7 @@ MAKERS: Mapping[str, Make] = {
     "flaky tool": _flaky, "gateway fallback": _gateway_fallback, "client fallback": _client_fallback, "sdk retries": _sdk_retries,
     "re-asks": _reasks, "repairs": _repairs, "runaway loop": _runaway, "eval growth": _eval_growth, "corpus growth": _corpus_growth,
     "background growth": _background, "customer growth": _customers, "deeper agents": _deeper, "context growth": _context,
-    "output growth": _output, "cache drop": _cache, "model switch": _switch, "price change": _price,
+    "output growth": _replies, "cache drop": _cache, "model switch": _switch, "price change": _price,
 }  # fmt: skip
 KINDS = tuple(MAKERS)
 
