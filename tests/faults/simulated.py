@@ -17,6 +17,7 @@ from bursar.effects import Hold as HoldEffect
 from bursar.pipeline import Desk
 from bursar.ports import PENDING
 from bursar.stores.memory import MemoryLedger
+from bursar.surfaces import wiring
 from bursar.testing import player
 from bursar.testing.answering import Answering
 from bursar.testing.player import Player, Playing
@@ -174,7 +175,7 @@ class Troubled(Playing):
 
     def _book(self, effect: Book) -> object:
         if effect.sample is not None:
-            self.player.ratios.learn(effect.sample)
+            self.player.memory.ratios.learn(effect.sample)
         fault = self.world.book(effect.settlement)
         if fault is None:
             self.unheld.discard(effect.settlement.id)
@@ -290,6 +291,7 @@ class World:
         self.excused |= {settlement.id for settlement in self.in_hand if "fault_open" in settlement.entry.flags}
         running.clear()
         self.in_hand.clear()
+        self.player.memory = wiring.Memory()
         if self.face:
             self.face.crash()
             self.ledger = self.player.ledger = self.face.ledger

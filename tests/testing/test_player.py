@@ -82,7 +82,8 @@ COMPARED = (
     "attempt_kind", "operation", "purpose", "cause", "tenant", "feature", "flow", "user", "conversation", "turn", "tool_depth", "labels",
     "label_sources", "provider", "dialect", "model_requested", "model_served", "service_tier", "status", "http_status", "error", "finish",
     "stream", "ended", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "other_units", "usage_source",
-    "cost", "cost_input", "cost_cache_read", "cost_cache_write", "cost_output", "cost_other", "legs", "price_id", "price_status", "hold",
+    "cost", "cost_input", "cost_cache_read", "cost_cache_write", "cost_output", "cost_other", "cost_new", "cost_history", "cost_tools",
+    "cost_system", "confidence", "legs", "price_id", "price_status", "hold",
     "request_hash", "prefix_hash", "response_id", "flags", "source",
 )  # fmt: skip
 

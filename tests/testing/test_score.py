@@ -17,7 +17,7 @@ from bursar.domain.entry import Entry, Settlement
 from bursar.stores.writer import Ledger
 from bursar.testing import company, score
 from bursar.testing.causes import FlakyTool, GatewayFallback, Runaway, SdkRetries
-from bursar.testing.planned import TOOL
+from bursar.testing.planned import SWITCH, TOOL
 from bursar.testing.player import Simulated, simulate
 from bursar.testing.scenario import Planted, Scenario, base
 from bursar.testing.talk import ANTHROPIC
@@ -56,13 +56,16 @@ def test_what_the_ledger_attributes_rightly_scores_without_an_error(made: Simula
     """To the digit, each multiplier by itself; what it does not know yet is missed, and nothing is invented."""
     scored = score.score(made.ledger, made.truth)
     found = {m.key: m for m in scored.multipliers}
-    assert {key[0] for key in found} == {"tool", "fallback", "sdk_retry", "loop", "suite", "corpus"}
+    assert {key[0] for key in found} - {"switch"} == {"tool", "fallback", "sdk_retry", "loop", "suite", "corpus"}
     for key, multiplier in found.items():
         if key[0] != "loop":
             assert multiplier.error == 0 and multiplier.right == multiplier.attributed == multiplier.truth > 0, key
     assert scored.strays == () and scored.missing == scored.surplus == 0
     assert scored.ledger == scored.invoice == made.invoice.total() and scored.unsure == 0
-    assert {key: m.truth for key, m in found.items()} == made.truth.multipliers()
+    told = {key: m.truth for key, m in found.items()}
+    given_up = sum((told.pop(key) for key in list(told) if key[0] == SWITCH), Decimal(0))  # which are the tool's as well
+    told[TOOL, "lookup_order"] += given_up
+    assert told == made.truth.multipliers()
 
 
 def test_the_conversations_of_a_labelled_company_are_all_right(made: Simulated) -> None:
@@ -109,7 +112,7 @@ def test_two_mistakes_that_cancel_in_the_sum_are_seen_in_the_strays(made: Simula
 
     scored = score.score(rewritten(made, tmp_path / "swapped", swap), made.truth)
     (tool,) = [m for m in scored.multipliers if m.key[0] == TOOL]
-    assert tool.error < Decimal("0.02") and tool.right is not None and tool.right < tool.truth * 3 / 4
+    assert tool.error < Decimal("0.06") and tool.right is not None and tool.right < tool.truth * 3 / 4
     (stray,) = scored.strays
     assert stray.key == tool.key and stray.truly is None and stray.rows == len(taken)
 
@@ -171,13 +174,13 @@ def test_a_ledger_with_ids_of_its_own_is_scored_by_its_sums(made: Simulated, tmp
 
 
 def test_the_demos_story_is_attributed_but_for_its_loop(tmp_path: Path) -> None:
-    """Its tool, its fallback, its evals and its re-embedding to the digit: the ledger of today knows all of these."""
+    """Its tool, its fallback, its evals and its re-embedding to the digit; of its loop, what a loop can be known by."""
     story = simulate(company.plan(0), tmp_path / "ledger", policy=company.POLICY)
     scored = score.score(story.ledger, story.truth)
     assert {m.key[0]: m.error for m in scored.multipliers} | {"loop": 0} == dict.fromkeys(
         ("suite", "corpus", "tool", "fallback", "sdk_retry", "loop"), 0
     )
-    assert scored.strays == () and scored.ledger == scored.invoice
+    assert {s.key[0] for s in scored.strays} <= {"loop"} and scored.ledger == scored.invoice
 
 
 def test_the_score_reads_well_at_eighty_columns(made: Simulated) -> None:

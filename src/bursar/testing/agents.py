@@ -110,7 +110,7 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
     def ask(uses: list[Use], failing: bool) -> Planned:
         return thread.plan(
             ts, ANTHROPIC, model, talk.body(ANTHROPIC, model, stream=True), Buckets(input=next(sizes), output=draw(rng, REPLY)),
-            turn=talk.humans, text=text, uses=uses, keys=failed(FLAKY, bool(uses)) if failing else (), stream=True,
+            turn=talk.humans, text=text, uses=uses, keys=failed(FLAKY, again=True) if failing else (), stream=True,
         )  # fmt: skip
 
     lookups = 0
@@ -125,13 +125,11 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
         if looks_up and flaky:
             times, weights = zip(*ASKS_AGAIN, strict=True)
             again = rng.choices(times, weights)[0]
-            for attempt in range(again):
+            for _ in range(again):
                 talk.acts(ident, uses, [Result("Error: lookup_order timed out after 10 s", flagged=True)])
                 ts += pause(rng, human=False)
-                # The last time it gives up and says so: that call, too, is the tool's.
-                uses = [Use(FLAKY, {"order": order})] if attempt < again - 1 else []
                 ident = thread.ident
-                yield ask(uses, failing=True)
+                yield ask(uses, failing=True)  # the last time it works, and what has been paid until then is the tool's
         if uses:
             talk.acts(ident, uses, [Result('{"state": "shipped"}')])
         else:

@@ -8,6 +8,7 @@ from random import Random
 from .talk import Result
 
 SHAPES = ("flag", "exception", "body", "empty", "malformed")
+SAID = SHAPES[:3]  # of a tool that answers in words: nothing is an answer of it, and what breaks off is its text
 
 
 def failure(rng: Random, shape: str, tool: str) -> Result:

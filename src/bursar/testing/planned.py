@@ -75,7 +75,7 @@ class Planned:
     facts: tuple[Fact, ...]
     others: Mapping[str, Say] = field(default_factory=dict[str, Say])
     retry: int | None = None  # x-stainless-retry-count, as SDKs number their hidden retries; None: the header is not sent
-    leaves_after: int = 0  # the client goes away after so many pieces of the answer; 0: it stays
+    leaves_after: int = 0  # the client goes away after so many pieces of the answer, or before the last; 0: it stays
 
     @property
     def first(self) -> Fact:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from .. import drive
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Hold, Settlement, Short
-from ..effects import Book, Finish, Gather, Recall, Relay, Reply, Send, Wait
+from ..effects import Book, Finish, Follow, Gather, Recall, Relay, Reply, Send, Wait
 from ..effects import Hold as HoldEffect
 from ..pipeline import Caller, Desk, way
 from ..stores.fault import LedgerFault
@@ -68,12 +68,13 @@ class Playing:
     `told`, when it is asked for a model."""
 
     acts: Mapping[type, Callable[[Any, Any], object]] = {
-        Recall: lambda world, effect: world.player.ratios.recall(effect.provider, effect.model),
+        Recall: lambda world, effect: world.player.memory.recall(effect.provider, effect.model),
+        Follow: lambda world, effect: world.player.memory.follow(effect.ask),
         HoldEffect: lambda world, effect: world.hold(effect),
         Send: lambda world, effect: world.send(effect),
         Gather: lambda world, effect: world.gather(effect),
         Relay: lambda world, effect: world.relay(effect),
-        Book: lambda world, effect: world.book(effect),
+        Book: lambda world, effect: world.book(drive.remembered(effect, world.player.memory)),
         Wait: lambda world, effect: world.wait(effect.seconds),
         Finish: lambda world, effect: world.finish(effect.kept, effect.complete),
         Reply: lambda world, effect: world.reply(effect.answer),
@@ -140,8 +141,9 @@ class Playing:
         provider, say, speech, reader = self.player.provider, self._say, self._speech, effect.reader
         pieces = speech.pieces[: max(1, len(speech.pieces) // 2)] if say.fault in HALF else speech.pieces
         made = 0
+        leaves = min(self.leaves_after, len(pieces) - 1) if self.leaves_after else len(pieces)  # before the end, if at all
         for number, piece in enumerate(pieces):
-            if self.leaves_after and number >= self.leaves_after:
+            if number >= leaves:
                 provider.bill(self._seen, say, speech.used.part(made), "abandoned")
                 reader.finish()
                 return Ended("client_gone", b"", False, None, FIRST_US, END_US, len(self.relayed))
@@ -163,7 +165,7 @@ class Playing:
 
     def book(self, effect: Book) -> object:
         if effect.sample is not None:
-            self.player.ratios.learn(effect.sample)
+            self.player.memory.ratios.learn(effect.sample)
         try:
             self.player.ledger.book(effect.settlement)
         except LedgerFault as fault:
@@ -186,7 +188,7 @@ class Player:
 
     def __init__(self, desk: Desk, ledger: Books, provider: Answering) -> None:
         self.desk, self.ledger, self.provider = desk, ledger, provider
-        self.ratios = wiring.Ratios()
+        self.memory = wiring.Memory()
 
     def play(self, planned: Planned) -> Playing:
         """One call, from its bytes to its rows. Its id is its ref, so that the ledger can be compared with the truth."""

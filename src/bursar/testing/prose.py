@@ -32,10 +32,12 @@ def page() -> str:
 
 
 def prose(rng: Random, size: int) -> str:
-    """Some text of `size` characters."""
+    """Some text of `size` characters. No line of it is in any other text: people do not write the same line twice, and who looks
+    for texts that turn up again must not find these."""
     text = page()
     start = rng.randrange(PAGE // 2)
-    if start + size <= PAGE:
-        return text[start : start + size]
-    pages, rest = divmod(size - (PAGE - start), PAGE)
-    return text[start:] + text * pages + text[:rest]
+    pages = 1 + (start + size) // PAGE
+    whole = (text * pages)[start : start + size]
+    mark = f"{rng.getrandbits(40):x}"
+    marked = f"{mark} {whole}".replace("\n", f" {mark}\n")
+    return f"{marked[: size - len(mark) - 1]} {mark}" if size > 40 else marked[:size]

@@ -180,8 +180,9 @@ def _compare_sums(rows: list[Row], truth: Truth, aspect: Any) -> tuple[list[Scor
     true = truth.by(lambda fact: next(iter(aspect(None, fact)), None))
     attributed: dict[Key, list[Row]] = defaultdict(list)
     for row in rows:
-        for key in aspect(row, None):
-            attributed[key].append(row)
+        for kind, name in aspect(row, None):
+            # A tool given up may be said either way, and without its row nobody knows which calls could.
+            attributed[TOOL if kind == SWITCH else kind, name].append(row)
     sums = {key: sum((row["cost"] or NOTHING for row in found), NOTHING) for key, found in attributed.items()}
     strange = {key: found for key, found in attributed.items() if key not in true and sums[key]}
     strays = [Stray(key, None, sums[key], len(found), found[0]["call"]) for key, found in strange.items()]

@@ -25,7 +25,7 @@ from .causes import (
     Runaway,
     SdkRetries,
 )
-from .failures import SHAPES
+from .failures import SAID, SHAPES
 from .invoice import PRICES
 from .scenario import DEAR, NEWCOMER, TENANTS, WEEKS, Agent, Cause, Company, Planted, Scenario, base
 from .talk import DIALECTS, FAMILIES, GEMINI
@@ -41,7 +41,8 @@ TOOLS = {"support": ("lookup_order", "search_handbook"), "orders": ("lookup_orde
 def _flaky(rng: Random, company: Company, strength: float) -> Cause:
     feature = _pick(rng, company, strength, "support", "orders", "research")
     tool = TOOLS[feature][0] if strength > 1 else rng.choice(TOOLS[feature])
-    return FlakyTool(feature, tool, rng.choice(SHAPES), min(0.9, rng.uniform(0.15, 0.4) * strength))
+    shapes = SHAPES if tool == "lookup_order" else SAID
+    return FlakyTool(feature, tool, rng.choice(shapes), min(0.9, rng.uniform(0.15, 0.4) * strength))
 
 
 def _gateway_fallback(rng: Random, company: Company, strength: float) -> Cause | None:
@@ -79,7 +80,7 @@ def _repairs(rng: Random, company: Company, strength: float) -> Cause:
 
 def _runaway(rng: Random, company: Company, strength: float) -> Cause:
     feature = _pick(rng, company, strength, "support", "orders", "research", "engineering")
-    return Runaway(feature, rng.choice(("same", "two", "error")), round(rng.randint(60, 120) * strength))
+    return Runaway(feature, rng.choice(("same", "two", "error")), round(rng.randint(120, 240) * strength))
 
 
 def _eval_growth(rng: Random, company: Company, strength: float) -> Cause:
@@ -171,7 +172,7 @@ def variant(seed: int, *, labels: str = "", scale: float = 1.0, weeks: int = WEE
 
 # How much stronger than in a variant a single cause is planted: so that it moves the bill of its month by a tenth at least.
 STRENGTH = {
-    "flaky tool": 9.0, "sdk retries": 20.0, "re-asks": 20.0, "repairs": 12.0, "runaway loop": 6.0, "eval growth": 6.0,
+    "flaky tool": 9.0, "sdk retries": 20.0, "re-asks": 20.0, "repairs": 12.0, "runaway loop": 3.0, "eval growth": 6.0,
     "gateway fallback": 2.0, "client fallback": 2.0, "background growth": 3.0, "corpus growth": 2.5, "output growth": 2.5,
     "context growth": 2.5, "deeper agents": 2.5,
 }  # fmt: skip
