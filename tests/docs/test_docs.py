@@ -25,8 +25,11 @@ from bursar.stores.columns import shown
 from bursar.stores.writer import Ledger
 from bursar.surfaces import settings, wiring
 from bursar.surfaces.cli import main
+from bursar.testing import causes
 from bursar.testing.provider import Provider
 from imports import samples
+from bursar.testing.scenario import Cause
+from bursar.testing.script import FAULTS, Say
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SRC = ROOT / "src" / "bursar"
@@ -242,6 +245,12 @@ def test_every_metric_has_its_line_and_every_line_its_metric(tmp_path: Path) -> 
     with Ledger.open(tmp_path / "ledger", clock_us=lambda: ledger_rows.END) as ledger:
         known |= {f"bursar_ledger_{stat}" for stat in ledger.stats()}
     assert set(first_cells("metrics.md")) == known
+
+
+def test_every_fault_cause_and_field_of_the_testing_package_has_its_line() -> None:
+    lines = first_cells("testing.md")
+    planted = {name for name, kind in vars(causes).items() if isinstance(kind, type) and issubclass(kind, Cause) and kind is not Cause}
+    assert set(FAULTS) | planted | set(Say.__slots__) == set(lines)
 
 
 def tree(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bursar.testing.agents import FALLBACK_FROM, FALLBACK_TO, Planned
+from bursar.testing.agents import FALLBACK_FROM, FALLBACK_TO
 from bursar.testing.company import CUSTOMER_X, plan, truth
 from bursar.testing.invoice import PRICES
+from bursar.testing.planned import TOOL, Planned
 from bursar.testing.provider import Provider
 
 SEEDS = range(20)
@@ -53,17 +54,23 @@ def test_the_story_holds_for_every_seed(seed: int) -> None:
     assert list(found["by_operation"])[:3] == ["eval", "primary", "embedding"]
     assert 150 <= found["fallback"] <= 350 and found["fallback"] > found["fallback_first_tries"] * 14
     assert 100 <= found["runaway"] <= 200
-    assert max(body_size(call) for call in planned) < 16_384
+    assert max(call.body.size for call in planned) < 16_384
 
 
-def body_size(call: Planned) -> int:
-    return len(json.dumps(call.body))
+def test_a_body_is_as_long_as_it_says_it_is(calls: list[Planned]) -> None:
+    """Sizes are known before anything is written out; tokens are counted from them."""
+    assert [call.body.size for call in calls[::37]] == [len(call.body.encode()) for call in calls[::37]]
 
 
 def test_the_same_seed_plans_the_same_calls(calls: list[Planned]) -> None:
-    """Every byte of them; and another seed plans others."""
-    assert plan(0) == calls
-    assert plan(1) != calls
+    """Every figure and every byte of them; and another seed plans others."""
+    again, other = plan(0), plan(1)
+    assert [call.facts for call in again] == [call.facts for call in calls] != [call.facts for call in other]
+    assert [sent(call) for call in again[::11]] == [sent(call) for call in calls[::11]] != [sent(call) for call in other[::11]]
+
+
+def sent(call: Planned) -> tuple[object, ...]:
+    return call.path, call.body.encode(), call.headers()
 
 
 def test_the_parts_of_the_bill_add_up_to_the_whole(calls: list[Planned]) -> None:
@@ -102,24 +109,24 @@ def test_conversations_are_as_long_as_the_recorded_ones(calls: list[Planned]) ->
     talks: dict[str, list[Planned]] = defaultdict(list)
     for seed in range(3):
         for call in calls if seed == 0 else plan(seed):
-            if call.feature == "support":
-                talks[f"{seed}/{call.conversation}"].append(call)
+            if call.first.feature == "support":
+                talks[f"{seed}/{call.first.conversation}"].append(call)
     turns = sorted(len(talk) for talk in talks.values())
     tools = sorted(tool_calls(talk[-1]) for talk in talks.values())
     assert 9 <= at(turns, 0.5) <= 11 and 19 <= at(turns, 0.95) <= 25
     assert 5 <= at(tools, 0.5) <= 7 and 12 <= at(tools, 0.95) <= 17
     for talk in talks.values():
-        sizes = [call.expected.input for call in talk]
+        sizes = [call.first.used.input for call in talk]
         assert sizes == sorted(sizes)
         for earlier, later in pairwise(talk):
-            before = earlier.body["messages"]
-            assert later.body["messages"][: len(before)] == before  # history is sent again, whole
+            before = earlier.body.decoded()["messages"]
+            assert later.body.decoded()["messages"][: len(before)] == before  # history is sent again, whole
 
 
 def tool_calls(call: Planned) -> int:
     return sum(
         block["type"] == "tool_use"
-        for message in call.body["messages"] if isinstance(message["content"], list)
+        for message in call.body.decoded()["messages"] if isinstance(message["content"], list)
         for block in message["content"]
     )  # fmt: skip
 
@@ -133,48 +140,49 @@ def test_a_flaky_tool_is_asked_again_up_to_five_times(calls: list[Planned]) -> N
     runs: Counter[int] = Counter()
     state: dict[str, int] = defaultdict(int)
     for call in calls:
-        if call.feature != "orders":
+        if call.first.feature != "orders":
             continue
-        newest = call.body["messages"][-1]["content"]
+        newest = call.body.decoded()["messages"][-1]["content"]
         failed = isinstance(newest, list) and any(block.get("is_error") for block in newest)
-        assert failed == (call.cause == "tool:lookup_order") == (call.outcome == "tool_error")
+        assert failed == ((TOOL, "lookup_order") in call.first.keys)
         if failed:
-            state[call.conversation] += 1
-        elif state[call.conversation]:
-            runs[state.pop(call.conversation)] += 1
+            state[call.first.conversation] += 1
+        elif state[call.first.conversation]:
+            runs[state.pop(call.first.conversation)] += 1
     assert set(runs) <= set(range(1, 11))
     assert sum(n * k for n, k in runs.items()) / sum(runs.values()) > 3
 
 
 def test_the_runaway_loop_lasts_six_hours_at_night(calls: list[Planned]) -> None:
     """The same call with the same result, every ninety seconds."""
-    loop = [call for call in calls if call.conversation.startswith("runaway")]
+    loop = [call for call in calls if call.first.conversation.startswith("runaway")]
     assert loop[-1].ts_us - loop[0].ts_us == pytest.approx(6 * 3600 * 1e6, rel=0.01)
-    assert len({call.headers["x-script"].split('"tools"')[1] for call in loop}) == 1
+    assert len({call.say.tools for call in loop}) == 1
 
 
 def test_customer_x_has_no_part_in_the_evals_or_in_the_flaky_tool(calls: list[Planned]) -> None:
     """So that the three parts of the dear week are disjoint, and can be added."""
-    theirs = [call for call in calls if call.tenant == CUSTOMER_X]
-    assert {call.feature for call in theirs} == {"research"}
+    theirs = [call.first for call in calls if call.first.tenant == CUSTOMER_X]
+    assert {fact.feature for fact in theirs} == {"research"}
 
 
 def test_the_provider_bills_the_plan_to_the_last_digit(calls: list[Planned]) -> None:
     """A slice of the plan sent straight to the provider, fallbacks by hand: its invoice is the plan's own sum. All dialects,
     faults and retries are in the slice."""
-    chosen = [*calls[::97], *[c for c in calls if c.outcome in ("429", "500")], *[c for c in calls if c.fallback][:20]]
+    chosen = [*calls[::97], *[c for c in calls if c.say.status != 200], *[c for c in calls if len(c.facts) > 1][:20]]
     owed = Decimal(0)
     with Provider() as provider, httpx.Client() as client:
         for call in chosen:
-            answer = client.post(provider.url + call.path, json=call.body, headers=call.headers)
-            assert answer.status_code == (int(call.outcome) if call.outcome.isdigit() else 200), answer.text
-            owed += call.dollars
-            if call.fallback:
+            answer = client.post(provider.url + call.path, content=call.body.encode(), headers=call.headers())
+            assert answer.status_code == call.say.status, answer.text
+            if len(call.facts) > 1:
                 assert not is_json(answer.json()["content"][0]["text"])
-                client.post(provider.url + call.path, json={**call.body, "model": FALLBACK_TO}, headers=call.headers)
-                owed += call.fallback_dollars
+                again = {**call.body.decoded(), "model": FALLBACK_TO}
+                client.post(provider.url + call.path, json=again, headers=call.headers())
+            owed += call.dollars
         assert provider.invoice.total() == owed > 0
-    assert {call.family for call in chosen} == {"openai", "anthropic", "gemini"}
+        assert [line.ref for line in provider.invoice.lines] == [fact.ref for call in chosen for fact in call.facts]
+    assert {call.path.split("/")[1] for call in chosen} == {"v1", "v1beta"}
 
 
 def is_json(text: str) -> bool:

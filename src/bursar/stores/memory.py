@@ -31,11 +31,11 @@ class MemoryLedger:
             raise self.trouble
         if hold.id in self._holds:
             return None
-        before = dict(self._counters)
-        for c in hold.charges:
+        for at, c in enumerate(hold.charges):
             standing = self._standing(c)
             if c.hard and c.limit is not None and c.amount > 0 and standing.spent + standing.held + c.amount > c.limit:
-                self._counters = before
+                for back in hold.charges[:at]:
+                    self._add(back, 0, -back.amount)
                 standing = self._standing(c)
                 return Short(c, standing.spent, standing.held)
             self._add(c, 0, c.amount)

@@ -6,7 +6,6 @@ The provider's invoice is the judge: it shares no code and no prices with the bo
 from __future__ import annotations
 
 import http.client
-import json
 import shutil
 import sys
 import time
@@ -24,7 +23,7 @@ from ..stores import segments
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
 from ..testing import company
-from ..testing.agents import Planned
+from ..testing.planned import Planned
 from ..testing.provider import Provider
 from . import cli_spend, gateway, settings, tables
 from .periods import Period
@@ -94,8 +93,7 @@ def _play(url: str, calls: list[Planned], clock: Clock) -> None:
         task = bar.add_task("two months of calls", total=len(calls))
         for number, call in enumerate(calls):
             clock.at_us = call.ts_us
-            body = json.dumps(call.body).encode()
-            connection.request("POST", call.path, body, {**call.headers, "content-type": "application/json"})
+            connection.request("POST", call.path, call.body.encode(), {**call.headers(), "content-type": "application/json"})
             answer = connection.getresponse()
             answer.read()
             if number % 50 == 0:

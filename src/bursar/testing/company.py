@@ -1,9 +1,10 @@
-"""A simulated company: two months of calls as plain data, seeded, and the truth about where their money goes."""
+"""The demo's story: two months of a simulated company's calls as plain data, seeded, and the truth about where their money goes."""
 
 from __future__ import annotations
 
 import calendar
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import count, repeat
@@ -11,11 +12,15 @@ from random import Random
 from typing import Any
 
 from . import agents
-from .agents import FALLBACK_FROM, FALLBACK_TO, SECOND, Planned, Who
+from .agents import FALLBACK_FROM, FALLBACK_TO, SECOND
+from .planned import FALLBACK, TOOL, Fact, Planned, Who
 
 FIRST_DAY = date(2026, 9, 1)  # the quiet month is September, the dear one October 2026
 
 CUSTOMER_X = "halcyon-freight"
+FLOWS = {
+    "support": "chat", "orders": "status", "research": "report", "assistant": "ask", "digest": "daily", "triage": "",
+}  # fmt: skip
 TENANTS = ("bluebird-retail", "corvid-labs", "duneside-hotels", "estuary-bank", "fennel-foods")
 WEIGHTS = (30, 25, 20, 15, 10)
 
@@ -66,7 +71,7 @@ def plan(seed: int = 0, first_day: date = FIRST_DAY) -> list[Planned]:
     quiet = Month(first_day.replace(day=1))
     dear = Month(quiet.days[-1] + timedelta(days=1))
     calls = [*_quiet(rng, quiet), *_dear(rng, dear)]
-    return sorted(calls, key=lambda call: (call.ts_us, call.conversation))
+    return sorted(calls, key=lambda call: (call.ts_us, call.first.conversation))
 
 
 def _quiet(rng: Random, month: Month) -> Iterator[Planned]:
@@ -139,7 +144,7 @@ def _sunday(day: date) -> Decimal:
 
 
 def _is_tool_retry(call: Planned) -> bool:
-    return call.cause.startswith("tool:")
+    return any(kind == TOOL for kind, _ in call.first.keys)
 
 
 class _Company:
@@ -155,6 +160,7 @@ class _Company:
         make: Make,
         *,
         tenant: str = "",
+        flow: str = "",
         hours: tuple[int, int] = (7, 19),
         counts: Callable[[Planned], bool] = lambda call: True,
     ) -> Iterator[Planned]:
@@ -164,8 +170,8 @@ class _Company:
         for day, dollars in spend.items():
             owed += dollars
             while owed > 0:
-                calls = list(make(self.rng, self._who(name, day, tenant, hours)))
-                spent = sum((call.dollars for call in calls if counts(call)), Decimal(0))
+                calls = list(make(self.rng, self._who(name, flow or FLOWS[name], day, tenant, hours)))
+                spent = sum((call.first.dollars for call in calls if counts(call)), Decimal(0))
                 if spent > 2 * owed and self.rng.random() > owed / spent:
                     break  # more than is left: by chance, in proportion, so that small sums come out right on the whole
                 owed -= spent
@@ -173,27 +179,26 @@ class _Company:
 
     def evals(self, flow: str, spend: Plan) -> Iterator[Planned]:
         hours = {"pr": (8, 18), "nightly": (3, 4), "weekly": (5, 7)}[flow]
-        yield from self.fill(
-            f"eval-{flow}", spend, lambda rng, who: agents.judge(rng, who, flow), tenant="internal", hours=hours
-        )
+        yield from self.fill("evals", spend, agents.judge, tenant="internal", hours=hours, flow=flow)
 
     def nights(self, spend: Plan, batches: int) -> Iterator[Planned]:
         for day, dollars in spend.items():
             for batch in range(batches):
                 share = dollars / batches * Decimal(self.rng.randint(97, 103)) / 100
-                who = Who(_at(day, 2) + batch * 150 * SECOND, "internal", "", "")
+                who = Who(_at(day, 2) + batch * 150 * SECOND, "internal", "", "", "search", "reindex")
                 yield from agents.reindex(self.rng, who, share)
 
     def loop(self, day: date) -> Iterator[Planned]:
-        who = self._who("runaway", day, "corvid-labs", (1, 1))
+        who = replace(self._who("runaway", FLOWS["research"], day, "corvid-labs", (1, 1)), feature="research")
         yield from agents.runaway(self.rng, who)
 
-    def _who(self, name: str, day: date, tenant: str, hours: tuple[int, int]) -> Who:
+    def _who(self, name: str, flow: str, day: date, tenant: str, hours: tuple[int, int]) -> Who:
         number = next(self.numbers)
         tenant = tenant or self.rng.choices(TENANTS, WEIGHTS)[0]
         ts = _at(day, hours[0]) + self.rng.randint(0, max(0, (hours[1] - hours[0]) * 3600 - 1)) * SECOND
         user = f"user-{self.rng.randrange(60):02d}"
-        return Who(ts, tenant, user, f"{name}-{self.month.first:%y%m}-{number:05d}")
+        known = f"eval-{flow}" if name == "evals" else name
+        return Who(ts, tenant, user, f"{known}-{self.month.first:%y%m}-{number:05d}", name, flow)
 
 
 def _at(day: date, hour: int) -> int:
@@ -206,54 +211,54 @@ def truth(seed: int = 0, first_day: date = FIRST_DAY, calls: list[Planned] | Non
     calls = plan(seed, first_day) if calls is None else calls
     quiet = Month(first_day.replace(day=1))
     dear = Month(quiet.days[-1] + timedelta(days=1))
-    month = [call for call in calls if call.ts_us >= _at(dear.first, 0)]
-    week = [call for call in month if _at(dear.week[0], 0) <= call.ts_us < _at(dear.week[-1] + timedelta(days=1), 0)]
-    updated = [c for c in month if c.feature == "support" and c.ts_us >= _at(dear.after[0], 0)]
-    last_night = [c for c in month if c.purpose == "embedding" and c.ts_us >= _at(dear.days[-1], 0)]
+    facts = [fact for call in calls for fact in call.facts]
+    month = [fact for fact in facts if fact.ts_us >= _at(dear.first, 0)]
+    week = [fact for fact in month if _at(dear.week[0], 0) <= fact.ts_us < _at(dear.week[-1] + timedelta(days=1), 0)]
+    updated = [c for c in calls if c.first.feature == "support" and c.ts_us >= _at(dear.after[0], 0)]
     total = _sum(month)
-    evals = _sum(month, lambda c: c.purpose == "eval")
+    evals = _sum(month, lambda f: f.purpose == "eval")
     return {
         "calls": len(calls),
-        "tries": len(calls) + sum(1 for c in calls if c.fallback),
+        "tries": len(facts),
         "first_day": quiet.first,
         "second_month": dear.first,
         "week": (dear.week[0], dear.week[-1]),
         "update": dear.after[0],
-        "total": _sum(calls),
-        "quiet_month": _sum(c for c in calls if c.ts_us < _at(dear.first, 0)),
+        "total": _sum(facts),
+        "quiet_month": _sum(f for f in facts if f.ts_us < _at(dear.first, 0)),
         "dear_month": total,
         "evals": evals,
         "evals_share": evals / total,
-        "embedding": _sum(month, lambda c: c.purpose == "embedding"),
-        "embedding_last_night": _sum(last_night),
-        "fallback": sum((c.fallback_dollars for c in month), Decimal(0)),
-        "fallback_share_of_replies": Decimal(sum(1 for c in updated if c.fallback)) / len(updated),
-        "fallback_first_tries": sum((c.dollars for c in month if c.fallback), Decimal(0)),
-        "tool_retries": _sum(month, _is_tool_retry),
-        "runaway": _sum(month, lambda c: c.conversation.startswith("runaway")),
+        "embedding": _sum(month, lambda f: f.purpose == "embedding"),
+        "embedding_last_night": _sum(month, lambda f: f.purpose == "embedding" and f.ts_us >= _at(dear.days[-1], 0)),
+        "fallback": _sum(month, _of(FALLBACK)),
+        "fallback_share_of_replies": Decimal(sum(1 for c in updated if len(c.facts) > 1)) / len(updated),
+        "fallback_first_tries": sum((c.first.dollars for c in calls if len(c.facts) > 1), Decimal(0)),
+        "tool_retries": _sum(month, _of(TOOL)),
+        "runaway": _sum(month, lambda f: f.conversation.startswith("runaway")),
         "week_total": _sum(week),
-        "week_customer_x": _sum(week, lambda c: c.tenant == CUSTOMER_X),
-        "week_evals": _sum(week, lambda c: c.purpose == "eval"),
-        "week_tool_retries": _sum(week, _is_tool_retry),
-        "by_feature": _group(month, lambda c: c.feature),
-        "by_tenant": _group(month, lambda c: c.tenant),
-        "by_operation": _group(month, lambda c: c.operation, apart=True),
-        "by_cause": _group(month, lambda c: c.cause, apart=True),
-        "by_model": _group(month, lambda c: c.model, apart=True),
+        "week_customer_x": _sum(week, lambda f: f.tenant == CUSTOMER_X),
+        "week_evals": _sum(week, lambda f: f.purpose == "eval"),
+        "week_tool_retries": _sum(week, _of(TOOL)),
+        "by_feature": _group(month, lambda f: f.feature),
+        "by_tenant": _group(month, lambda f: f.tenant),
+        "by_operation": _group(month, lambda f: f.operation),
+        "by_cause": _group(month, lambda f: ":".join(filter(None, f.keys[0])) if f.keys else ""),
+        "by_model": _group(month, lambda f: f.model),
     }
 
 
-def _sum(calls: Any, wanted: Callable[[Planned], bool] = lambda call: True) -> Decimal:
-    return sum((c.dollars + c.fallback_dollars for c in calls if wanted(c)), Decimal(0))
+def _of(kind: str) -> Callable[[Fact], bool]:
+    return lambda fact: bool(fact.keys) and fact.keys[0][0] == kind
 
 
-def _group(calls: list[Planned], key: Callable[[Planned], str], apart: bool = False) -> dict[str, Decimal]:
-    """Dollars by key, the largest first; `apart`: fallbacks on a line of their own (a model's is its name)."""
+def _sum(facts: Iterable[Fact], wanted: Callable[[Fact], bool] = lambda fact: True) -> Decimal:
+    return sum((fact.dollars for fact in facts if wanted(fact)), Decimal(0))
+
+
+def _group(facts: list[Fact], key: Callable[[Fact], str]) -> dict[str, Decimal]:
+    """Dollars by key, the largest first."""
     sums: dict[str, Decimal] = {}
-    for call in calls:
-        name = key(call)
-        if apart and call.fallback:
-            second = FALLBACK_TO if name == call.model else "fallback"
-            sums[second] = sums.get(second, Decimal(0)) + call.fallback_dollars
-        sums[name] = sums.get(name, Decimal(0)) + call.dollars + (Decimal(0) if apart else call.fallback_dollars)
+    for fact in facts:
+        sums[key(fact)] = sums.get(key(fact), Decimal(0)) + fact.dollars
     return dict(sorted(sums.items(), key=lambda item: -item[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +14,7 @@ PRICES: dict[str, dict[str, str]] = {
     "gpt-5-nano": {"input": "0.05", "cache_read": "0.005", "output": "0.40"},
     "gpt-5-mini": {"input": "0.25", "cache_read": "0.025", "output": "2"},
     "gpt-5": {"input": "1.25", "cache_read": "0.125", "output": "10"},
+    "gpt-5.5": {"input": "5", "cache_read": "0.50", "output": "30"},
     "text-embedding-3-small": {"input": "0.02"},
     "text-embedding-3-large": {"input": "0.13"},
     "claude-haiku-4-5": {
@@ -28,7 +29,9 @@ PRICES: dict[str, dict[str, str]] = {
     "claude-opus-4-1": {
         "input": "15", "cache_read": "1.50", "cache_write": "18.75", "cache_write_1h": "30", "output": "75",
     },
+    "gemini-2.5-flash-lite": {"input": "0.10", "cache_read": "0.01", "output": "0.40"},
     "gemini-2.5-flash": {"input": "0.30", "cache_read": "0.03", "output": "2.50"},
+    "gemini-2.5-pro": {"input": "1.25", "cache_read": "0.125", "output": "10"},
 }  # fmt: skip
 
 MILLION = Decimal(1_000_000)
@@ -64,10 +67,12 @@ NOTHING = Buckets()
 def cost(prices: Mapping[str, Mapping[str, str]], model: str, used: Buckets) -> Decimal | None:
     """Dollars, exact; None where the model, or a bucket that was used, has no price. A dated model name such as
     `gpt-5-mini-2025-08-07` has the price of the longest listed name that it begins with."""
-    name = max((listed for listed in prices if model == listed or model.startswith(listed + "-2")), key=len, default="")
-    if not name:
-        return None
-    per_million = prices[name]
+    per_million = prices.get(model)
+    if per_million is None:
+        name = max((listed for listed in prices if model.startswith(listed + "-2")), key=len, default="")
+        if not name:
+            return None
+        per_million = prices[name]
     owed = Decimal(0)
     for bucket, count in (
         ("input", used.input),
@@ -84,6 +89,15 @@ def cost(prices: Mapping[str, Mapping[str, str]], model: str, used: Buckets) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """From a moment on a model has other prices, dollars per million tokens by bucket."""
+
+    from_us: int
+    model: str
+    prices: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One try on the bill. `dollars` is None when nobody knows the price: unknown is not zero."""
 
@@ -92,7 +106,7 @@ class Line:
     model: str
     used: Buckets
     dollars: Decimal | None
-    why: str  # served | abandoned | cut | refused
+    why: str  # served | abandoned | cut | refused | reset
     ref: str = ""  # the script's own name for the call, for whoever wants to match row by row
 
     @property
@@ -102,13 +116,21 @@ class Line:
 
 @dataclass
 class Invoice:
-    """Every try the provider served, as the provider bills it."""
+    """Every request the provider got, as the provider bills it."""
 
     prices: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: PRICES)
+    changes: Sequence[Change] = ()
     lines: list[Line] = field(default_factory=list)
 
     def add(self, number: int, at_us: int, model: str, used: Buckets, why: str, ref: str = "") -> None:
-        self.lines.append(Line(number, at_us, model, used, cost(self.prices, model, used), why, ref))
+        self.lines.append(Line(number, at_us, model, used, cost(self.prices_at(at_us), model, used), why, ref))
+
+    def prices_at(self, at_us: int) -> Mapping[str, Mapping[str, str]]:
+        """The price list of a moment."""
+        begun = [change for change in self.changes if change.from_us <= at_us] if self.changes else None
+        if not begun:
+            return self.prices
+        return {**self.prices, **{change.model: change.prices for change in sorted(begun, key=lambda c: c.from_us)}}
 
     def total(self) -> Decimal:
         """Dollars. LookupError when a billed try has no price: such a bill has no total."""

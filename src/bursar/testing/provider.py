@@ -12,77 +12,44 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
-import re
 import socket
 import struct
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from .invoice import NOTHING, PRICES, Buckets, Invoice
-from .script import Always, Say, Script, Seen, by_header, said
-from .speech import Speech, speak
+from .answering import Answering
+from .invoice import NOTHING
+from .script import HALF, Say, Script, Seen, by_header, said
+from .spoken import Speech
 
 BODY_MAX = 64 << 20
 HEAD_MAX = 256 << 10
-SEEN_MAX = 10_000  # requests kept for the tests to look at; the invoice keeps a line for each
 STALL_S = 3600.0
 
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 413: "Too Large",
            429: "Too Many Requests", 500: "Internal Server Error", 503: "Unavailable", 529: "Overloaded"}  # fmt: skip
-
-GEMINI = re.compile(
-    r"/(?:v1|v1beta|v1beta1)/(?:.*/)?models/([^/:]+):(generateContent|streamGenerateContent|countTokens)$"
-)
-
-
-def dialect_of(path: str) -> str:
-    """Which protocol a path speaks; also below a provider's name, as in /openai/v1/chat/completions."""
-    for ending, dialect in (
-        ("/chat/completions", "openai.chat"),
-        ("/responses", "openai.responses"),
-        ("/embeddings", "openai.embeddings"),
-        ("/messages/count_tokens", "anthropic.count"),
-        ("/messages", "anthropic.messages"),
-        ("/v1/models", "models"),
-    ):
-        if path.endswith(ending):
-            return dialect
-    return "gemini" if GEMINI.search(path) else ""
 
 
 def wall_us() -> int:
     return time.time_ns() // 1000
 
 
-class Provider:
+class Provider(Answering):
     """The provider. As `with`: in a thread of its own. As `async with`: in the running loop. `url` is its origin.
 
-    `script` decides each answer; `prices` are dollars per million tokens by model and bucket; `clock` dates the
-    invoice; `seed` goes into ids. `invoice` and `seen` may be read at any time, and are complete once a client has its answer.
+    Its arguments are those of Answering. `invoice` and `seen` may be read at any time, and are complete once a client has its answer.
     A try is billed in full when it is served, its input and the output made so far when the client or a scripted fault
     cuts it short, and nothing when it is answered with an error."""
 
-    def __init__(
-        self,
-        script: Script | Say = by_header,
-        *,
-        prices: Mapping[str, Mapping[str, str]] = PRICES,
-        clock: Callable[[], int] = wall_us,
-        seed: int = 0,
-    ) -> None:
-        self.script: Script = Always(script) if isinstance(script, Say) else script
-        self.invoice = Invoice(prices)
-        self.seen: deque[Seen] = deque(maxlen=SEEN_MAX)
-        self.clock, self.seed, self.url = clock, seed, ""
-        self._count = 0
+    def __init__(self, script: Script | Say = by_header, *, clock: Callable[[], int] = wall_us, **more: Any) -> None:
+        super().__init__(script, clock=clock, **more)
+        self.url = ""
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
@@ -162,8 +129,7 @@ class Provider:
         path, _, query = target.partition("?")
         if path.startswith("/_script/"):
             return self._own(writer, path)
-        seen = self._look(method, unquote(path), query, headers, raw)
-        self.seen.append(seen)
+        seen = self.look(method, unquote(path), query, headers, raw)
         try:
             say = self.script(seen)
         except (ValueError, TypeError, KeyError) as wrong:
@@ -188,26 +154,10 @@ class Provider:
             pass  # trailers
         return bytes(body)
 
-    def _look(self, method: str, path: str, query: str, headers: dict[str, str], raw: bytes) -> Seen:
-        self._count += 1
-        try:
-            body: Any = json.loads(raw) if raw else None
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            body = None
-        dialect = dialect_of(path)
-        model, stream = str((body or {}).get("model", "")), bool((body or {}).get("stream"))
-        if dialect == "gemini" and (named := GEMINI.search(path)):
-            model, stream = named[1], named[2].startswith("stream")
-            if named[2] == "countTokens":
-                dialect = ""
-        return Seen(self._count, self.clock(), method, path, query, headers, raw, body, dialect, model, stream)
-
     def _own(self, writer: asyncio.StreamWriter, path: str) -> bool:
         """For the provider in another process: its invoice over HTTP."""
         try:
-            value = self.invoice.as_json() if path == "/_script/invoice" else {"tries": self._count}
+            value = self.invoice.as_json() if path == "/_script/invoice" else {"tries": self.count}
             body, status = json.dumps(value).encode(), "200 OK"
         except LookupError as unpriced:
             body, status = json.dumps({"error": str(unpriced)}).encode(), "409 Conflict"
@@ -223,15 +173,17 @@ class Provider:
             gone = await self._gone(reader, STALL_S if say.fault == "silence" else say.wait_s)
             if gone:
                 # Nothing had been made yet, but the input had been read: providers bill that.
-                self._bill(seen, say, speak(seen, say, self._ident(seen)).used.part(0), "abandoned")
+                self.bill(seen, say, self.speak(seen, say).used.part(0), "abandoned")
                 return False
         if say.fault == "reset":
+            self.bill(seen, say, NOTHING, "reset")
             self._reset(writer)
             return False
         if say.fault == "garbage":
+            self.bill(seen, say, NOTHING, "reset")
             writer.write(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
             return False
-        speech = speak(seen, say, self._ident(seen))
+        speech = self.speak(seen, say)
         if speech.content_type == "text/event-stream" or len(speech.pieces) > 1:
             return await self._stream(reader, writer, seen, say, speech)
         return await self._whole(reader, writer, seen, say, speech)
@@ -246,10 +198,10 @@ class Provider:
             await writer.drain()
             if say.fault == "stall":
                 await self._gone(reader, STALL_S)
-            self._bill(seen, say, speech.used, "cut")
+            self.bill(seen, say, speech.used, "cut")
             return False
         # On the bill before the first byte is out: a client that has its answer finds the line.
-        self._bill(seen, say, speech.used, "refused" if speech.status >= 400 else "served")
+        self.bill(seen, say, speech.used, "refused" if speech.status >= 400 else "served")
         writer.write(head + body)
         await writer.drain()
         return True
@@ -258,11 +210,11 @@ class Provider:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, say: Say, speech: Speech
     ) -> bool:
         pieces = list(speech.pieces)
-        broken = say.fault in ("cut", "stall", "error_event", "unfinished")
+        broken = say.fault in HALF
         if broken:
             pieces = pieces[: max(1, len(pieces) // 2)]
         writer.write(self._head(say, speech, "transfer-encoding: chunked"))
-        made, why = 0, "cut"
+        made, why, billed = 0, "cut", False
         try:
             for number, piece in enumerate(pieces):
                 if (say.pause_s and await self._gone(reader, say.pause_s)) or writer.is_closing():
@@ -271,12 +223,15 @@ class Provider:
                 made = piece.made
                 last = number == len(pieces) - 1
                 if last and not broken:
-                    why = "served"
-                    self._bill(seen, say, speech.used, why)
+                    self.bill(seen, say, speech.used, "served")
+                    billed = True
                 writer.write(b"%x\r\n%s\r\n" % (len(piece.data), piece.data))
                 if last and not broken:
                     writer.write(b"0\r\n\r\n")
                 await writer.drain()
+            if say.fault in ("error_event", "unfinished"):  # whose last byte is a client's answer, too
+                self.bill(seen, say, speech.used.part(made), why)
+                billed = True
             match say.fault:
                 case "error_event":
                     writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(speech.error_event), speech.error_event))
@@ -290,11 +245,11 @@ class Provider:
             await writer.drain()
             return True
         except OSError:
-            why = why if why == "served" else "abandoned"
+            why = "abandoned"
             raise
         finally:
-            if why != "served":
-                self._bill(seen, say, speech.used.part(made), why)
+            if not billed:
+                self.bill(seen, say, speech.used.part(made), why)
 
     def _head(self, say: Say, speech: Speech, framing: str) -> bytes:
         lines = [
@@ -321,19 +276,6 @@ class Provider:
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
-
-    def _ident(self, seen: Seen) -> str:
-        return hashlib.blake2s(f"{self.seed}/{seen.number}".encode(), digest_size=8).hexdigest()
-
-    def _bill(self, seen: Seen, say: Say, used: Buckets, why: str) -> None:
-        self.invoice.add(
-            seen.number,
-            say.at_us or seen.at_us,
-            say.model or seen.model,
-            NOTHING if why == "refused" else used,
-            why,
-            say.ref,
-        )
 
 
 def main(arguments: list[str] | None = None) -> int:

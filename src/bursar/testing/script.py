@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from .invoice import Buckets
@@ -20,11 +21,12 @@ FAULTS = (
     "malformed",  # a well-formed reply whose tool arguments, or demanded JSON, do not parse; billed like any other
     "garbage",  # not HTTP at all
 )
+HALF = ("cut", "error_event", "unfinished", "stall")  # those that end a stream half-way
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
-    """One request as the provider saw it."""
+    """One request as the provider saw it. `body` is decoded when it is first asked for."""
 
     number: int  # of all requests, from 1
     at_us: int  # the provider's clock, microseconds since the epoch
@@ -33,11 +35,19 @@ class Seen:
     query: str
     headers: dict[str, str]  # lower-case names; the last of duplicates
     raw: bytes
-    body: Any  # decoded JSON, None when there is none
     # openai.chat | openai.responses | openai.embeddings | anthropic.messages | anthropic.count | gemini | models | ""
     dialect: str
     model: str
     stream: bool
+
+    @cached_property
+    def body(self) -> Any:
+        """The JSON object, None when there is none."""
+        try:
+            value: Any = json.loads(self.raw) if self.raw else None
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class Say:
     wait_s: float = 0.0  # before the head
     at_us: int = 0  # bill it at this moment rather than now
     ref: str = ""  # put on the invoice line
+    ident: str = ""  # what ids in the answer are made of, so that a plan can know them; empty: the provider's own count
 
 
 Script = Callable[[Seen], Say]

@@ -18,9 +18,16 @@ GROWTH: Quantiles = ((0.0, 20), (0.05, 40), (0.25, 73), (0.5, 173), (0.75, 355),
 REPLY: Quantiles = ((0.0, 12), (0.05, 21), (0.25, 46), (0.5, 121), (0.75, 252), (0.95, 723), (1.0, 1400))
 
 
+GOLDEN = 0.6180339887498949  # whose multiples fill the unit evenly
+
+
 def draw(rng: Random, quantiles: Quantiles) -> int:
-    """A value from a distribution given by its quantiles, straight lines between them."""
-    at = rng.random()
+    """A value from a distribution given by its quantiles."""
+    return value(quantiles, rng.random())
+
+
+def value(quantiles: Quantiles, at: float) -> int:
+    """The value that a share `at` of all is at or below: straight lines between the quantiles."""
     i = min(bisect_right(quantiles, (at, float("inf"))), len(quantiles) - 1)
     (x0, y0), (x1, y1) = quantiles[i - 1], quantiles[i]
     return round(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
