@@ -83,7 +83,7 @@ COMPARED = (
     "label_sources", "provider", "dialect", "model_requested", "model_served", "service_tier", "status", "http_status", "error", "finish",
     "stream", "ended", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "other_units", "usage_source",
     "cost", "cost_input", "cost_cache_read", "cost_cache_write", "cost_output", "cost_other", "cost_new", "cost_history", "cost_tools",
-    "cost_system", "confidence", "legs", "price_id", "price_status", "hold",
+    "cost_system", "legs", "price_id", "price_status", "hold",
     "request_hash", "prefix_hash", "response_id", "flags", "source",
 )  # fmt: skip
 

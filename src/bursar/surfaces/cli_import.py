@@ -160,13 +160,15 @@ def _progress(paths: Sequence[Path]) -> Iterator[Callable[[int, int, int], None]
 
     sizes = [path.stat().st_size for path in paths]
     with Progress(
-        TextColumn("{task.fields[records]:>11,} records"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
+        TextColumn("{task.fields[records]:>11,} records{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
         console=Console(file=sys.stderr), transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=max(sum(sizes), 1), records=0)
 
         def step(file: int, position: int, records: int) -> None:
-            bar.update(task, completed=sum(sizes[:file]) + position, records=records)
+            doing = ", moving them to segments" if file == len(sizes) else ""
+            bar.update(task, completed=sum(sizes[:file]) + position, records=records, description=doing)
 
         yield step
 

@@ -26,7 +26,7 @@ from .state import Aside, Mark
 
 MARK_S = 2.0
 MODELS_MAX = 400
-COMPACT_ROWS = 400_000  # rows in the tail after which they are moved to segments, beside us: some 0.5 GB
+COMPACT_ROWS = 1_000_000  # rows in the tail after which they are moved to segments, beside us: some 0.7 GB
 COMPACT_LAST = 50_000  # … and at the end: a reader of a longer tail waits for more than a second
 
 HERE = "already in the ledger"
@@ -104,7 +104,8 @@ class Book(NamedTuple):
 
 class Intake:
     """One import into one ledger. `labels` hold for every row, `renames` says which names of theirs are names of ours. `step` is told
-    the number of the file, the bytes of it that are read, and how many records were read of all."""
+    the number of the file, the bytes of it that are read, and how many records were read of all; the number after the last file's when
+    all are in the ledger and rows are moved to segments."""
 
     def __init__(
         self, form: str, ledger: Ledger, book: Book, *, labels: Mapping[str, str] | None = None,
@@ -123,11 +124,12 @@ class Intake:
         self.seconds = 0.0  # until every row was in the ledger
         self._first_bad: Bad | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._since = 0
+        self._since = self._files = 0
 
     def run(self, files: Sequence[Path]) -> Tally:
         """Import all files. Unreadable or WrongFormat names the one that cannot be; what came before it is in the ledger."""
         began = time.monotonic()
+        self._files = len(files)
         marks = [Mark(self._folder, self.form, file) for file in files]
         found = [mark.load() for mark in marks]
         parts = [Part(str(file), mark.get("offset", 0), mark.get("line", 0)) for file, mark in zip(files, found, strict=True)]
@@ -239,6 +241,8 @@ class Intake:
             self._child.wait()
             self._child = None
         if self._child is None and self._since >= (COMPACT_LAST if last else COMPACT_ROWS):
+            if last:
+                self._step(self._files, 0, self.tally.records)
             self._since = 0
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "bursar.stores.segments", str(self._place.file), "--all"],
