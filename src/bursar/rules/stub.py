@@ -1,0 +1,59 @@
+"""One line for old text: what it was, how long, and the names in it that a later call may need. Extracts, never invents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# Bytes, because translating and splitting them takes a third of the time that any regular expression does.
+_APART = bytes.maketrans(b"\"',;(){}[]<>=|`\\!?*&^%~\n\t\r", b" " * 26)
+_ID = re.compile(rb"#?(?=.*[A-Za-z_#])[A-Za-z0-9_#.+:-]*\d[A-Za-z0-9_#.+:-]*|\d{5,}|[\w.+-]+@[\w.-]+\.\w+")
+_DATE = re.compile(rb"\d{4}-\d\d-\d\d(?:T[\d:.]+Z?)?")
+_SHORT = re.compile(r'"([^"\\\n]{2,40})"(?!\s*:)')
+_SCAN = 2_000  # characters looked at, half from each end: lines for a whole 200 KB history must be made in milliseconds
+_LEAST = 5  # characters that a further name takes at the least
+
+
+def line(text: str, what: str, limit: int) -> str:
+    """At most `limit` characters: `[elided: get_order result, 1,234 characters: #W123; 2024-05-16; …]`.
+
+    Identifiers first (words with digits, codes in capitals, mail addresses), then dates and paths, then the short texts of a
+    record (names, places, states), then numbers and dotted names: measured on recorded runs by the arguments of later calls
+    that a line no longer shows. The same text gives the same line for ever: with another one each time every call would
+    break the prompt cache."""
+    head = f"[elided: {what[:48]}, {len(text):,} characters"
+    room = limit - len(head) - 1
+    if len(text) > _SCAN:
+        text = text[: _SCAN // 2] + "\n" + text[-_SCAN // 2 :]
+    kept: list[str] = []
+    shown = ""
+    for token in _ranked(text):
+        if len(token) + 2 <= room and token not in shown:
+            room -= len(token) + 2
+            kept.append(token)
+            shown += token + "\n"
+            if room < _LEAST:
+                break
+    return f"{head}: {'; '.join(kept)}]" if kept else head + "]"
+
+
+def _ranked(text: str) -> Iterator[str]:
+    """Names, best first. Whoever has enough stops asking, so that the lower ranks are looked for only while there is room."""
+    second: list[bytes] = []
+    fourth: list[bytes] = []
+    for token in dict.fromkeys(text.encode("utf-8", "replace").translate(_APART).split()):
+        if token.isalpha():
+            if len(token) > 2 and token.isupper():
+                yield token.decode()
+            continue
+        token = token.strip(b".:/+-")
+        if b"/" in token or _DATE.fullmatch(token):
+            second.append(token)
+        elif _ID.fullmatch(token):
+            yield token.decode("utf-8", "replace")
+        elif len(token) > 1:
+            fourth.append(token)
+    yield from (token.decode("utf-8", "replace") for token in second)
+    if text[:1] in "{[":
+        yield from dict.fromkeys(_SHORT.findall(text))
+    yield from (token.decode("utf-8", "replace") for token in fourth)
