@@ -299,3 +299,49 @@ def unchanged(outline: Outline, decision: compact.Decision, state: compact.State
 
 def known_before(decision: compact.Decision, outline: Outline) -> Iterator[int]:
     return (i for i in decision.gone if outline.pieces[i].key in decision.state.lines)
+
+
+def lost(runs: list[Run], setting: compact.Setting) -> tuple[int, int]:
+    """(values of later calls' arguments that the full history shows, those of them that it no longer shows once everything old
+    is elided). Arguments themselves are left whole: what is asked is what the lines keep of the results."""
+    shown = gone = 0
+    for run in runs:
+        lines: dict[int, str] = {}
+        for outline, at in outlines(run.said):
+            if not run.said[at].values:
+                continue
+            old = {
+                outline.pieces[i].message for i in compact.old(outline, setting, *compact.ages(outline))
+                if outline.pieces[i].kind != "argument"
+            }  # fmt: skip
+            for n in old - lines.keys():
+                one = run.said[n]
+                limit = setting.record_line if one.text[:1] in "{[" else setting.text_line
+                lines[n] = compact.line(one.text, f"{one.tool} result", limit)
+            full = "\n".join(said.text for said in run.said[:at])
+            cut = "\n".join(lines[n] if n in old else said.text for n, said in enumerate(run.said[:at]))
+            for value in run.said[at].values:
+                if value in full:
+                    shown += 1
+                    gone += value not in cut
+    return shown, gone
+
+
+def by_flow(
+    runs: list[Run], setting: compact.Setting, rates: compact.Rates, summariser: compact.Rates | None = None, ttl_s: float = 300.0
+) -> dict[str, Replayed]:
+    """Runs in their recorded order; each flow learns from its own."""
+    flows: dict[str, Flow] = {}
+    found: dict[str, Replayed] = {}
+    for run in runs:
+        done = replay(run, setting, rates, flows.setdefault(run.flow, Flow()), summariser, ttl_s)
+        found[run.flow] = found.get(run.flow, Replayed(0, 0, 0, 0)) + done
+    return found
+
+
+def total(flows: dict[str, Replayed], prefix: str = "") -> Replayed:
+    done = Replayed(0, 0, 0, 0)
+    for flow, its in flows.items():
+        if flow.startswith(prefix):
+            done += its
+    return done

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from math import isqrt
+from math import inf, isqrt
 from typing import NamedTuple
 
 from ..domain.outline import Outline, Piece
@@ -130,6 +130,7 @@ def decide(
     if standing and standing.fresh:  # what lies behind it is written again in any case, so that further changes there are free
         broken = sent.behind(standing, cached)
         cached = min(cached, sent.at(outline.messages[standing.first].start))
+    cached = min(cached, sent.at(outline.messages[-1].end))  # a client may have gone back to an earlier point
     ask, owed = _ask(outline, setting, rates, state, sent, cached, purse, left, summariser, turns, calls)
     fresh: list[int] = []
     rent, why = 0, "kept" if kept or standing else "nothing"
@@ -243,21 +244,21 @@ def _ask(
 
 
 def _boundary(outline: Outline, setting: Setting, first: int, wanted: bool, turns: Sequence[int], calls: Sequence[int]) -> int:
-    """The last message before which everything from `first` on may become one message: a plain human one, or, inside the
-    newest turn, the beginning of a model's answer when no signed message would go. A result never loses its call."""
+    """The last message before which everything from `first` on may become one message: a human's, or, where no human has
+    spoken since the first, the beginning of a model's answer while nothing signed would go. So no result loses its call, no
+    human is cut off from what he asked for, and what a system message says stays wherever it stands."""
     best = -1
-    turns_kept = setting.summary_keep if wanted else setting.keep_turns
     messages = outline.messages
-    current = max((at for at, message in enumerate(messages) if message.role == "human"), default=0)
-    signed = False
-    for at in range(first + 1, len(messages)):
-        if messages[at].role == "human":
-            if turns[at] >= turns_kept - 1:
-                best = at
-        elif wanted and begins(outline, at) and calls[at] >= setting.summary_keep - 1 and (at < current or not signed):
+    loop = wanted and not any(message.role == "human" for message in messages[first:])
+    keep = setting.summary_keep if wanted else setting.keep_turns
+    for at in range(first, len(messages)):
+        message = messages[at]
+        if message.role == "system":
+            break
+        if at > first and (message.role == "human" and turns[at] >= keep - 1 or loop and begins(outline, at) and calls[at] >= keep - 1):
             best = at
-        if at > current and messages[at].signed:
-            signed = True
+        if loop and message.signed:
+            break
     return best
 
 
@@ -299,6 +300,19 @@ def remember(state: State, decision: Decision, now_us: int, ttl_us: int, cached:
     """The state after the call was answered. `cached`: the share of its input that the provider says it has in the cache now
     (read or written); 0 where it caches nothing."""
     return state._replace(cached=int(decision.sent * cached), warm_until_us=now_us + ttl_us if cached else 0)
+
+
+def elision_pays_after(rates: Rates, gone: int, stays: int, lines: int) -> float:
+    """The calls (this one included) after which an elision has paid for the cache that it breaks; infinite when it never does."""
+    saved = rates.read * (gone - lines)
+    return (rates.write - rates.read) * (stays + lines) / saved if saved > 0 else inf
+
+
+def summary_pays_after(rates: Rates, gone: int, stays: int, summary: int, summariser: Rates) -> float:
+    """The same for a summary in place of `gone`, whose own price is that of reading it and writing `summary`."""
+    saved = rates.read * (gone - summary)
+    own = summariser.read * gone + summariser.output * summary
+    return ((rates.write - rates.read) * (stays + summary) + own) / saved if saved > 0 else inf
 
 
 def purse(full: int, sent: int) -> int:

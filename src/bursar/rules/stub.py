@@ -9,7 +9,8 @@ from collections.abc import Iterator
 _APART = bytes.maketrans(b"\"',;(){}[]<>=|`\\!?*&^%~\n\t\r", b" " * 26)
 _ID = re.compile(rb"#?(?=.*[A-Za-z_#])[A-Za-z0-9_#.+:-]*\d[A-Za-z0-9_#.+:-]*|\d{5,}|[\w.+-]+@[\w.-]+\.\w+")
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d(?:T[\d:.]+Z?)?")
-_SHORT = re.compile(r'"([^"\\\n]{2,40})"(?!\s*:)')
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"(\s*:)?', re.DOTALL)
+_SHORT = range(2, 41)  # characters of a name, a place or a state; longer texts are prose
 _SCAN = 2_000  # characters looked at, half from each end: lines for a whole 200 KB history must be made in milliseconds
 _LEAST = 5  # characters that a further name takes at the least
 
@@ -55,5 +56,5 @@ def _ranked(text: str) -> Iterator[str]:
             fourth.append(token)
     yield from (token.decode("utf-8", "replace") for token in second)
     if text[:1] in "{[":
-        yield from dict.fromkeys(_SHORT.findall(text))
+        yield from dict.fromkeys(value for value, key in _STRING.findall(text) if not key and len(value) in _SHORT)
     yield from (token.decode("utf-8", "replace") for token in fourth)

@@ -23,13 +23,10 @@ def text(body: bytes, piece: Piece) -> str:
     """What a line will stand for."""
     raw = body[piece.start : piece.end]
     if raw[:1] == b"{":  # a result that is an object
-        return raw.decode("utf-8", "replace")
-    try:
-        if raw[:1] == b"\\":  # a string inside of an argument text
-            raw = msgspec.json.decode(b'"' + raw + b'"', type=str).encode()
-        return msgspec.json.decode(raw, type=str)
-    except msgspec.DecodeError:  # half a surrogate pair: the provider takes it, no decoder does
-        return raw.decode("utf-8", "replace")
+        return raw.decode()
+    if raw[:1] == b"\\":  # a string inside of an argument text
+        raw = msgspec.json.decode(b'"' + raw + b'"', type=str).encode()
+    return msgspec.json.decode(raw, type=str)
 
 
 def line(body: bytes, piece: Piece, said: str) -> bytes:

@@ -14,8 +14,9 @@ _BETWEEN = re.compile(rb"[ \t\r\n,]*+")
 _PLAIN_KEY = re.compile(rb'[ \t\r\n,]*+"([^"\\]*+)"[ \t\r\n]*+:[ \t\r\n]*+')
 
 # A string inside an argument text that is itself JSON in a JSON string: its quotes are written \", and what is escaped in it
-# twice. Where one may be spelled \u0022 or \u005c instead, nothing is offered.
+# twice. Where one is spelled \u0022 or \u005c instead, nothing is offered.
 _INNER = re.compile(rb'\\"(?:[^"\\]|\\\\(?:\\["\\]|[^"\\])|\\[/bfnrtu])*+\\"', re.DOTALL)
+_SPELLED = re.compile(rb"(?<!\\)(?:\\\\)*\\u00(?:22|5[cC])")
 
 
 def elements(body: bytes, start: int, end: int) -> list[tuple[int, int]]:
@@ -83,7 +84,7 @@ def inner_strings(body: bytes, start: int, end: int, least: int) -> list[tuple[i
     """The same inside a string that holds JSON: places with their escaped quotes."""
     found: list[tuple[int, int]] = []
     raw = body[start:end]
-    if b"\\u0022" in raw or b"\\u005" in raw:
+    if _SPELLED.search(raw):
         return found
     try:
         msgspec.json.decode(msgspec.json.decode(raw, type=str), type=dict[str, msgspec.Raw])
