@@ -255,7 +255,9 @@ def _boundary(outline: Outline, setting: Setting, first: int, wanted: bool, turn
         message = messages[at]
         if message.role == "system":
             break
-        if at > first and (message.role == "human" and turns[at] >= keep - 1 or loop and begins(outline, at) and calls[at] >= keep - 1):
+        asks = message.role == "human" and turns[at] >= keep - 1
+        goes_on = loop and begins(outline, at) and calls[at] >= keep - 1
+        if at > first and (asks or goes_on):
             best = at
         if loop and message.signed:
             break
