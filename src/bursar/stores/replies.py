@@ -159,7 +159,7 @@ class FileReplies:
                          now_us, size),
                     )  # fmt: skip
                     if self._held(connection) > self._max:
-                        self._make_room(connection, now_us)
+                        self._make_room(connection, key, now_us)
             except OF_DISK:
                 self._troubles += 1
 
@@ -168,16 +168,18 @@ class FileReplies:
         assert row is not None, "the schema put one there"
         return int(row[0])
 
-    def _make_room(self, connection: apsw.Connection, now_us: int) -> None:
-        """What has expired goes first, then what was used longest ago, down to nine tenths: not at every reply again."""
+    def _make_room(self, connection: apsw.Connection, key: bytes, now_us: int) -> None:
+        """What has expired goes first, then what was used longest ago, down to nine tenths: not at every reply again. The one
+        that has just come stays."""
         connection.execute("DELETE FROM replies WHERE expires <= ?", (now_us,))
-        goal = self._max - self._max // 10
-        while (over := self._held(connection)) > self._max or over > goal:
-            before = connection.total_changes()
-            connection.execute("DELETE FROM replies WHERE key IN (SELECT key FROM replies ORDER BY used LIMIT 16)")
-            if connection.total_changes() == before:
-                break
-            self._evicted += 16
+        over = self._held(connection) - (self._max - self._max // 10)
+        before = connection.total_changes()
+        connection.execute(
+            "DELETE FROM replies WHERE key IN (SELECT key FROM (SELECT key, size, sum(size) OVER (ORDER BY used, made, key) AS upto"
+            " FROM replies WHERE key <> ?) WHERE upto - size < ?)",
+            (key, over),
+        )
+        self._evicted += (connection.total_changes() - before) // 2  # the trigger's change of `room` counts too
 
     def purge(self, wall: str | None = None) -> int:
         with self._lock:

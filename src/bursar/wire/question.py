@@ -14,6 +14,7 @@ import msgspec
 from ..domain.call import Headers
 from ..domain.reply import Question
 from . import places
+from .dialect import encode
 
 _CACHE = ("cache_control", "prompt_cache_key", "prompt_cache_retention")
 _WHO = ("user", "safety_identifier", "metadata")
@@ -86,6 +87,42 @@ def _nested(value: Any, order: dict[str, int]) -> Any:
         else:
             found[name] = _nested(inner, order)
     return found
+
+
+def framed(dialect: str, body: bytes) -> tuple[bytes, str] | None:
+    """(everything else that counts, the newest human text) of a request whose last message is plain words of a human; None for
+    any other. Two requests with the same frame differ in these words alone."""
+    members = _decoder.decode(body)
+    text = _newest(dialect, members)
+    if text is None:
+        return None
+    asked = question(dialect, encode(members))
+    return (asked.canon, text) if asked is not None else None
+
+
+def _newest(dialect: str, members: dict[str, Any]) -> str | None:
+    """Takes the text out of the members, and gives it."""
+    if dialect == "openai_responses" and isinstance(members.get("input"), str):
+        text = members["input"]
+        members["input"] = ""
+        return text
+    listed = members.get({"openai_responses": "input", "gemini_generate": "contents"}.get(dialect, "messages"))
+    if not isinstance(listed, list) or not listed or not isinstance(listed[-1], dict):
+        return None
+    last = cast("dict[str, Any]", listed[-1])
+    if last.get("role", "user" if dialect == "gemini_generate" else "") != "user":
+        return None
+    place, name = last, "parts" if dialect == "gemini_generate" else "content"
+    if isinstance(last.get(name), list):
+        parts = cast("list[Any]", last[name])
+        if len(parts) != 1 or not isinstance(parts[0], dict):
+            return None
+        place, name = cast("dict[str, Any]", parts[0]), "text"
+    text = place.get(name)
+    if not isinstance(text, str):
+        return None
+    place[name] = ""
+    return text
 
 
 def counted(headers: Headers, query: str) -> bytes:

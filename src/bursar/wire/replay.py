@@ -38,17 +38,25 @@ def replay(dialect: str, kept: Kept, asked: Asked, call_id: str, array: bool = F
     return [JSON if array and dialect == "gemini_generate" else EVENTS], events
 
 
-class _Function(msgspec.Struct):
+class _Message(msgspec.Struct):
+    content: Any = None
     tool_calls: list[Raw] | None = None
     function_call: Raw | None = None
 
 
+class _Text(msgspec.Struct):
+    text: Any = None
+
+
 class _Choice(msgspec.Struct):
-    message: _Function | None = None
+    message: _Message | None = None
 
 
 class _Part(msgspec.Struct):
     type: Any = ""
+    text: Any = None
+    thought: Any = None
+    content: Raw = Raw(b"")  # a message's texts in responses; of other parts, whatever they hold
     functionCall: Raw | None = None
 
 
@@ -87,3 +95,19 @@ def calls_tools(body: bytes) -> bool:
         return True
     said = [candidate.content.parts or [] for candidate in reply.candidates or () if candidate.content]
     return any(part.functionCall is not None for parts in said for part in parts)
+
+
+def said(body: bytes) -> str:
+    """The text of a whole reply, of any dialect: what the model told the user, without what it thought."""
+    try:
+        reply = _reply.decode(body)
+    except msgspec.DecodeError:
+        return ""
+    texts: list[Any] = [choice.message.content for choice in (reply.choices or ())[:1] if choice.message]
+    texts += [part.text for part in reply.content or () if part.type == "text"]
+    for item in reply.output or ():
+        if item.type == "message":
+            texts += [part.text for part in msgspec.json.decode(item.content, type=list[_Text])]
+    for candidate in (reply.candidates or ())[:1]:
+        texts += [part.text for part in (candidate.content.parts or [] if candidate.content else []) if not part.thought]
+    return "".join(text for text in texts if isinstance(text, str))
