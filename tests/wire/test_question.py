@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bursar.wire import question as canon
 from bursar.wire.question import LEFT_OUT, framed, question
