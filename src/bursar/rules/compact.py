@@ -19,6 +19,8 @@ from math import inf, isqrt
 from typing import NamedTuple
 
 from ..domain.outline import Outline, Piece
+from ..domain.price import Price
+from .price import femto_at, rate_of
 from .stub import line
 
 
@@ -48,6 +50,22 @@ class Rates(NamedTuple):
     read: int
     write: int
     output: int
+
+
+def rates(price: Price, input_total: int, hour: bool = False) -> Rates:
+    """A model's cache prices from the book. `hour`: the request asks for one-hour writes. A model without a price for reading a
+    cache has none, and one without a price for writing writes at the price of fresh input."""
+
+    def of(unit: str) -> int | None:
+        found = rate_of(price, unit)
+        return femto_at(found[0], input_total) if found is not None and not found[1] else None
+
+    fresh = of("input") or 0
+    read = of("cache_read")
+    if read is None or read >= fresh:
+        return Rates(fresh, fresh, of("output") or 0)
+    write = of("cache_write_1h") if hour else of("cache_write")
+    return Rates(read, fresh if write is None else write, of("output") or 0)
 
 
 class Standing(NamedTuple):
