@@ -59,6 +59,7 @@ class Router(NamedTuple):
     feature: str
     cheap: str
     dear: str
+    kept: float  # the part of the dearer model's grade that was to be kept
     threshold: float  # a score above it goes to the dearer model
     model: classify.Model
     measures: tuple[Measure, ...]  # of what `traits` gives
@@ -127,8 +128,10 @@ def fit(
     trained = tuple(_histogram(measure, values) for measure, values in zip(measures, own, strict=True))
     novelty = sorted(own[1])
     beyond = novelty[min(int(NOVEL_BEYOND * len(novelty)), len(novelty) - 1)]
-    report = Report(len(examples), cheap_grade, dear_grade, chosen, all_dear, apgr(curve), curve[:: max(len(curve) // 100, 1)])
-    return Router(feature, cheap, dear, chosen.threshold, model, measures, trained, beyond, report)
+    report = Report(
+        len(examples), cheap_grade, dear_grade, chosen, all_dear, apgr(curve), (*curve[: -1 : max(len(curve) // 100, 1)], curve[-1])
+    )
+    return Router(feature, cheap, dear, kept, chosen.threshold, model, measures, trained, beyond, report)
 
 
 def traits(model: classify.Model, row: classify.Row) -> tuple[float, ...]:
@@ -209,6 +212,26 @@ def judge(router: Router, watch: Watch, text: str) -> Verdict:
     return Verdict(found[0] > router.threshold, found[0], strange)
 
 
+class Held(NamedTuple):
+    """A router on graded requests that it has not seen. `refused`: why it would not serve them; `short`: it keeps less than it
+    promised, and chance does not explain it."""
+
+    curve: tuple[Point, ...]
+    chosen: Point
+    refused: str
+    short: bool
+
+
+def hold(router: Router, examples: Sequence[Example]) -> Held:
+    """The router against other grades."""
+    watch = Watch(router.trained)
+    verdicts = [judge(router, watch, example.text) for example in examples]
+    curve = trace([verdict.score for verdict in verdicts], examples, router.kept)
+    chosen = next(point for point in curve if point.threshold <= router.threshold or point is curve[-1])
+    least = router.kept * curve[-1].grade
+    return Held(curve, chosen, verdicts[-1].refused, chosen.grade + SURE * chosen.error < least)
+
+
 def dump(router: Router) -> bytes:
     """The router as a file's bytes: a line, a JSON header, two arrays, compressed, with a checksum."""
     model = router.model
@@ -242,7 +265,7 @@ def load(data: bytes) -> Router:
         tuple(Point(*point) for point in told["curve"]),
     )  # fmt: skip
     return Router(
-        header["feature"], header["cheap"], header["dear"], header["threshold"], model,
+        header["feature"], header["cheap"], header["dear"], header["kept"], header["threshold"], model,
         tuple(Measure(tuple(cuts)) for (cuts,) in header["measures"]), tuple(tuple(counts) for counts in header["trained"]),
         header["novel_beyond"], report,
     )  # fmt: skip
