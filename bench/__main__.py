@@ -6,7 +6,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 failed = 0
-for name in ("gateway", "wrapper", "ledger"):
+for name in ("gateway", "wrapper", "ledger", "controls"):
     print(f"\n== {name} ==", flush=True)
     failed |= subprocess.call([sys.executable, str(HERE / f"{name}.py")])
 sys.exit(failed)

@@ -7,7 +7,6 @@ import gzip
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,6 +10,8 @@ import msgspec
 from ..domain.outline import Outline, Piece
 from .dialect import encode
 
+_string = msgspec.json.Decoder(str)
+
 
 class Summary(NamedTuple):
     """One message for `span` messages from number `first` on."""
@@ -25,8 +27,8 @@ def text(body: bytes, piece: Piece) -> str:
     if raw[:1] == b"{":  # a result that is an object
         return raw.decode()
     if raw[:1] == b"\\":  # a string inside of an argument text
-        raw = msgspec.json.decode(b'"' + raw + b'"', type=str).encode()
-    return msgspec.json.decode(raw, type=str)
+        raw = _string.decode(b'"' + raw + b'"').encode()
+    return _string.decode(raw)
 
 
 def line(body: bytes, piece: Piece, said: str) -> bytes:

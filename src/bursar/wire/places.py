@@ -10,6 +10,7 @@ from . import splice
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
 _BETWEEN = re.compile(rb"[ \t\r\n,]*+")
 _PLAIN_KEY = re.compile(rb'[ \t\r\n,]*+"([^"\\]*+)"[ \t\r\n]*+:[ \t\r\n]*+')
 
@@ -87,7 +88,7 @@ def inner_strings(body: bytes, start: int, end: int, least: int) -> list[tuple[i
     if _SPELLED.search(raw):
         return found
     try:
-        msgspec.json.decode(msgspec.json.decode(raw, type=str), type=dict[str, msgspec.Raw])
+        _object.decode(_string.decode(raw))
     except msgspec.DecodeError:
         return found
     for token in _INNER.finditer(body, start, end):
