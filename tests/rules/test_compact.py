@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import recorded_histories as recorded
 from bursar.domain.outline import Message, Outline, Piece
 from bursar.rules import compact
 from bursar.rules.compact import AGGRESSIVE, Rates, Setting, State
 from bursar.rules.horizon import LEAST, Horizon
 from bursar.rules.stub import line
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import recorded_histories as recorded
 
 ANTHROPIC = Rates(10, 125, 500)
 RICH = 10**18

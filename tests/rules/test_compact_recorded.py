@@ -3,15 +3,12 @@ The whole table with all price rows is `bench/savings.py`; here is what fits int
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from bursar.rules.compact import AGGRESSIVE, Setting
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import recorded_histories as recorded
+from bursar.rules.compact import AGGRESSIVE, Setting
 from recorded_histories import ANTHROPIC, CHEAP, OPENAI_25, UNCACHED, Run
 
 
