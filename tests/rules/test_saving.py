@@ -128,6 +128,20 @@ def test_short_runs_have_nothing_to_gain_and_few_say_nothing() -> None:
     assert "nothing for input" in look_ahead([Run(5, 10, 10, 0)] * 40, 1, 1, Strategy("mask")).why
 
 
+def test_masking_anew_in_every_call_pays_for_the_cache_that_it_breaks() -> None:
+    """Runs whose history was read from a cache at a tenth: what a mask leaves behind it is written at the full price each time."""
+    calls, first, grown = 60, 5_000, 600
+    prompt = calls * first + grown * calls * (calls - 1) // 2
+    fresh = first + grown * (calls - 1)
+    cached = (fresh + (prompt - fresh) // 10) * 300_000 + calls * 60 * 1_500_000
+    full = prompt * 300_000 + calls * 60 * 1_500_000
+    many = [Run(calls + n % 3, prompt + n % 3 * (first + grown * calls), (calls + n % 3) * 60, pico) for pico in (cached,) for n in range(40)]
+    uncached = [run._replace(pico=full) for run in many]
+    warm, cold = (look_ahead(runs, 300_000_000, 1_500_000_000, Strategy("mask")) for runs in (many, uncached))
+    assert cold.gain and cold.net > 0.35
+    assert warm.net < 0 and not warm.gain
+
+
 def test_recorded_pairs_of_runs_are_foretold(data_dir: Path) -> None:
     """Thirteen experiments of 500 tasks with masking or summaries, foretold from the runs without: every sign, every size within
     a third, and nothing to gain where runs have twenty turns. (Three constants were chosen on these; see the docs.)"""

@@ -196,6 +196,51 @@ def test_arguments_written_as_text_stay_json(spelled: str) -> None:
         assert out is body
 
 
+def test_quotes_spelled_in_another_way_offer_nothing() -> None:
+    """An argument text whose own quotes are written \\u0022 in the body: where its strings begin cannot be told by looking for \\"."""
+    inner = json.dumps(json.dumps({"path": "a", "content": "x" * 900})).replace('\\"', "\\u0022").encode()
+    call = b'{"role":"assistant","tool_calls":[{"id":"c","function":{"name":"w","arguments":' + inner + b"}}]}"
+    body = b'{"messages":[{"role":"user","content":"hi"},' + call + b',{"role":"tool","tool_call_id":"c","content":"ok"}]}'
+    assert json.loads(json.loads(body)["messages"][1]["tool_calls"][0]["function"]["arguments"])["path"] == "a"
+    assert outline("openai_chat", body).pieces == ()
+    assert len(outline("openai_chat", body.replace(b"\\u0022", b'\\"')).pieces) == 1
+
+
+def test_a_long_key_is_no_value() -> None:
+    """Keys of arguments stay, however long: the tool's schema knows them."""
+    call = histories.Call("w", {"k" * 500: "v", "n": {"k" * 600: "y" * 700}}, "ok")
+    body = json.dumps(histories.anthropic(histories.History("", [histories.Turn("go", False, [("", False, [call])], "")], True))).encode()
+    found = outline("anthropic_messages", body)
+    assert [body[piece.start : piece.end] for piece in found.pieces] == [b'"' + b"y" * 700 + b'"']
+
+
+def test_what_a_summary_stands_for_needs_no_lines() -> None:
+    call = histories.Call("w", {}, "y" * 900)
+    body = json.dumps(histories.chat(histories.History("", [histories.Turn("go", False, [("", False, [call])] * 2, "")], True))).encode()
+    found = outline("openai_chat", body)
+    out = json.loads(elide.elide("openai_chat", body, found, {0: "a line", 1: "another"}, elide.Summary(2, 2, "so far")))
+    assert [m.get("content") for m in out["messages"]] == ["", "go", "so far", None, "another"]
+
+
+def test_thinking_reasoning_and_signatures_are_seen_in_every_dialect() -> None:
+    call = histories.Call("w", {"a": 1}, "ok")
+    for name, (render, _) in histories.RENDERED.items():
+        for thinking in (True, False):
+            body = json.dumps(render(histories.History("", [histories.Turn("go", False, [("", thinking, [call])], "")], True))).encode()
+            assert any(message.signed for message in outline(name, body).messages) is thinking, name
+
+
+def test_a_message_keeps_its_key_when_the_cache_mark_moves_on() -> None:
+    """Clients mark their newest message; the summary of older ones must still know them."""
+    text = {"type": "text", "text": 'say "cache_control": {"x": 1}'}
+    marked = {**text, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    plain, moved, other = (
+        outline("anthropic_messages", json.dumps({"messages": [{"role": "user", "content": [part]}]}).encode(), keyed=True).messages[0].key
+        for part in (text, marked, {**text, "text": "else"})
+    )
+    assert plain == moved != other
+
+
 def test_recorded_requests_stay_valid(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real requests of real clients, with their thinking, images and odd items: elided as far as it goes, nothing else moves.
     Their results are short, so everything over 60 bytes counts as long here."""

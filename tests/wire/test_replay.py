@@ -150,6 +150,13 @@ def test_what_is_not_a_whole_stream_is_not_put_together(name: str, stream: bytes
     assert (folded is not None) == (stream is CHAT)
 
 
+@pytest.mark.parametrize("name", ["openai_chat", "anthropic_messages", "openai_responses"])
+def test_a_stream_without_its_last_event_is_not_whole(name: str) -> None:
+    events = unfold(name, json.dumps(WHOLES[name]).encode()) or b""
+    assert fold(name, events) is not None
+    assert fold(name, events.rstrip(b"\n").rpartition(b"\n\n")[0] + b"\n\n") is None
+
+
 def test_a_replay_has_an_id_of_its_own_unless_it_can_be_gone_on_from() -> None:
     """Clients take two replies with one id for one; a response's id leads to what the provider stored."""
     for name in NAMES:
