@@ -204,6 +204,8 @@ def test_quotes_spelled_in_another_way_offer_nothing() -> None:
     assert json.loads(json.loads(body)["messages"][1]["tool_calls"][0]["function"]["arguments"])["path"] == "a"
     assert outline("openai_chat", body).pieces == ()
     assert len(outline("openai_chat", body.replace(b"\\u0022", b'\\"')).pieces) == 1
+    numbers = json.dumps(json.dumps({"a": list(range(300)), "b": "x"})).replace('\\"', "\\u0022", 1).encode()
+    assert outline("openai_chat", body.replace(inner, numbers)).pieces == (), "what lies between two strings is no string"
 
 
 def test_a_long_key_is_no_value() -> None:
