@@ -26,6 +26,7 @@ from bursar.stores.writer import Ledger
 from bursar.surfaces import settings, wiring
 from bursar.surfaces.cli import main
 from bursar.testing.provider import Provider
+from bursar.wire.question import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SRC = ROOT / "src" / "bursar"
@@ -217,6 +218,12 @@ def test_every_ledger_column_has_its_line_and_every_line_its_column() -> None:
 def test_every_refusal_has_its_line_with_its_status() -> None:
     lines = first_cells("refusals.md")
     assert {code: int(re.findall(r"\d{3}", rest)[0]) for code, rest in lines.items()} == CODES
+
+
+def test_what_a_cache_key_leaves_out_is_what_the_page_says() -> None:
+    """Per dialect, member by member."""
+    lines = first_cells("cache-key.md")
+    assert {name: frozenset(re.findall(r"`([^`]+)`", lines[name])) for name in LEFT_OUT} == LEFT_OUT
 
 
 def test_every_label_and_operation_has_its_line() -> None:
