@@ -19,8 +19,8 @@ from bursar.rules.familiar import Watch
 from bursar.rules.router import Example, Router, fit, judge
 from bursar.stores.replies import FileReplies, MemoryReplies, Replies
 from bursar.wire import elide
-from bursar.wire.question import question
 from bursar.wire.outline import outline
+from bursar.wire.question import question
 
 TARGETS = {"exact": 15.0, "route": 1_000.0, "compact": 5_000.0}  # microseconds
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar.domain.price import Price, Rate
+from bursar.domain.shape import replace
 from bursar.domain.usage import Tokens
 from bursar.rules import compact, saving
 from bursar.rules.price import bill
@@ -41,7 +42,7 @@ def test_an_answer_from_the_cache_saves_what_it_cost_less_the_look_up() -> None:
 def test_of_a_batch_the_inputs_that_were_not_asked_for_are_saved() -> None:
     found = saving.embedded(Tokens(input=300), GPT, known_bytes=9_700, asked_bytes=300)
     assert found and found.gross == bill(Tokens(input=9_700), GPT).pico and found.low < found.net < found.high
-    assert saving.embedded(Tokens(), GPT, 100, 0) is None and saving.embedded(Tokens(input=1), price("x", 0, 0)._replace(rates={}), 1, 1) is None
+    assert saving.embedded(Tokens(), GPT, 100, 0) is None and saving.embedded(Tokens(input=1), replace(SONNET, rates={}), 1, 1) is None
 
 
 def test_a_cheaper_models_answer_is_compared_with_the_same_tokens_at_the_dearer_price() -> None:
@@ -55,7 +56,7 @@ def test_a_cheaper_models_answer_is_compared_with_the_same_tokens_at_the_dearer_
     twice = saving.routed(used, paid, SONNET, longer=2.0)
     assert twice and twice.gross == (bill(used._replace(output=400, reasoning=100), SONNET).pico or 0) - paid
     lost = saving.routed(used, paid, SONNET, own=10 * dear)
-    assert lost and lost.net < 0 and saving.routed(used, paid, SONNET._replace(rates={})) is None
+    assert lost and lost.net < 0 and saving.routed(used, paid, replace(SONNET, rates={})) is None
 
 
 def test_compaction_is_compared_with_the_full_history_call_by_call() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from bursar.wire import question as canon
-from bursar.wire.question import LEFT_OUT, framed, question
+from bursar.wire.question import LEFT_OUT, counted, framed, question
 
 from . import histories
 from .recorded import SPOKEN, exchanges
@@ -110,7 +109,7 @@ def test_temperature_and_seed_are_read_where_each_dialect_has_them() -> None:
 
 
 def test_headers_that_change_the_answer_count_and_keys_do_not() -> None:
-    one = canon.counted([(b"anthropic-beta", b"x"), (b"authorization", b"secret"), (b"user-agent", b"z")], "key=secret&api-version=1&alt=sse")
+    one = counted([(b"anthropic-beta", b"x"), (b"authorization", b"secret"), (b"user-agent", b"z")], "key=secret&api-version=1&alt=sse")
     assert one == b"anthropic-beta:x\napi-version=1"
 
 

@@ -149,7 +149,7 @@ def decide(
         broken = sent.behind(standing, cached)
         cached = min(cached, sent.at(outline.messages[standing.first].start))
     cached = min(cached, sent.at(outline.messages[-1].end))  # a client may have gone back to an earlier point
-    ask, owed = _ask(outline, setting, rates, state, sent, cached, purse, left, summariser, turns, calls)
+    ask, owed = _ask(outline, setting, rates, state, sent, purse, left, summariser, turns, calls)
     fresh: list[int] = []
     rent, why = 0, "kept" if kept or standing else "nothing"
     if new:
@@ -235,7 +235,7 @@ def _elide(
 
 
 def _ask(
-    outline: Outline, setting: Setting, rates: Rates, state: State, sent: _Sent, cached: int, purse: int, left: float | None,
+    outline: Outline, setting: Setting, rates: Rates, state: State, sent: _Sent, purse: int, left: float | None,
     summariser: Rates | None, turns: Sequence[int], calls: Sequence[int],
 ) -> tuple[Cut | None, int]:  # fmt: skip
     """(a summary worth having, what was paid so far for not having it)."""
@@ -251,12 +251,12 @@ def _ask(
     less = gone - setting.summary
     if less < setting.summary:
         return None, state.owed
-    stays = max(cached - sent.at(messages[last].start), 0)
+    # It takes effect in the next call: by then everything that is sent now lies in the cache, also after a pause.
+    stays = sent.at(messages[-1].end) - sent.at(messages[last].start)
     own = summariser.read * gone + summariser.output * setting.summary if wanted and summariser else 0
-    price = own + ((rates.write - rates.read) * (stays + setting.summary) if cached else 0)
-    read = rates.read if cached else rates.write
-    owed = state.owed + read * less
-    if price <= purse and (left * read * less > price if left is not None else owed >= price):
+    price = own + (rates.write - rates.read) * (stays + setting.summary)
+    owed = state.owed + rates.read * less
+    if price <= purse and (left * rates.read * less > price if left is not None else owed >= price):
         return Cut(first, last - first, own), 0
     return None, owed
 

@@ -10,8 +10,8 @@ from msgspec import Raw
 
 from ..domain.usage import Tokens
 from . import places
-from .question import LEFT_OUT
 from .dialect import encode
+from .question import LEFT_OUT
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 _sorted = msgspec.json.Encoder(order="sorted")
