@@ -243,6 +243,17 @@ def test_a_message_keeps_its_key_when_the_cache_mark_moves_on() -> None:
     assert plain == moved != other
 
 
+def test_a_text_that_an_sdk_wrapped_is_read_as_the_text() -> None:
+    """Gemini's results are objects: {"result": "…"} is a text, several members are a record."""
+    for response, said in (({"result": 'a "b"\n' * 90}, 'a "b"\n' * 90), ({"id": "W123", "items": "x" * 500}, None), ({"n": [7] * 300}, None)):
+        call = {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}}]}
+        parts = [{"functionResponse": {"name": "f", "response": response}}]
+        body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}, call, {"role": "user", "parts": parts}]}).encode()
+        (piece,) = outline("gemini_generate", body).pieces
+        assert elide.text(body, piece) == (said or json.dumps(response)) and piece.kind == ("text" if said else "record")
+        assert json.loads(elide.line(body, piece, "short")) == {"elided": "short"}
+
+
 def test_recorded_requests_stay_valid(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real requests of real clients, with their thinking, images and odd items: elided as far as it goes, nothing else moves.
     Their results are short, so everything over 60 bytes counts as long here."""

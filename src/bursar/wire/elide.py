@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..domain.outline import Outline, Piece
+from . import places
 from .dialect import encode
 
 _string = msgspec.json.Decoder(str)
@@ -24,8 +25,11 @@ class Summary(NamedTuple):
 def text(body: bytes, piece: Piece) -> str:
     """What a line will stand for."""
     raw = body[piece.start : piece.end]
-    if raw[:1] == b"{":  # a result that is an object
-        return raw.decode()
+    if raw[:1] == b"{":  # a result that is an object; SDKs wrap a text as {"result": "…"}
+        members = list(places.named(raw, 0, len(raw)).values())
+        if len(members) != 1 or raw[members[0][0] : members[0][0] + 1] != b'"':
+            return raw.decode()
+        raw = raw[slice(*members[0])]
     if raw[:1] == b"\\":  # a string inside of an argument text
         raw = _string.decode(b'"' + raw + b'"').encode()
     return _string.decode(raw)
