@@ -30,6 +30,7 @@ from bursar.testing.provider import Provider
 from imports import samples
 from bursar.testing.scenario import Cause
 from bursar.testing.script import FAULTS, Say
+from bursar.wire.question import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SRC = ROOT / "src" / "bursar"
@@ -222,6 +223,12 @@ def test_every_ledger_column_has_its_line_and_every_line_its_column() -> None:
 def test_every_refusal_has_its_line_with_its_status() -> None:
     lines = first_cells("refusals.md")
     assert {code: int(re.findall(r"\d{3}", rest)[0]) for code, rest in lines.items()} == CODES
+
+
+def test_what_a_cache_key_leaves_out_is_what_the_page_says() -> None:
+    """Per dialect, member by member."""
+    lines = first_cells("cache-key.md")
+    assert {name: frozenset(re.findall(r"`([^`]+)`", lines[name])) for name in LEFT_OUT} == LEFT_OUT
 
 
 def test_every_label_and_operation_has_its_line() -> None:
