@@ -1,0 +1,234 @@
+"""Why the bill changed, asked of a ledger: both periods' sums, the explanation, and what else happened at the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..rules.why import AGAIN, NOTHING, Explained, Leaf, Side, Sums, Talk, explain
+from ..rules.why_findings import OTHERS, Told, tell
+from ..stores.fault import LedgerFault
+from ..stores.query import LABEL, TOP_MAX, Filter, Query
+from ..stores.reader import Reader
+from .cli_common import pico
+from .statement import DoesNotFoot
+
+LABELS = ("tenant", "feature", "flow")
+COMBINATIONS_MAX = 600  # of label values told apart; beyond them the smallest values of the largest label are one
+SPARSE = 16  # times as many may be possible for it to be worth looking how many there are
+VALUES_MAX = 1000  # of one label that are looked at
+FIRSTS_MAX = 3  # values first seen that are named one by one; more are counted
+RELEASE = f"{LABEL}release"
+DEAREST_LEAST = 0.02  # of the period's cost in one conversation, and …
+DEAREST_TIMES = 20  # … so many times the mean one: then it is named
+
+MEASURES = (
+    "billed", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning",
+    "cost", "cost_input", "cost_cache_read", "cost_cache_write", "cost_output",
+)  # fmt: skip
+WHAT = ("purpose", "operation", "cause", "model_served")
+PRICED = Filter("price_status", ("unpriced",), True)
+UNPRICED = Filter("price_status", ("unpriced",))
+
+Span = tuple[int, int]  # microseconds [since, until)
+
+
+class Event(NamedTuple):
+    """Something that happened in the ledger at a time; nobody says what came of it. `kind`: mark, policy, price, model, label,
+    release, conversation."""
+
+    ts: int
+    kind: str
+    text: str
+
+
+class Report(NamedTuple):
+    """The explanation of one change, with what is beside it. `unsure`: tries without a price (not in the dollars) and estimated
+    ones (in them), before and now."""
+
+    labels: tuple[str, ...]
+    versus: Span
+    this: Span
+    explained: Explained
+    told: Told
+    events: list[Event]
+    unpriced: tuple[int, int]
+    estimated: tuple[int, int]
+    folded: tuple[str, ...]  # labels whose smaller values were put together
+
+
+def report(reader: Reader, labels: Sequence[str], where: Sequence[Filter], this: Span, versus: Span) -> Report:
+    """Why `this` period cost what it did against `versus`. DoesNotFoot when the sums are not the totals asked for apart."""
+    ask = _Asker(reader, tuple(labels), tuple(where))
+    keep = ask.keep(versus, this)
+    before, now = ask.side(versus, keep), ask.side(this, keep)
+    totals = ask.total(versus), ask.total(this)
+    found = explain(before, now)
+    for name, booked, explained in (("before", totals[0]["cost"], found.before), ("now", totals[1]["cost"], found.now)):
+        if (pico(booked) if booked is not None else 0) != explained:
+            raise DoesNotFoot(f"the slices of the period {name} come to {explained} pico-dollars, its total is {booked} dollars; "
+                              "run `bursar check` and report this")  # fmt: skip
+    return Report(
+        tuple(labels), versus, this, found, tell([name.removeprefix(LABEL) for name in labels], before, now, found),
+        ask.events(versus, this), (totals[0]["unpriced"], totals[1]["unpriced"]), (totals[0]["estimated"], totals[1]["estimated"]),
+        tuple(name.removeprefix(LABEL) for name, _ in keep),
+    )  # fmt: skip
+
+
+class _Asker:
+    def __init__(self, reader: Reader, labels: tuple[str, ...], where: tuple[Filter, ...]) -> None:
+        self.reader, self.labels, self.where = reader, labels, where
+
+    def keep(self, versus: Span, this: Span) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Which values of the labels are told apart, where all of them would be too many: those that changed most."""
+        values: dict[str, list[str]] = {}
+        more: set[str] = set()
+        for label in self.labels:
+            sums: dict[str, int] = {}
+            for span, sign in ((versus, -1), (this, 1)):
+                rows = self.reader.query(Query(("cost",), (label,), self.where, *span, top=VALUES_MAX))
+                more |= {label} if len(rows) == VALUES_MAX else set()
+                for row in rows:
+                    sums[row[label]] = sums.get(row[label], 0) + sign * _pico(row["cost"])
+            values[label] = sorted(sums, key=lambda value: (-abs(sums[value]), value))
+        most = {label: len(found) for label, found in values.items()}
+        if not more and COMBINATIONS_MAX < _product(most.values()) <= SPARSE * COMBINATIONS_MAX and self._sparse(versus, this):
+            return ()
+        while _product(most.values()) > COMBINATIONS_MAX:
+            largest = max(most, key=lambda label: most[label])
+            most[largest] = most[largest] * 9 // 10
+        return tuple(
+            (label, tuple(found[: most[label]])) for label, found in values.items() if label in more or most[label] < len(found)
+        )
+
+    def _sparse(self, versus: Span, this: Span) -> bool:
+        """Whether the combinations that there are, rather than could be, are few enough."""
+        ask = Query(("rows",), self.labels, self.where, top=COMBINATIONS_MAX)
+        return all(len(self.reader.query(ask._replace(since_us=a, until_us=b))) < COMBINATIONS_MAX for a, b in (versus, this))
+
+    def side(self, span: Span, keep: tuple[tuple[str, tuple[str, ...]], ...]) -> Side:
+        by = (*self.labels, *WHAT)
+        leaves: dict[Leaf, Sums] = {}
+        rows = self.reader.query(Query(MEASURES, by, (*self.where, PRICED), *span, top=TOP_MAX, keep=keep))
+        if len(rows) == TOP_MAX:
+            raise LedgerFault("query", f"that makes {TOP_MAX:,} groups or more", "name fewer labels with --by, or narrow it with --where")
+        for row in rows:
+            leaf = self._leaf(row)
+            leaves[leaf] = leaves.get(leaf, NOTHING).plus(_sums(row))
+        # What is known of a call whose price is not known is in the bill, as a charge without tokens.
+        for row in self.reader.query(Query(("cost",), by, (*self.where, UNPRICED), *span, keep=keep)):
+            if row["cost"]:
+                leaf = self._leaf(row)
+                leaves[leaf] = leaves.get(leaf, NOTHING).plus(Sums(cost_other=_pico(row["cost"])))
+        firsts = (*self.where, PRICED, Filter("purpose", ("primary",)), Filter("operation", AGAIN, True), Filter("status", ("ok", "unknown")))
+        talks: dict[tuple[str, ...], Talk] = {}
+        for row in self.reader.query(Query(("conversations", "unthreaded"), self.labels, firsts, *span, keep=keep)):
+            key = self._key(row)
+            had = talks.get(key, Talk())
+            talks[key] = Talk(had.conversations + row["conversations"], had.alone + row["unthreaded"])
+        return Side(leaves, talks)
+
+    def _key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple([OTHERS if row[label] is None else row[label] for label in self.labels])
+
+    def _leaf(self, row: Mapping[str, Any]) -> Leaf:
+        return Leaf(self._key(row), row["purpose"], row["operation"], row["cause"], row["model_served"])
+
+    def total(self, span: Span) -> dict[str, Any]:
+        (row,) = self.reader.query(Query(("cost", "unpriced", "estimated"), (), self.where, *span))
+        return row
+
+    # -- beside it ---------------------------------------------------------------------------------------------------------
+
+    def events(self, versus: Span, this: Span) -> list[Event]:
+        """What was new between the start of the earlier period and the end of the later, in the order of time."""
+        found = [Event(mark.ts, "mark", mark.text) for mark in self.reader.marks(versus[0], this[1])]
+        found += self._changes(versus[0], this[1])
+        for label in (*self.labels, *((RELEASE,) if RELEASE not in self.labels else ())):
+            found += self._firsts(label, versus[1] if label != RELEASE else versus[0], this[1])
+        found += self._dearest(this)
+        return sorted(found)
+
+    def _changes(self, since: int, until: int) -> list[Event]:
+        """Policies, prices and served models that were not the first of their kind."""
+        made: list[Event] = []
+        policies = self.reader.query(Query(("first",), ("policy_hash",), (), None, until))
+        seen = sorted((row["first"], row["policy_hash"]) for row in policies if row["policy_hash"])
+        made += [Event(ts, "policy", f"policy {name[:12]} first seen") for ts, name in seen[1:]]
+        prices: dict[tuple[str, str], dict[str, int]] = {}
+        served: dict[str, dict[str, int]] = {}
+        by = ("provider", "model_requested", "model_served", "price_id")
+        answered = (*self.where, Filter("status", ("ok",)), Filter("attempt_kind", ("fallback", "correction"), True))
+        for row in self.reader.query(Query(("first",), by, answered, None, until)):
+            provider, asked, model, price = (row[name] for name in by)
+            _earliest(prices.setdefault((provider, model), {}), price, row["first"])
+            _earliest(served.setdefault(asked, {}), model, row["first"])
+        for (_, model), found in prices.items():
+            made += [Event(ts, "price", f"{model} first billed at {price}") for ts, price in _later(found)]
+        for asked, found in served.items():
+            made += [Event(ts, "model", f"{asked} first answered by {model}") for ts, model in _later(found)]
+        return [event for event in made if since <= event.ts < until]
+
+    def _firsts(self, label: str, since: int, until: int) -> list[Event]:
+        """Values of a label that had never been seen before; nothing in a ledger's first period is news."""
+        rows = self.reader.query(Query(("first", "cost"), (label,), self.where, None, until, order="cost"))
+        if not any(row["first"] < since for row in rows):
+            return []
+        name = label.removeprefix(LABEL)
+        fresh = [(row["first"], row[label]) for row in rows if row[label] and row["first"] >= since]
+        kind = "release" if label == RELEASE else "label"
+        made = [Event(ts, kind, f"{name} {value} first seen") for ts, value in fresh[:FIRSTS_MAX]]
+        if len(fresh) > FIRSTS_MAX:
+            rest = fresh[FIRSTS_MAX:]
+            made.append(Event(min(ts for ts, _ in rest), kind, f"{name}: {len(rest)} more values first seen from here on"))
+        return made
+
+    def _dearest(self, this: Span) -> list[Event]:
+        named = (*self.where, Filter("conversation", ("",), True))
+        rows = self.reader.query(Query(("cost", "tries", "first", "last"), ("conversation",), named, *this, top=1))
+        (whole,) = self.reader.query(Query(("cost", "conversations"), (), named, *this))
+        if not rows or not rows[0]["cost"] or not whole["cost"] or whole["cost"] <= 0:
+            return []
+        cost, total = _pico(rows[0]["cost"]), _pico(whole["cost"])
+        if cost < DEAREST_LEAST * total or cost * whole["conversations"] < DEAREST_TIMES * total:
+            return []
+        row = rows[0]
+        from .tables import money, share
+
+        hours = max(1, round((row["last"] - row["first"]) / 3_600_000_000))
+        text = (
+            f"the dearest conversation, {row['conversation']}: {money(cost)} in {hours} hour{'s' if hours > 1 else ''} and "
+            f"{row['tries']:,} tries, {share(cost, total)} of what all conversations came to"
+        )
+        return [Event(row["first"], "conversation", text)]
+
+
+def _pico(dollars: Any) -> int:
+    return 0 if dollars is None else pico(dollars)
+
+
+def _sums(row: Mapping[str, Any]) -> Sums:
+    def of(name: str) -> int:
+        return int(row[name] or 0)
+
+    parts = [_pico(row[name]) for name in ("cost_input", "cost_cache_read", "cost_cache_write", "cost_output")]
+    return Sums(
+        row["billed"], of("input"), of("cache_read"), of("cache_write") + of("cache_write_1h"), of("output") + of("reasoning"),
+        *parts, cost_other=_pico(row["cost"]) - sum(parts),
+    )  # fmt: skip
+
+
+def _earliest(found: dict[str, int], name: str, ts: int) -> None:
+    found[name] = min(ts, found.get(name, ts))
+
+
+def _later(found: Mapping[str, int]) -> list[tuple[int, str]]:
+    """All but the first of a kind, in time: the first is no change."""
+    return sorted((ts, name) for name, ts in found.items() if name)[1:]
+
+
+def _product(numbers: Any) -> int:
+    made = 1
+    for number in numbers:
+        made *= max(1, number)
+    return made
