@@ -144,8 +144,9 @@ def _base(
 def _conversations(firsts: tuple[int, int], was: Talk, is_: Talk) -> tuple[int, int]:
     """Conversations in each period; a call in none counts as one. Only calls are counted where most of them have a
     conversation in one period and not in the other: ids that were switched on in between are no change of depth."""
-    known = [2 * talk.alone < calls for calls, talk in zip(firsts, (was, is_), strict=True) if calls]
-    if True in known and False in known:
+    sides = tuple(zip(firsts, (was, is_), strict=True))
+    known = [2 * talk.alone < calls and talk.conversations > 0 for calls, talk in sides if calls]
+    if True not in known or False in known:
         return firsts
     return min(firsts[0], was.conversations + was.alone), min(firsts[1], is_.conversations + is_.alone)
 
@@ -256,6 +257,7 @@ def _add(found: dict[str, int], factors: list[Factor], dollars: tuple[int, int])
     parts = shapley(factors)
     whole = [round(part) for part in parts]
     rest = change - sum(whole)
+    assert abs(rest) <= len(parts) + max(map(abs, (*dollars, *parts))) / 1e9, "the factors are not what the ledger says"
     if rest:
         # Rounding, and what a float cannot say of a sum beyond 2^53 pico-dollars: one part in 10^15, on the largest driver.
         # On a tie the last: the price.

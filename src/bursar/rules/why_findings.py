@@ -5,7 +5,7 @@ column."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import log
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from .why_slices import Slice, ripple, scan
 Where = tuple[tuple[str, str], ...]
 Values = tuple[str, ...]
 
-FIXED = ("operation", "cause", "model")  # dimensions every leaf has behind its labels
+FIXED = ("cause", "operation", "model")  # dimensions every leaf has behind its labels
 OTHERS = "\x00others"  # a value that stands for all that were folded together: no label can be it, none is printable
 SLICES_MOST = 6
 SLICE_LEAST = 0.02  # of all change, up and down: below it a slice is not worth a line
@@ -47,7 +47,8 @@ class Finding(NamedTuple):
     where: Where
     covered: int
     figure: Figure
-    sentence: str
+    told: str  # what was counted, where, before and now
+    sentence: str  # … and its dollars
 
 
 class Place(NamedTuple):
@@ -72,71 +73,79 @@ class Told(NamedTuple):
 
 def tell(labels: Sequence[str], before: Side, now: Side, found: Explained) -> Told:
     """Findings by size, then slices by size with the rest last. `labels` names the leaves' labels."""
-    dims = (*labels, *FIXED)
-    leaves = list({**before.leaves, **now.leaves})
-    values = {leaf: (*leaf.labels, leaf.operation, leaf.cause, leaf.model) for leaf in leaves}
-    told = _Teller(dims, values, before, now, found)
+    told = _Teller((*labels, *FIXED), before, now, found)
     findings = [told.finding(driver) for driver, change in found.drivers.items() if change]
     findings.sort(key=lambda one: -abs(one.change))
     return Told(findings, told.places())
 
 
 class _Teller:
-    def __init__(self, dims: Sequence[str], values: Mapping[Leaf, Values], before: Side, now: Side, found: Explained) -> None:
-        self.dims, self.values, self.before, self.now, self.found = dims, values, before, now, found
-        self.change = found.now - found.before
-        self.moved = sum(abs(self._cost(leaf, now) - self._cost(leaf, before)) for leaf in values)
+    """Leaves by number: their values, and their pico-dollars in both periods."""
 
-    @staticmethod
-    def _cost(leaf: Leaf, side: Side) -> int:
-        return side.leaves.get(leaf, NOTHING).cost
+    def __init__(self, dims: Sequence[str], before: Side, now: Side, found: Explained) -> None:
+        self.dims, self.before, self.now, self.found = dims, before, now, found
+        self.leaves = list({**before.leaves, **now.leaves})
+        self.values: list[Values] = [(*leaf.labels, leaf.cause, leaf.operation, leaf.model) for leaf in self.leaves]
+        self.was = [before.leaves.get(leaf, NOTHING).cost for leaf in self.leaves]
+        self.is_ = [now.leaves.get(leaf, NOTHING).cost for leaf in self.leaves]
+        self.cells = [found.cells.get(leaf, {}) for leaf in self.leaves]
+        self.change = found.now - found.before
+        self.moved = sum(abs(b - a) for a, b in zip(self.was, self.is_))
 
     # -- drivers -----------------------------------------------------------------------------------------------------------
 
     def finding(self, driver: str) -> Finding:
         change = self.found.drivers[driver]
         where, covered = self._narrow(driver, change)
-        scope = [leaf for leaf in self.values if self._within(leaf, where)]
+        at = [(self.dims.index(name), value) for name, value in where]
+        scope = [leaf for leaf, values in zip(self.leaves, self.values) if all(values[d] == value for d, value in at)]
         figure = self._figure(driver, scope)
-        return Finding(driver, change, where, covered, figure, self._sentence(driver, change, where, covered, figure))
-
-    def _within(self, leaf: Leaf, where: Where) -> bool:
-        values = self.values[leaf]
-        return all(values[self.dims.index(name)] == value for name, value in where)
+        told = figure.name + phrase(where)
+        told += "" if driver == "corrections" else f": {_moved(figure)}"
+        part = _of(change, self.change) + _there(covered, change, bool(where))
+        return Finding(driver, change, where, covered, figure, told, f"{told}. {signed(change)}{part}.")
 
     def _narrow(self, driver: str, change: int) -> tuple[Where, int]:
         """The values that hold most of a driver's dollars, and more of them than of the spend: one dimension after another."""
         skip = {"operation"} if driver in SUBJECT or driver in ("volume", "depth") else set[str]()
-        skip |= {"model"} if driver == "model_mix" else {"cause"} if driver not in AGAIN else set()
-        parts = [(self.values[leaf], cell[driver]) for leaf, cell in self.found.cells.items() if driver in cell]
-        spend = [(values, self._cost(leaf, self.before) + self._cost(leaf, self.now)) for leaf, values in self.values.items()]
+        skip |= {"model"} if driver == "model_mix" else set()
+        skip |= {"cause"} if driver not in AGAIN else set()
+        parts = [(n, cell[driver]) for n, cell in enumerate(self.cells) if driver in cell]
+        scope: Iterable[int] = range(len(self.leaves))
         where: list[tuple[str, str]] = []
-        covered = change
+        covered, fell = change, change < 0
         while len(where) < WHERE_MOST:
-            best, chosen = 0.0, (-1, "", 0)
+            # The smaller of the two periods: what surged is itself most of what was spent then.
+            spend = [(n, self.was[n] + 10 * self.is_[n] if fell else 10 * self.was[n] + self.is_[n]) for n in scope]
             whole = sum(amount for _, amount in spend)
+            best, chosen = 0.0, (-1, "", 0)
             for d, name in enumerate(self.dims):
-                if name in skip:
-                    continue
-                inside = _sums(parts, d)
-                share = _sums(spend, d)
-                for value, amount in inside.items():
-                    part = amount / change
-                    if value == OTHERS or not WHERE_LEAST <= part <= 1.5 or share.get(value, 0) <= 0 or whole <= 0:
+                inside = {} if name in skip else self._by(d, parts)
+                likely = {v: amount for v, amount in inside.items() if v != OTHERS and WHERE_LEAST <= amount / change <= 1.5}
+                share = self._by(d, spend) if likely else {}
+                for value, amount in likely.items():
+                    if share.get(value, 0) <= 0 or whole <= 0:
                         continue
-                    lift = part / (share[value] / whole) / (covered / change)
-                    score = min(part, 1.0) * log(lift) if lift >= WHERE_LIFT else 0.0
+                    lift = (amount / covered) / (share[value] / whole)
+                    score = min(amount / change, 1.0) * log(lift) if lift >= WHERE_LIFT else 0.0
                     if score > best:
                         best, chosen = score, (d, value, amount)
-            d, value, amount = chosen
+            d, value, covered_there = chosen
             if d < 0:
                 break
             where.append((self.dims[d], value))
             skip.add(self.dims[d])
-            covered = amount
-            parts = [one for one in parts if one[0][d] == value]
-            spend = [one for one in spend if one[0][d] == value]
+            covered = covered_there
+            parts = [(n, amount) for n, amount in parts if self.values[n][d] == value]
+            scope = [n for n in scope if self.values[n][d] == value]
         return tuple(where), covered if where else 0
+
+    def _by(self, dim: int, amounts: Iterable[tuple[int, int]]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for n, amount in amounts:
+            value = self.values[n][dim]
+            found[value] = found.get(value, 0) + amount
+        return found
 
     def _figure(self, driver: str, scope: Sequence[Leaf]) -> Figure:
         was, is_ = _total(scope, self.before), _total(scope, self.now)
@@ -149,7 +158,13 @@ class _Teller:
                 return Figure("Calls a conversation", "ratio", _over(calls[0], talks[0]), _over(calls[1], talks[1]))
             case "retry" | "fallback":
                 again = [leaf for leaf in scope if leaf.operation == driver]
-                return Figure(SUBJECT[driver], "count", _total(again, self.before).tries, _total(again, self.now).tries)
+                tries = _total(again, self.before).tries, _total(again, self.now).tries
+                firsts = self._firsts(
+                    [leaf for leaf in self.leaves if (leaf.labels, leaf.purpose) in {(a.labels, a.purpose) for a in again}]
+                )
+                if not all(tries) or not all(firsts):
+                    return Figure(SUBJECT[driver], "count", *tries)
+                return Figure(f"{SUBJECT[driver]} in a hundred calls", "ratio", 100 * tries[0] / firsts[0], 100 * tries[1] / firsts[1])
             case "eval" | "embedding" | "background" | "control":
                 return Figure(SUBJECT[driver], "count", *self._firsts(scope, driver))
             case "model_mix":
@@ -169,8 +184,8 @@ class _Teller:
             case _:
                 return Figure("Corrections, and calls priced in part", "usd", None, None)
 
-    def _firsts(self, scope: Iterable[Leaf], purpose: str) -> tuple[int, int]:
-        mine = [leaf for leaf in scope if leaf.operation not in AGAIN and leaf.purpose == purpose]
+    def _firsts(self, scope: Iterable[Leaf], purpose: str = "") -> tuple[int, int]:
+        mine = [leaf for leaf in scope if leaf.operation not in AGAIN and purpose in ("", leaf.purpose)]
         return _total(mine, self.before).tries, _total(mine, self.now).tries
 
     def _talks(self, scope: Iterable[Leaf]) -> tuple[int, int]:
@@ -213,30 +228,23 @@ class _Teller:
                     best, told = weight, Figure(f"Dollars a million tokens of {model} {name}", "usd_per_million", *rates)
         return told
 
-    def _sentence(self, driver: str, change: int, where: Where, covered: int, figure: Figure) -> str:
-        counted = figure.name
-        if driver != "corrections":
-            counted += f": {_moved(figure)}"
-        return f"{counted}. {signed(change)}{_of(change, self.change)}{_in(where, covered, change)}."
-
     # -- slices ------------------------------------------------------------------------------------------------------------
 
     def places(self) -> list[Place]:
         """Slices that hold 2% of the change or more, by size; what nobody labelled apart; the rest last. They do not overlap."""
         labels = len(self.dims) - len(FIXED)
-        nobody = [leaf for leaf in self.values if labels and not any(leaf.labels)]
+        nobody = [n for n, values in enumerate(self.values) if labels and not any(values[:labels])]
         apart = set(nobody)
-        rest = [leaf for leaf in self.values if leaf not in apart]
-        found: list[tuple[Where, str, list[Leaf], float]] = []
+        rest = [n for n in range(len(self.leaves)) if n not in apart]
+        made: list[Place] = []
         least = SLICE_LEAST * self.moved
         for how, search in (("alike", self._alike), ("amount", self._amounts)):
-            taken: set[Leaf] = set()
-            for one in search(rest, least, SLICES_MOST - len(found)):
-                mine = [rest[n] for n in one.leaves]
-                found.append((one.element, how, mine, one.gain))
+            taken: set[int] = set()
+            for one in search(rest, least, SLICES_MOST - len(made)):
+                mine = [rest[m] for m in one.leaves]
+                made.append(self._place(one.element, how, mine, one.gain))
                 taken.update(mine)
-            rest = [leaf for leaf in rest if leaf not in taken]
-        made = [self._place(*one) for one in found]
+            rest = [n for n in rest if n not in taken]
         made.sort(key=lambda place: -abs(place.now - place.before))
         if nobody:
             made.append(self._place(tuple((name, "") for name in self.dims[:labels]), "unattributed", nobody, 0.0))
@@ -244,35 +252,34 @@ class _Teller:
             made.append(self._place((), "rest", rest, 0.0))
         return made
 
-    def _pairs(self, leaves: Sequence[Leaf]) -> list[tuple[float, float]]:
-        return [(float(self._cost(leaf, self.before)), float(self._cost(leaf, self.now))) for leaf in leaves]
+    def _pairs(self, leaves: Sequence[int]) -> list[tuple[float, float]]:
+        return [(float(self.was[n]), float(self.is_[n])) for n in leaves]
 
-    def _alike(self, leaves: Sequence[Leaf], least: float, most: int) -> list[Slice]:
+    def _alike(self, leaves: Sequence[int], least: float, most: int) -> list[Slice]:
         pairs = self._pairs(leaves)
-        found = ripple(self.dims, [self.values[leaf] for leaf in leaves], pairs)
-        big = [(abs(sum(pairs[n][1] - pairs[n][0] for n in one.leaves)), one) for one in found if _named(one)]
+        found = ripple(self.dims, [self.values[n] for n in leaves], pairs)
+        big = [(abs(sum(pairs[m][1] - pairs[m][0] for m in one.leaves)), one) for one in found if _named(one)]
         return [one for size, one in sorted(big, key=lambda pair: -pair[0]) if size >= least][:most]
 
-    def _amounts(self, leaves: Sequence[Leaf], least: float, most: int) -> list[Slice]:
-        """What the total did, then what went against it."""
-        values, pairs = [self.values[leaf] for leaf in leaves], self._pairs(leaves)
-        tries = sum(side.leaves.get(leaf, NOTHING).tries for leaf in leaves for side in (self.before, self.now))
+    def _amounts(self, leaves: Sequence[int], least: float, most: int) -> list[Slice]:
+        """What went the way of the total, then what went against it."""
+        values, pairs = [self.values[n] for n in leaves], self._pairs(leaves)
+        tries = sum(side.leaves.get(self.leaves[n], NOTHING).tries for n in leaves for side in (self.before, self.now))
         unit = max(sum(map(sum, pairs)) / max(tries, 1), 1.0)
-        up = self.change >= 0
         free = list(range(len(leaves)))
         found: list[Slice] = []
-        for way in (up, not up):
-            more = scan(self.dims, values, pairs, unit, free, up=way, most=most - len(found), least=least)
+        for up in (self.change >= 0, self.change < 0):
+            more = scan(self.dims, values, pairs, unit, free, up=up, most=most - len(found), least=least)
             found += [one for one in more if _named(one)]
-            taken = {n for one in found for n in one.leaves}
-            free = [n for n in free if n not in taken]
+            taken = {m for one in found for m in one.leaves}
+            free = [m for m in free if m not in taken]
         return found
 
-    def _place(self, where: Where, how: str, leaves: Sequence[Leaf], gain: float) -> Place:
-        was, is_ = (sum(self._cost(leaf, side) for leaf in leaves) for side in (self.before, self.now))
+    def _place(self, where: Where, how: str, leaves: Sequence[int], gain: float) -> Place:
+        was, is_ = sum(self.was[n] for n in leaves), sum(self.is_[n] for n in leaves)
         drivers: dict[str, int] = {}
-        for leaf in leaves:
-            for driver, pico in self.found.cells.get(leaf, {}).items():
+        for n in leaves:
+            for driver, pico in self.cells[n].items():
                 drivers[driver] = drivers.get(driver, 0) + pico
         drivers = dict(sorted(drivers.items(), key=lambda item: -abs(item[1])))
         name = {"unattributed": "What nobody labelled", "rest": "Everything else"}.get(how) or words(where)
@@ -283,13 +290,6 @@ class _Teller:
 def _named(one: Slice) -> bool:
     """Not a slice of what was folded together: nobody could look for it."""
     return all(value != OTHERS for _, value in one.element)
-
-
-def _sums(parts: Iterable[tuple[Values, int]], dim: int) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for values, amount in parts:
-        found[values[dim]] = found.get(values[dim], 0) + amount
-    return found
 
 
 def _total(leaves: Iterable[Leaf], side: Side) -> Sums:
@@ -312,6 +312,17 @@ def signed(pico: int) -> str:
 def words(where: Where) -> str:
     """`feature evals, operation eval`; a label that nobody set is said so."""
     return ", ".join(f"{name} {value}" if value else f"no {name}" for name, value in where)
+
+
+def phrase(where: Where) -> str:
+    """The same behind what was counted there: ` in feature evals`, ` with cause tool:search`."""
+    said = {"cause": " with", "model": " on"}
+    made, last = "", ""
+    for name, value in where:
+        before = said.get(name, " in")
+        made += f"{',' if before == last else before} {words(((name, value),))}"
+        last = before
+    return made
 
 
 def quantity(value: float | None, unit: str) -> str:
@@ -362,9 +373,9 @@ def _of(part: int, change: int) -> str:
     return f", {sign}{share // 10}.{share % 10}% of the change"
 
 
-def _in(where: Where, covered: int, change: int) -> str:
-    if not where:
-        return ""
+def _there(covered: int, change: int, named: bool) -> str:
+    """How much of a driver is where its figure was counted, unless it is all of it."""
     share = covered / change
-    much = "all of it" if 0.995 <= share <= 1.005 else f"{share:.0%} of it" if share < 1 else "more than all of it"
-    return f", {much} in {words(where)}"
+    if not named or 0.995 <= share <= 1.005:
+        return ""
+    return f", {share:.0%} of it there" if share < 1 else ", more than all of it there"

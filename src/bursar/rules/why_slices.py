@@ -15,6 +15,7 @@ from typing import NamedTuple
 DEPTH = 3  # dimensions in one element: more than that nobody reads
 NOISE_SHARE = 0.6827  # of the leaves are within one standard deviation
 NOISE_MIN = 0.01  # of a leaf's mean: below it everything is signal
+NOISE_MAX = 1.2  # … and above it nothing is: leaves are too few or too wild, and `scan` must do
 PURE = 0.75  # of an element's leaves must be nearer to its median than to no change
 GAIN_MIN = 12.0  # nats: one chance in 160,000 that noise looks like this
 GAIN_SHARE = 0.02  # of the first element's gain
@@ -43,10 +44,16 @@ def ripple(dims: Sequence[str], leaves: Sequence[Values], pairs: Sequence[tuple[
     change = [2 * (now - was) / (abs(now) + abs(was)) if now or was else 0.0 for was, now in pairs]
     # A leaf that is nothing in both periods says nothing about noise, and nothing against an element it is in.
     order = sorted((n for n, pair in enumerate(pairs) if pair != (0, 0)), key=change.__getitem__)
-    if not any(change):
+    if not order:
         return []
+    # What nearly all of them did is no slice: then what is looked for is what differs from it.
+    middle = change[order[len(order) // 2]]
+    if _nearer([change[n] for n in order], middle) >= PURE * len(order):
+        change = [one - middle for one in change]
     sizes = sorted(abs(change[n]) for n in order)
     noise = max(sizes[min(len(sizes) - 1, int(NOISE_SHARE * len(sizes)))], NOISE_MIN)
+    if noise > NOISE_MAX:
+        return []
     cuboids = [_cuboid(dims, leaves, order, chosen) for chosen in _choices(len(dims), depth)]
     cost = log(len(cuboids)) + 1
     gains: list[dict[Values, float]] = [{} for _ in cuboids]
@@ -65,8 +72,7 @@ def ripple(dims: Sequence[str], leaves: Sequence[Values], pairs: Sequence[tuple[
         if best < GAIN_MIN or (found and best < GAIN_SHARE * found[0].gain):
             break
         taken = cuboids[where].groups[which]
-        element = tuple((dims[d], value) for d, value in zip(cuboids[where].dims, which))
-        found.append(Slice(element, tuple(taken), best))
+        found.append(Slice(_plainest(dims, cuboids[: where + 1], leaves, taken), tuple(taken), best))
         _take(cuboids, leaves, taken, stale)
     return found
 
@@ -82,6 +88,17 @@ def _cuboid(dims: Sequence[str], leaves: Sequence[Values], order: Sequence[int],
         values = leaves[leaf]
         groups.setdefault(tuple([values[d] for d in chosen]), []).append(leaf)
     return _Cuboid(chosen, log(len(groups)), groups)
+
+
+def _plainest(
+    dims: Sequence[str], cuboids: Sequence[_Cuboid], leaves: Sequence[Values], taken: Sequence[int]
+) -> tuple[tuple[str, str], ...]:
+    """The first element that has these very leaves: what is all one feature is also all one model, and the label says more."""
+    for cuboid in cuboids:
+        key = tuple([leaves[taken[0]][d] for d in cuboid.dims])
+        if len(cuboid.groups[key]) == len(taken) and set(cuboid.groups[key]) == set(taken):
+            return tuple((dims[d], value) for d, value in zip(cuboid.dims, key))
+    raise AssertionError("the last cuboid has them")
 
 
 def _take(cuboids: Sequence[_Cuboid], leaves: Sequence[Values], taken: Sequence[int], stale: Sequence[set[Values]]) -> None:
@@ -100,11 +117,14 @@ def _gain(change: Sequence[float], noise: float) -> float:
     if not count:
         return float("-inf")
     middle = (change[(count - 1) // 2] + change[count // 2]) / 2
-    half = middle / 2
-    nearer = count - bisect_right(change, half) if middle > 0 else bisect_left(change, half)
-    if nearer < PURE * count:
+    if _nearer(change, middle) < PURE * count:
         return float("-inf")
     return (2 * middle * sum(change) - count * middle * middle) / (2 * noise * noise)
+
+
+def _nearer(change: Sequence[float], middle: float) -> int:
+    """How many of them, ascending, are nearer to `middle` than to 0."""
+    return len(change) - bisect_right(change, middle / 2) if middle > 0 else bisect_left(change, middle / 2)
 
 
 # -- by amounts ------------------------------------------------------------------------------------------------------------
@@ -140,8 +160,7 @@ def scan(
         if where < 0:
             break
         taken = cuboids[where].groups[which]
-        element = tuple((dims[d], value) for d, value in zip(cuboids[where].dims, which))
-        found.append(Slice(element, tuple(taken), best))
+        found.append(Slice(_plainest(dims, cuboids[: where + 1], leaves, taken), tuple(taken), best))
         left -= set(taken)
         stale: list[set[Values]] = [set() for _ in cuboids]
         _take(cuboids, leaves, taken, stale)

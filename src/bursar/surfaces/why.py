@@ -20,7 +20,7 @@ VALUES_MAX = 1000  # of one label that are looked at
 FIRSTS_MAX = 3  # values first seen that are named one by one; more are counted
 RELEASE = f"{LABEL}release"
 DEAREST_LEAST = 0.02  # of the period's cost in one conversation, and …
-DEAREST_TIMES = 20  # … so many times the mean one: then it is named
+DEAREST_TIMES = 10  # … so many times the mean one: then it is named
 
 MEASURES = (
     "billed", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning",
@@ -29,6 +29,7 @@ MEASURES = (
 WHAT = ("purpose", "operation", "cause", "model_served")
 PRICED = Filter("price_status", ("unpriced",), True)
 UNPRICED = Filter("price_status", ("unpriced",))
+FIRSTS = (PRICED, Filter("purpose", ("primary",)), Filter("operation", AGAIN, True), Filter("status", ("ok", "unknown")))
 
 Span = tuple[int, int]  # microseconds [since, until)
 
@@ -70,7 +71,7 @@ def report(reader: Reader, labels: Sequence[str], where: Sequence[Filter], this:
                               "run `bursar check` and report this")  # fmt: skip
     return Report(
         tuple(labels), versus, this, found, tell([name.removeprefix(LABEL) for name in labels], before, now, found),
-        ask.events(versus, this), (totals[0]["unpriced"], totals[1]["unpriced"]), (totals[0]["estimated"], totals[1]["estimated"]),
+        ask.events(versus, this, found), _both(totals, "unpriced"), _both(totals, "estimated"),
         tuple(name.removeprefix(LABEL) for name, _ in keep),
     )  # fmt: skip
 
@@ -111,7 +112,7 @@ class _Asker:
         leaves: dict[Leaf, Sums] = {}
         rows = self.reader.query(Query(MEASURES, by, (*self.where, PRICED), *span, top=TOP_MAX, keep=keep))
         if len(rows) == TOP_MAX:
-            raise LedgerFault("query", f"that makes {TOP_MAX:,} groups or more", "name fewer labels with --by, or narrow it with --where")
+            raise LedgerFault("query", f"that makes {TOP_MAX:,} groups or more", "name fewer labels (--by), or narrow it (--where)")
         for row in rows:
             leaf = self._leaf(row)
             leaves[leaf] = leaves.get(leaf, NOTHING).plus(_sums(row))
@@ -120,9 +121,8 @@ class _Asker:
             if row["cost"]:
                 leaf = self._leaf(row)
                 leaves[leaf] = leaves.get(leaf, NOTHING).plus(Sums(cost_other=_pico(row["cost"])))
-        firsts = (*self.where, PRICED, Filter("purpose", ("primary",)), Filter("operation", AGAIN, True), Filter("status", ("ok", "unknown")))
         talks: dict[tuple[str, ...], Talk] = {}
-        for row in self.reader.query(Query(("conversations", "unthreaded"), self.labels, firsts, *span, keep=keep)):
+        for row in self.reader.query(Query(("conversations", "unthreaded"), self.labels, (*self.where, *FIRSTS), *span, keep=keep)):
             key = self._key(row)
             had = talks.get(key, Talk())
             talks[key] = Talk(had.conversations + row["conversations"], had.alone + row["unthreaded"])
@@ -140,14 +140,14 @@ class _Asker:
 
     # -- beside it ---------------------------------------------------------------------------------------------------------
 
-    def events(self, versus: Span, this: Span) -> list[Event]:
+    def events(self, versus: Span, this: Span, found: Explained) -> list[Event]:
         """What was new between the start of the earlier period and the end of the later, in the order of time."""
-        found = [Event(mark.ts, "mark", mark.text) for mark in self.reader.marks(versus[0], this[1])]
-        found += self._changes(versus[0], this[1])
+        made = [Event(mark.ts, "mark", mark.text) for mark in self.reader.marks(versus[0], this[1])]
+        made += self._changes(versus[0], this[1])
         for label in (*self.labels, *((RELEASE,) if RELEASE not in self.labels else ())):
-            found += self._firsts(label, versus[1] if label != RELEASE else versus[0], this[1])
-        found += self._dearest(this)
-        return sorted(found)
+            made += self._firsts(label, versus[1] if label != RELEASE else versus[0], this[1])
+        made += self._dearest(this, found.now, sum(found.talks[1].values()))
+        return sorted(made)
 
     def _changes(self, since: int, until: int) -> list[Event]:
         """Policies, prices and served models that were not the first of their kind."""
@@ -171,7 +171,7 @@ class _Asker:
 
     def _firsts(self, label: str, since: int, until: int) -> list[Event]:
         """Values of a label that had never been seen before; nothing in a ledger's first period is news."""
-        rows = self.reader.query(Query(("first", "cost"), (label,), self.where, None, until, order="cost"))
+        rows = self.reader.query(Query(("rows", "first"), (label,), self.where, None, until))
         if not any(row["first"] < since for row in rows):
             return []
         name = label.removeprefix(LABEL)
@@ -183,14 +183,12 @@ class _Asker:
             made.append(Event(min(ts for ts, _ in rest), kind, f"{name}: {len(rest)} more values first seen from here on"))
         return made
 
-    def _dearest(self, this: Span) -> list[Event]:
+    def _dearest(self, this: Span, total: int, talks: int) -> list[Event]:
+        """The conversation that cost most, where it stands out of `talks` conversations and `total` pico-dollars."""
         named = (*self.where, Filter("conversation", ("",), True))
         rows = self.reader.query(Query(("cost", "tries", "first", "last"), ("conversation",), named, *this, top=1))
-        (whole,) = self.reader.query(Query(("cost", "conversations"), (), named, *this))
-        if not rows or not rows[0]["cost"] or not whole["cost"] or whole["cost"] <= 0:
-            return []
-        cost, total = _pico(rows[0]["cost"]), _pico(whole["cost"])
-        if cost < DEAREST_LEAST * total or cost * whole["conversations"] < DEAREST_TIMES * total:
+        cost = _pico(rows[0]["cost"]) if rows else 0
+        if cost <= 0 or cost < DEAREST_LEAST * total or cost * talks < DEAREST_TIMES * total:
             return []
         row = rows[0]
         from .tables import money, share
@@ -198,9 +196,13 @@ class _Asker:
         hours = max(1, round((row["last"] - row["first"]) / 3_600_000_000))
         text = (
             f"the dearest conversation, {row['conversation']}: {money(cost)} in {hours} hour{'s' if hours > 1 else ''} and "
-            f"{row['tries']:,} tries, {share(cost, total)} of what all conversations came to"
+            f"{row['tries']:,} tries, {share(cost, total)} of the period"
         )
         return [Event(row["first"], "conversation", text)]
+
+
+def _both(totals: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
+    return totals[0][name], totals[1][name]
 
 
 def _pico(dollars: Any) -> int:
