@@ -114,5 +114,5 @@ def test_nothing_is_found_where_nothing_moved() -> None:
 def test_a_fall_is_found_when_a_fall_is_looked_for() -> None:
     leaves = [(f"f{n}",) for n in range(6)]
     pairs = [(100.0, 101.0)] * 5 + [(100.0, 2.0)]
-    assert scan(("feature",), leaves, pairs, 1.0, up=False, most=1)[0].element == (("feature", "f5"),)
-    assert all(one.element != (("feature", "f5"),) for one in scan(("feature",), leaves, pairs, 1.0, up=True))
+    assert scan(("feature",), leaves, pairs, 1.0, ways=(-1,), most=1)[0].element == (("feature", "f5"),)
+    assert all(one.element != (("feature", "f5"),) for one in scan(("feature",), leaves, pairs, 1.0))

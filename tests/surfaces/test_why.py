@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def test_the_cents_that_are_shown_add_up(run: Run, book: Path) -> None:
 def test_what_happened_at_the_same_time_stands_beside_it(run: Run, book: Path) -> None:
     events = json.loads(run("why", "--ledger", book, "--json").stdout)["events"]
     texts = [event["text"] for event in events if event["kind"] != "mark"]
-    assert [event["ts"] for event in events] == sorted(event["ts"] for event in events)
+    assert [event["ts"] for event in events] == sorted((event["ts"] for event in events), key=datetime.fromisoformat)
     assert set(texts) >= {
         "policy bbbb first seen", "tenant internal first seen", "tenant initech first seen", "feature evals first seen",
         "latest first answered by gpt-5-mini-b", "gpt-5-mini-b first billed at test/openai/gpt-5-mini@newer", "release r2 first seen",

@@ -96,7 +96,9 @@ class _Teller:
 
     def finding(self, driver: str) -> Finding:
         change = self.found.drivers[driver]
-        where, covered = self._narrow(driver, change)
+        # What moved a thousandth of the dollars is not worth a search.
+        small = abs(change) * 1000 < sum(map(abs, self.found.drivers.values()))
+        where, covered = ((), 0) if small else self._narrow(driver, change)
         at = [(self.dims.index(name), value) for name, value in where]
         scope = [leaf for leaf, values in zip(self.leaves, self.values) if all(values[d] == value for d, value in at)]
         figure = self._figure(driver, scope)
@@ -159,9 +161,8 @@ class _Teller:
             case "retry" | "fallback":
                 again = [leaf for leaf in scope if leaf.operation == driver]
                 tries = _total(again, self.before).tries, _total(again, self.now).tries
-                firsts = self._firsts(
-                    [leaf for leaf in self.leaves if (leaf.labels, leaf.purpose) in {(a.labels, a.purpose) for a in again}]
-                )
+                groups = {(leaf.labels, leaf.purpose) for leaf in again}
+                firsts = self._firsts([leaf for leaf in self.leaves if (leaf.labels, leaf.purpose) in groups])
                 if not all(tries) or not all(firsts):
                     return Figure(SUBJECT[driver], "count", *tries)
                 return Figure(f"{SUBJECT[driver]} in a hundred calls", "ratio", 100 * tries[0] / firsts[0], 100 * tries[1] / firsts[1])
@@ -266,14 +267,9 @@ class _Teller:
         values, pairs = [self.values[n] for n in leaves], self._pairs(leaves)
         tries = sum(side.leaves.get(self.leaves[n], NOTHING).tries for n in leaves for side in (self.before, self.now))
         unit = max(sum(map(sum, pairs)) / max(tries, 1), 1.0)
-        free = list(range(len(leaves)))
-        found: list[Slice] = []
-        for up in (self.change >= 0, self.change < 0):
-            more = scan(self.dims, values, pairs, unit, free, up=up, most=most - len(found), least=least)
-            found += [one for one in more if _named(one)]
-            taken = {m for one in found for m in one.leaves}
-            free = [m for m in free if m not in taken]
-        return found
+        ways = (1, -1) if self.change >= 0 else (-1, 1)
+        found = scan(self.dims, values, pairs, unit, ways=ways, most=most, least=least)
+        return [one for one in found if _named(one)]
 
     def _place(self, where: Where, how: str, leaves: Sequence[int], gain: float) -> Place:
         was, is_ = sum(self.was[n] for n in leaves), sum(self.is_[n] for n in leaves)

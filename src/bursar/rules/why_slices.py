@@ -132,12 +132,11 @@ def _nearer(change: Sequence[float], middle: float) -> int:
 
 def scan(
     dims: Sequence[str], leaves: Sequence[Values], pairs: Sequence[tuple[float, float]], unit: float,
-    free: Sequence[int] | None = None, *, up: bool = True, depth: int = DEPTH, most: int = 3, least: float = 0.0,
+    free: Sequence[int] | None = None, *, ways: Sequence[int] = (1,), depth: int = DEPTH, most: int = 3, least: float = 0.0,
 ) -> list[Slice]:  # fmt: skip
-    """Elements whose amount rose (or, not `up`, fell) most against all the rest, one after another (Kulldorff's scan
-    statistic): for when leaves are few, or all of them moved. `unit` is what one event is worth, so that `gain` is in nats of
-    a Poisson count. Elements whose own change is below `least` are passed over."""
-    sign = 1 if up else -1
+    """Elements whose amount rose (way 1) or fell (way -1) most against all the rest, one after another (Kulldorff's scan
+    statistic), one way after the other: for when leaves are few, or all of them moved. `unit` is what one event is worth, so
+    that `gain` is in nats of a Poisson count. Elements whose own change is below `least` are passed over."""
     left = set(range(len(leaves)) if free is None else free)
     if not left:
         return []
@@ -147,35 +146,36 @@ def scan(
         {key: (sum(pairs[n][0] for n in of), sum(pairs[n][1] for n in of)) for key, of in cuboid.groups.items()} for cuboid in cuboids
     ]
     found: list[Slice] = []
-    while left and len(found) < most:
-        was, now = sum(pairs[n][0] for n in left), sum(pairs[n][1] for n in left)
-        best, where, which = 0.0, -1, ()
-        for n, cuboid in enumerate(cuboids):
-            for key, (before, after) in sums[n].items():
-                if sign * (after - before) <= least or not cuboid.groups[key]:
-                    continue
-                gain = _unlike(before, after, was - before, now - after, unit, sign) - cuboid.cost - len(cuboid.dims)
-                if gain > best:
-                    best, where, which = gain, n, key
-        if where < 0:
-            break
-        taken = cuboids[where].groups[which]
-        found.append(Slice(_plainest(dims, cuboids[: where + 1], leaves, taken), tuple(taken), best))
-        left -= set(taken)
-        stale: list[set[Values]] = [set() for _ in cuboids]
-        _take(cuboids, leaves, taken, stale)
-        for n, keys in enumerate(stale):
-            for key in keys:
-                of = cuboids[n].groups[key]
-                sums[n][key] = (sum(pairs[m][0] for m in of), sum(pairs[m][1] for m in of))
+    for way in ways:
+        while left and len(found) < most:
+            was, now = sum(pairs[n][0] for n in left), sum(pairs[n][1] for n in left)
+            best, where, which = 0.0, -1, ()
+            for n, cuboid in enumerate(cuboids):
+                for key, (before, after) in sums[n].items():
+                    if way * (after - before) <= least or not cuboid.groups[key]:
+                        continue
+                    gain = _unlike(before, after, was - before, now - after, unit, way) - cuboid.cost - len(cuboid.dims)
+                    if gain > best:
+                        best, where, which = gain, n, key
+            if where < 0:
+                break
+            taken = cuboids[where].groups[which]
+            found.append(Slice(_plainest(dims, cuboids[: where + 1], leaves, taken), tuple(taken), best))
+            left -= set(taken)
+            stale: list[set[Values]] = [set() for _ in cuboids]
+            _take(cuboids, leaves, taken, stale)
+            for n, keys in enumerate(stale):
+                for key in keys:
+                    of = cuboids[n].groups[key]
+                    sums[n][key] = (sum(pairs[m][0] for m in of), sum(pairs[m][1] for m in of))
     return found
 
 
-def _unlike(before: float, after: float, rest_before: float, rest_after: float, unit: float, sign: int) -> float:
+def _unlike(before: float, after: float, rest_before: float, rest_after: float, unit: float, way: int) -> float:
     """Nats by which an element's amount is above (below) what it would be if it had moved like the rest."""
     like = rest_after / rest_before if rest_before > 0 and rest_after > 0 else 1.0
     expected = max(before, unit / 2) * like
-    if sign * (after - expected) <= 0:
+    if way * (after - expected) <= 0:
         return 0.0
     if after <= 0:
         return expected / unit

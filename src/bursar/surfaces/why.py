@@ -14,8 +14,8 @@ from .cli_common import pico
 from .statement import DoesNotFoot
 
 LABELS = ("tenant", "feature", "flow")
-COMBINATIONS_MAX = 600  # of label values told apart; beyond them the smallest values of the largest label are one
-SPARSE = 16  # times as many may be possible for it to be worth looking how many there are
+COMBINATIONS_MAX = 400  # of label values told apart; beyond them the smallest values of the largest label are one
+SPARSE = 25  # times as many may be possible for it to be worth looking how many there are
 VALUES_MAX = 1000  # of one label that are looked at
 FIRSTS_MAX = 3  # values first seen that are named one by one; more are counted
 RELEASE = f"{LABEL}release"
@@ -79,6 +79,7 @@ def report(reader: Reader, labels: Sequence[str], where: Sequence[Filter], this:
 class _Asker:
     def __init__(self, reader: Reader, labels: tuple[str, ...], where: tuple[Filter, ...]) -> None:
         self.reader, self.labels, self.where = reader, labels, where
+        self.firsts: dict[tuple[str, int], dict[str, int]] = {}  # when a value was first seen, before (-1) and now (1)
 
     def keep(self, versus: Span, this: Span) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Which values of the labels are told apart, where all of them would be too many: those that changed most."""
@@ -87,10 +88,11 @@ class _Asker:
         for label in self.labels:
             sums: dict[str, int] = {}
             for span, sign in ((versus, -1), (this, 1)):
-                rows = self.reader.query(Query(("cost",), (label,), self.where, *span, top=VALUES_MAX))
+                rows = self.reader.query(Query(("cost", "first"), (label,), self.where, *span, top=VALUES_MAX))
                 more |= {label} if len(rows) == VALUES_MAX else set()
                 for row in rows:
                     sums[row[label]] = sums.get(row[label], 0) + sign * _pico(row["cost"])
+                self.firsts[label, sign] = {row[label]: row["first"] for row in rows}
             values[label] = sorted(sums, key=lambda value: (-abs(sums[value]), value))
         most = {label: len(found) for label, found in values.items()}
         if not more and COMBINATIONS_MAX < _product(most.values()) <= SPARSE * COMBINATIONS_MAX and self._sparse(versus, this):
@@ -108,19 +110,20 @@ class _Asker:
         return all(len(self.reader.query(ask._replace(since_us=a, until_us=b))) < COMBINATIONS_MAX for a, b in (versus, this))
 
     def side(self, span: Span, keep: tuple[tuple[str, tuple[str, ...]], ...]) -> Side:
-        by = (*self.labels, *WHAT)
         leaves: dict[Leaf, Sums] = {}
-        rows = self.reader.query(Query(MEASURES, by, (*self.where, PRICED), *span, top=TOP_MAX, keep=keep))
+        ask = Query(MEASURES, (*self.labels, *WHAT), self.where, *span, top=TOP_MAX, keep=keep)
+        rows = self.reader.query(ask)
         if len(rows) == TOP_MAX:
             raise LedgerFault("query", f"that makes {TOP_MAX:,} groups or more", "name fewer labels (--by), or narrow it (--where)")
         for row in rows:
             leaf = self._leaf(row)
             leaves[leaf] = leaves.get(leaf, NOTHING).plus(_sums(row))
-        # What is known of a call whose price is not known is in the bill, as a charge without tokens.
-        for row in self.reader.query(Query(("cost",), by, (*self.where, UNPRICED), *span, keep=keep)):
-            if row["cost"]:
-                leaf = self._leaf(row)
-                leaves[leaf] = leaves.get(leaf, NOTHING).plus(Sums(cost_other=_pico(row["cost"])))
+        # A call whose price is not known has tokens without dollars, which would make every price seem lower: what is known of
+        # it stays in the bill, as a charge without tokens.
+        for row in self.reader.query(ask._replace(where=(*self.where, UNPRICED))):
+            leaf, found = self._leaf(row), _sums(row)
+            bare = Sums(*[-n for n in found])._replace(cost_other=found.cost - found.cost_other)
+            leaves[leaf] = leaves[leaf].plus(bare)
         talks: dict[tuple[str, ...], Talk] = {}
         for row in self.reader.query(Query(("conversations", "unthreaded"), self.labels, (*self.where, *FIRSTS), *span, keep=keep)):
             key = self._key(row)
@@ -144,8 +147,10 @@ class _Asker:
         """What was new between the start of the earlier period and the end of the later, in the order of time."""
         made = [Event(mark.ts, "mark", mark.text) for mark in self.reader.marks(versus[0], this[1])]
         made += self._changes(versus[0], this[1])
-        for label in (*self.labels, *((RELEASE,) if RELEASE not in self.labels else ())):
-            made += self._firsts(label, versus[1] if label != RELEASE else versus[0], this[1])
+        for label in self.labels:
+            made += self._new(label, versus)
+        if RELEASE not in self.labels:
+            made += self._releases(versus[0], this[1])
         made += self._dearest(this, found.now, sum(found.talks[1].values()))
         return sorted(made)
 
@@ -169,19 +174,26 @@ class _Asker:
             made += [Event(ts, "model", f"{asked} first answered by {model}") for ts, model in _later(found)]
         return [event for event in made if since <= event.ts < until]
 
-    def _firsts(self, label: str, since: int, until: int) -> list[Event]:
-        """Values of a label that had never been seen before; nothing in a ledger's first period is news."""
-        rows = self.reader.query(Query(("rows", "first"), (label,), self.where, None, until))
-        if not any(row["first"] < since for row in rows):
+    def _new(self, label: str, versus: Span) -> list[Event]:
+        """Values of a label that were never seen before this period. Nothing in a ledger's first period is news."""
+        now, before = self.firsts[label, 1], self.firsts[label, -1]
+        fresh = [value for value in now if value and value not in before]
+        if not fresh or len(now) == VALUES_MAX or not (before or self._seen(label, (), versus[0])):
             return []
-        name = label.removeprefix(LABEL)
-        fresh = [(row["first"], row[label]) for row in rows if row[label] and row["first"] >= since]
-        kind = "release" if label == RELEASE else "label"
-        made = [Event(ts, kind, f"{name} {value} first seen") for ts, value in fresh[:FIRSTS_MAX]]
-        if len(fresh) > FIRSTS_MAX:
-            rest = fresh[FIRSTS_MAX:]
-            made.append(Event(min(ts for ts, _ in rest), kind, f"{name}: {len(rest)} more values first seen from here on"))
-        return made
+        known = self._seen(label, tuple(fresh), versus[1])
+        return _named(label.removeprefix(LABEL), "label", [(now[value], value) for value in fresh if value not in known])
+
+    def _seen(self, label: str, values: tuple[str, ...], until: int) -> set[str]:
+        """Which of these values (of all, when none are named) have rows before then."""
+        only = (Filter(label, values),) if values else ()
+        return {row[label] for row in self.reader.query(Query(("rows",), (label,), (*self.where, *only), None, until, top=VALUES_MAX))}
+
+    def _releases(self, since: int, until: int) -> list[Event]:
+        """The `release` label's values in the order they came; the ledger's first is no change."""
+        rows = self.reader.query(Query(("first",), (RELEASE,), self.where, None, until))
+        seen = sorted((row["first"], row[RELEASE]) for row in rows if row[RELEASE])
+        started = min((row["first"] for row in rows), default=until)
+        return _named("release", "release", [one for one in seen if one[0] >= since and one[0] > started])
 
     def _dearest(self, this: Span, total: int, talks: int) -> list[Event]:
         """The conversation that cost most, where it stands out of `talks` conversations and `total` pico-dollars."""
@@ -199,6 +211,15 @@ class _Asker:
             f"{row['tries']:,} tries, {share(cost, total)} of the period"
         )
         return [Event(row["first"], "conversation", text)]
+
+
+def _named(name: str, kind: str, fresh: list[tuple[int, str]]) -> list[Event]:
+    """The first few by name, the others as a number."""
+    fresh.sort()
+    made = [Event(ts, kind, f"{name} {value} first seen") for ts, value in fresh[:FIRSTS_MAX]]
+    if len(fresh) > FIRSTS_MAX:
+        made.append(Event(fresh[FIRSTS_MAX][0], kind, f"{name}: {len(fresh) - FIRSTS_MAX} more values first seen from here on"))
+    return made
 
 
 def _both(totals: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
