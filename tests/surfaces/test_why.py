@@ -177,8 +177,12 @@ def test_a_period_without_anything_says_so(run: Run, book: Path) -> None:
     assert "Nothing was spent in either period" in run("why", "--this", "2025-01", "--ledger", book).stdout
 
 
-def test_many_values_are_folded_and_said_to_be(run: Run, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "COMBINATIONS_MAX", 6)
+@pytest.mark.parametrize("too_many", [False, True], ids=["many", "too many to look at"])
+def test_many_values_are_folded_and_said_to_be(run: Run, book: Path, monkeypatch: pytest.MonkeyPatch, too_many: bool) -> None:
+    monkeypatch.setattr(asking, "COMBINATIONS_MAX", 3)
+    if too_many:
+        monkeypatch.setattr(asking, "LOOKED_AT_MAX", 2)
+        monkeypatch.setattr(asking, "VALUES_MAX", 3)
     made = json.loads(run("why", "--ledger", book, "--json").stdout)
     assert made["folded"]
     assert sum(pico(row["change"]) for row in made["slices"]) == pico(made["change"]) == sum(pico(row["change"]) for row in made["rows"])

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Place] = {
     "spend": Place("cli_spend", "spend", "What cost us that: by feature, tenant, operation, cause or any label."),
     "calls": Place("cli_calls", "calls", "The tries themselves, newest first."),
     "why": Place("cli_why", "why", "Why the bill changed: what, and where, adding up to the cent."),
+    "forecast": Place("cli_forecast", "forecast", "What the month will cost, and which budgets it passes."),
     "mark": Place("cli_why", "mark", "Puts an event on the time line, to read changes beside."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
     "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),

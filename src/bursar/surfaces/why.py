@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from ..rules.why import AGAIN, NOTHING, Explained, Leaf, Side, Sums, Talk, explain
@@ -15,8 +16,8 @@ from .statement import DoesNotFoot
 
 LABELS = ("tenant", "feature", "flow")
 COMBINATIONS_MAX = 400  # of label values told apart; beyond them the smallest values of the largest label are one
-SPARSE = 25  # times as many may be possible for it to be worth looking how many there are
-VALUES_MAX = 1000  # of one label that are looked at
+LOOKED_AT_MAX = 20_000  # combinations; beyond them each label is looked at by itself, and …
+VALUES_MAX = 1000  # … so many values of one label that are looked at
 FIRSTS_MAX = 3  # values first seen that are named one by one; more are counted
 RELEASE = f"{LABEL}release"
 DEAREST_LEAST = 0.02  # of the period's cost in one conversation, and …
@@ -32,6 +33,7 @@ UNPRICED = Filter("price_status", ("unpriced",))
 FIRSTS = (PRICED, Filter("purpose", ("primary",)), Filter("operation", AGAIN, True), Filter("status", ("ok", "unknown")))
 
 Span = tuple[int, int]  # microseconds [since, until)
+Keep = tuple[tuple[str, tuple[str, ...]], ...]  # as in Query
 
 
 class Event(NamedTuple):
@@ -79,37 +81,55 @@ def report(reader: Reader, labels: Sequence[str], where: Sequence[Filter], this:
 class _Asker:
     def __init__(self, reader: Reader, labels: tuple[str, ...], where: tuple[Filter, ...]) -> None:
         self.reader, self.labels, self.where = reader, labels, where
+        self.many = False  # too many combinations of the labels to look at
         self.firsts: dict[tuple[str, int], dict[str, int]] = {}  # when a value was first seen, before (-1) and now (1)
 
-    def keep(self, versus: Span, this: Span) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    def keep(self, versus: Span, this: Span) -> Keep:
         """Which values of the labels are told apart, where all of them would be too many: those that changed most."""
+        combinations = {sign: self._combinations(span) for span, sign in ((versus, -1), (this, 1))}
+        self.many = any(found is None for found in combinations.values())
         values: dict[str, list[str]] = {}
         more: set[str] = set()
-        for label in self.labels:
+        for n, label in enumerate(self.labels):
             sums: dict[str, int] = {}
             for span, sign in ((versus, -1), (this, 1)):
-                rows = self.reader.query(Query(("cost", "first"), (label,), self.where, *span, top=VALUES_MAX))
-                more |= {label} if len(rows) == VALUES_MAX else set()
-                for row in rows:
-                    sums[row[label]] = sums.get(row[label], 0) + sign * _pico(row["cost"])
-                self.firsts[label, sign] = {row[label]: row["first"] for row in rows}
+                firsts = self.firsts[label, sign] = {}
+                rows = combinations[sign]
+                parts = [(key[n], cost, first) for key, cost, first in rows] if rows is not None else self._values(label, span)
+                more |= {label} if rows is None and len(parts) == VALUES_MAX else set()
+                for value, cost, first in parts:
+                    sums[value] = sums.get(value, 0) + sign * cost
+                    firsts[value] = min(first, firsts.get(value, first))
             values[label] = sorted(sums, key=lambda value: (-abs(sums[value]), value))
         most = {label: len(found) for label, found in values.items()}
-        if not more and COMBINATIONS_MAX < _product(most.values()) <= SPARSE * COMBINATIONS_MAX and self._sparse(versus, this):
-            return ()
-        while _product(most.values()) > COMBINATIONS_MAX:
+        there = None if self.many else {key for found in combinations.values() for key, _, _ in found or ()}
+        while self._told_apart(values, most, there) > COMBINATIONS_MAX:
             largest = max(most, key=lambda label: most[label])
             most[largest] = most[largest] * 9 // 10
         return tuple(
             (label, tuple(found[: most[label]])) for label, found in values.items() if label in more or most[label] < len(found)
         )
 
-    def _sparse(self, versus: Span, this: Span) -> bool:
-        """Whether the combinations that there are, rather than could be, are few enough."""
-        ask = Query(("rows",), self.labels, self.where, top=COMBINATIONS_MAX)
-        return all(len(self.reader.query(ask._replace(since_us=a, until_us=b))) < COMBINATIONS_MAX for a, b in (versus, this))
+    def _combinations(self, span: Span) -> list[tuple[tuple[str, ...], int, int]] | None:
+        """(values, pico-dollars, first seen) of every combination of the labels; None when they are too many to look at."""
+        rows = self.reader.query(Query(("cost", "first"), self.labels, self.where, *span, top=LOOKED_AT_MAX))
+        if len(rows) == LOOKED_AT_MAX:
+            return None
+        return [(tuple(row[label] for label in self.labels), _pico(row["cost"]), row["first"]) for row in rows]
 
-    def side(self, span: Span, keep: tuple[tuple[str, tuple[str, ...]], ...]) -> Side:
+    def _values(self, label: str, span: Span) -> list[tuple[str, int, int]]:
+        rows = self.reader.query(Query(("cost", "first"), (label,), self.where, *span, top=VALUES_MAX))
+        return [(row[label], _pico(row["cost"]), row["first"]) for row in rows]
+
+    def _told_apart(self, values: Mapping[str, list[str]], most: Mapping[str, int], there: set[tuple[str, ...]] | None) -> int:
+        """How many combinations are left when of each label so many values are told apart: those there are, else those that
+        could be."""
+        if there is None:
+            return prod(max(1, number) for number in most.values())
+        kept = [set(values[label][: most[label]]) for label in self.labels]
+        return len({tuple(value if value in own else None for value, own in zip(key, kept, strict=True)) for key in there})
+
+    def side(self, span: Span, keep: Keep) -> Side:
         leaves: dict[Leaf, Sums] = {}
         ask = Query(MEASURES, (*self.labels, *WHAT), self.where, *span, top=TOP_MAX, keep=keep)
         rows = self.reader.query(ask)
@@ -125,8 +145,13 @@ class _Asker:
             bare = Sums(*[-n for n in found])._replace(cost_other=found.cost - found.cost_other)
             leaves[leaf] = leaves[leaf].plus(bare)
         talks: dict[tuple[str, ...], Talk] = {}
-        for row in self.reader.query(Query(("conversations", "unthreaded"), self.labels, (*self.where, *FIRSTS), *span, keep=keep)):
-            key = self._key(row)
+        # Folding is cheaper here than there, where all combinations can be looked at.
+        ask = Query(("conversations", "unthreaded"), self.labels, (*self.where, *FIRSTS), *span, keep=keep if self.many else ())
+        kept = {label: set(values) for label, values in keep}
+        for row in self.reader.query(ask):
+            key = tuple(
+                [value if label not in kept or value in kept[label] else OTHERS for label, value in zip(self.labels, self._key(row))]
+            )
             had = talks.get(key, Talk())
             talks[key] = Talk(had.conversations + row["conversations"], had.alone + row["unthreaded"])
         return Side(leaves, talks)
@@ -178,7 +203,7 @@ class _Asker:
         """Values of a label that were never seen before this period. Nothing in a ledger's first period is news."""
         now, before = self.firsts[label, 1], self.firsts[label, -1]
         fresh = [value for value in now if value and value not in before]
-        if not fresh or len(now) == VALUES_MAX or not (before or self._seen(label, (), versus[0])):
+        if not fresh or (self.many and len(now) == VALUES_MAX) or not (before or self._seen(label, (), versus[0])):
             return []
         known = self._seen(label, tuple(fresh), versus[1])
         return _named(label.removeprefix(LABEL), "label", [(now[value], value) for value in fresh if value not in known])
@@ -248,10 +273,3 @@ def _earliest(found: dict[str, int], name: str, ts: int) -> None:
 def _later(found: Mapping[str, int]) -> list[tuple[int, str]]:
     """All but the first of a kind, in time: the first is no change."""
     return sorted((ts, name) for name, ts in found.items() if name)[1:]
-
-
-def _product(numbers: Any) -> int:
-    made = 1
-    for number in numbers:
-        made *= max(1, number)
-    return made
