@@ -142,7 +142,9 @@ def _budgets(out: Console, budgets: Sequence[Passing], ahead: Ahead) -> None:
 
 def _chance(chance: float) -> str:
     """Nothing that is only likely is certain."""
-    return "100%" if chance == 1.0 else f"{min(max(round(chance * 100), 1), 99)}%"
+    if chance < 0.01:
+        return "<1%"
+    return "100%" if chance == 1.0 else f"{min(round(chance * 100), 99)}%"
 
 
 def _amount(value: int, unit: str) -> str:
