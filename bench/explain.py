@@ -6,11 +6,7 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 

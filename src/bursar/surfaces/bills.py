@@ -93,7 +93,10 @@ def read(path: Path, wanted: Wanted = PLAIN) -> File:
     start = text.lstrip()[:1]
     if not start:
         raise BadBill(f"{path}: empty")
-    found = _json(path, text) if start in "{[" else _csv(path, text, wanted)
+    try:
+        found = _json(path, text) if start in "{[" else _csv(path, text, wanted)
+    except csv.Error as bad:
+        raise BadBill(f"{path}: not CSV: {bad}") from None
     # How finely a file counts is what its finest line shows; no line of money is rounded to more than a cent.
     grain = min([CENT, *[one.grain for one in found.bills if one.amount]])
     return found._replace(bills=[one._replace(grain=grain) for one in found.bills])
@@ -361,7 +364,7 @@ def _openai_usage_row(row: _Row) -> Usage:
 
 
 def _focus(path: Path, rows: Iterator[_Row], wanted: Wanted) -> File:
-    """Rows of AI services; times are UTC by the specification. Other services' rows are counted and left out."""
+    """Rows of language models; times are UTC by the specification. Other services' rows are counted and left out."""
     bills: list[Bill] = []
     count = left_out = 0
     for row in rows:
@@ -376,7 +379,7 @@ def _focus(path: Path, rows: Iterator[_Row], wanted: Wanted) -> File:
             (row.text("SkuMeter"), str(sku.get("x_TokenType") or ""), row.text("ChargeDescription"), row.text("SkuPriceId"))
         )
         tokens = "token" in (row.text("ConsumedUnit") + row.text("PricingUnit")).lower()
-        if not (model or tokens or row.text("ServiceCategory") == "AI and Machine Learning"):
+        if not (model or tokens or row.text("ServiceSubcategory") == "Generative AI"):
             count, left_out = count + 1, left_out + _pico(value)
             continue
         since, until = row.moment("ChargePeriodStart", UTC), row.moment("ChargePeriodEnd", UTC)
@@ -392,7 +395,7 @@ def _focus(path: Path, rows: Iterator[_Row], wanted: Wanted) -> File:
             "batch" if "batch" in meter.lower() else "", _grain(value),
         ))  # fmt: skip
     if not bills:
-        raise BadBill(f"{path}: FOCUS, but none of its {count:,} rows is of an AI service (ServiceCategory, a model, or tokens)")
+        raise BadBill(f"{path}: FOCUS, but none of its {count:,} rows is of a language model (a model in SkuPriceDetails, or tokens)")
     return File(path.name, "focus", bills, [], (count, left_out))
 
 
