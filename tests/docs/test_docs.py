@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import demo_rows
 import ledger_rows
 from bursar.domain.entry import COLUMNS
 from bursar.domain.labels import CHARGEABLE, OPERATIONS
@@ -68,11 +69,11 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose ledger has a small month in it, and the demo's ledger beside it."""
+    """A home whose ledger has a small month in it, and the demo's two months beside it."""
     home = tmp_path_factory.mktemp("home")
     rows = ledger_rows.month(count=200, huge=False)
     ledger_rows.write(home / "ledger", rows)
-    ledger_rows.write(home / "work" / "demo-ledger", rows)
+    demo_rows.write(home / "work" / "demo-ledger")
     return home
 
 

@@ -136,6 +136,14 @@ def test_a_surge_of_retries_does_not_look_like_fewer_calls() -> None:
     assert all(not pico for driver, pico in drivers.items() if driver != "retry")
 
 
+def test_calls_in_a_loop_are_more_calls_a_conversation_and_no_other_model() -> None:
+    """A cause of first tries is a kind of its own: what comes on top is depth, not a shift from one cause to another."""
+    plain, loop = (Leaf(ACME, "primary", "primary", cause, "m") for cause in ("", "loop"))
+    before = Side({plain: Sums(100, 1000, 0, 0, 0, 1_000_000)}, {ACME: Talk(50)})
+    now = Side({plain: Sums(100, 1000, 0, 0, 0, 1_000_000), loop: Sums(300, 3000, 0, 0, 0, 3_000_000)}, {ACME: Talk(50)})
+    assert {name: pico for name, pico in explain(before, now).drivers.items() if pico} == {"depth": 3_000_000}
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_what_is_new_or_gone_is_all_volume(gone: bool) -> None:
     """Rates that one period does not have are those of the other: a new customer is not a longer context."""

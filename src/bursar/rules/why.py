@@ -103,8 +103,7 @@ def explain(before: Side, now: Side) -> Explained:
         base = _base(labels, purpose, firsts, before, now, talks)
         kinds: dict[tuple[str, str], list[Leaf]] = {}
         for leaf in leaves:
-            again = leaf.operation in AGAIN
-            kinds.setdefault((leaf.operation if again else "", leaf.cause if again else ""), []).append(leaf)
+            kinds.setdefault((leaf.operation if leaf.operation in AGAIN else "", leaf.cause), []).append(leaf)
         for (operation, _), of_kind in kinds.items():
             both = [(leaf, before.leaves.get(leaf, NOTHING), now.leaves.get(leaf, NOTHING)) for leaf in of_kind]
             tries = _tries(before, of_kind), _tries(now, of_kind)
@@ -159,9 +158,13 @@ def _ratios(over: tuple[int, int], under: tuple[int, int]) -> tuple[float, float
 
 
 def _counts(operation: str, base: list[Factor], firsts: tuple[int, int], tries: tuple[int, int]) -> list[Factor]:
-    """How many tries of one kind there were, as factors: first tries as they are, others as a rate of them."""
+    """How many tries of one kind and cause there were, as factors: first tries in proportion to conversations or by their own
+    number, so that a loop is more calls a conversation and not fewer of another cause; others as a rate of all first tries."""
     if not operation:
-        return base
+        volume = base[0]
+        if len(base) == 1:
+            return [(volume[0], *tries)]
+        return [volume, ("depth", *_ratios(tries, (int(volume[1]), int(volume[2]))))]
     if (tries[0] and not firsts[0]) or (tries[1] and not firsts[1]):  # nothing to have a rate of
         return [(operation, *tries)]
     return [*base, (operation, *_ratios(tries, firsts))]

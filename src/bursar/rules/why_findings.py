@@ -111,7 +111,7 @@ class _Teller:
         """The values that hold most of a driver's dollars, and more of them than of the spend: one dimension after another."""
         skip = {"operation"} if driver in SUBJECT or driver in ("volume", "depth") else set[str]()
         skip |= {"model"} if driver == "model_mix" else set()
-        skip |= {"cause"} if driver not in AGAIN else set()
+        skip |= {"cause"} if driver not in (*AGAIN, "depth") else set()
         parts = [(n, cell[driver]) for n, cell in enumerate(self.cells) if driver in cell]
         scope: Iterable[int] = range(len(self.leaves))
         where: list[tuple[str, str]] = []
@@ -123,7 +123,8 @@ class _Teller:
             best, chosen = 0.0, (-1, "", 0)
             for d, name in enumerate(self.dims):
                 inside = {} if name in skip else self._by(d, parts)
-                likely = {v: amount for v, amount in inside.items() if v != OTHERS and WHERE_LEAST <= amount / change <= 1.5}
+                said = {v: amount for v, amount in inside.items() if v != OTHERS and (v or name not in FIXED)}
+                likely = {v: amount for v, amount in said.items() if WHERE_LEAST <= amount / change <= 1.5}
                 share = self._by(d, spend) if likely else {}
                 for value, amount in likely.items():
                     if share.get(value, 0) <= 0 or whole <= 0:
