@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import statistics
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bursar.domain.entry import Entry, Settlement
@@ -81,5 +85,52 @@ def make(folder: Path, count: int) -> None:
         print(f"{min(done + CHUNK, count):,} of {count:,} rows", file=sys.stderr, flush=True)
 
 
+def ask(folder: Path) -> list[tuple[str, float, float]]:
+    """(what, wall seconds, CPU seconds), medians of three, each with opening the ledger."""
+    from zoneinfo import ZoneInfo
+
+    from bursar.domain.policy import Budget, Policy
+    from bursar.stores.reader import Reader
+    from bursar.surfaces import forecast, why
+
+    policy = Policy(budget=[Budget(scope="all", limit="$90000"), Budget(scope="tenant", limit="$500")])
+
+    def explain(reader: Reader) -> None:
+        why.report(reader, why.LABELS, (), (END_US - 31 * DAY_US, END_US), (END_US - 61 * DAY_US, END_US - 31 * DAY_US))
+
+    def look_ahead(reader: Reader) -> None:
+        asker = forecast.Asker(reader, (), forecast.month_of(END_US - 11 * DAY_US), None)
+        asker.month("tenant", False, 10, 1.0)
+        asker.budgets(policy, ZoneInfo, 1.0, 1.0)
+
+    def timed(act: Callable[[Reader], None]) -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        with Reader(folder) as reader:
+            act(reader)
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    made: list[tuple[str, float, float]] = []
+    for name, act in (("why, two months", explain), ("forecast by tenant, two budgets", look_ahead)):
+        runs = [timed(act) for _ in range(3)]
+        made.append((name, statistics.median(wall for wall, _ in runs), statistics.median(cpu for _, cpu in runs)))
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    count = int(arguments[0]) if arguments else ROWS
+    given = Path(arguments[1]) if len(arguments) > 1 else None
+    folder = given or Path(tempfile.mkdtemp(prefix="bursar-bench-"))
+    try:
+        if not (folder / "ledger.db").exists():
+            make(folder, count)
+        print(f"{'':<40}{'wall s':>10}{'CPU s':>10}")
+        for name, wall, cpu in ask(folder):
+            print(f"{name:<40}{wall:>10.2f}{cpu:>10.2f}")
+    finally:
+        if given is None:
+            shutil.rmtree(folder)
+    return 0
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[2]), int(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import bill_pages
 import demo_rows
 import ledger_rows
 from bursar.domain.entry import COLUMNS
@@ -74,6 +75,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ledger_rows.month(count=200, huge=False)
     ledger_rows.write(home / "ledger", rows)
     demo_rows.write(home / "work" / "demo-ledger")
+    costs, usage = bill_pages.pages(rows, ledger_rows.END - 3 * ledger_rows.DAY, 3, more=20_000)
+    (home / "work" / "costs.json").write_text(costs, "utf-8")
+    (home / "work" / "usage.json").write_text(usage, "utf-8")
     return home
 
 

@@ -123,7 +123,7 @@ def test_the_real_bill_of_four_days(run: Run, data_dir: Path, tmp_path: Path, se
         "2025-10-08": {(None, None, "no_usage"): pico("0.5455665")},
     }
     shown = run(*files, "--ledger", tmp_path / "ledger", code=1).stdout
-    assert "there is a gap" in shown and ("2025-10-07   openai      $0.57    $0.57     $0.00   exact" in shown) is seen
+    assert "there is a gap" in shown and ("2025-10-07   openai     $0.5698   $0.5698    $0.0000   exact" in shown) is seen
 
 
 # -- made bills ----------------------------------------------------------------------------------------------------------------

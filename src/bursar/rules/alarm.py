@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     """What one alarm wants. Amounts are in the unit of the series, per hour.
 
     On 164 clients of a model host with ten times their usual load put on top, `page` finds 90% within the hour at 0.25 false
-    alarms a client and week, `ticket` 95% at 0.5 (docs/explanation/alarms.md)."""
+    alarms a client and week, `ticket` 95% at 0.5 (docs/explanation/alarm.md)."""
 
     floor: int  # what is added to every normal: the least that can be a pattern
     least: int = 0  # an hour must be above its normal by so much: the dollar floor

@@ -16,11 +16,10 @@ import click
 from rich.console import Console
 
 from ..domain.entry import Settlement
-from ..domain.money import plain, usd
+from ..domain.money import PICO, plain, usd
 from ..rules.price import femto_at, rate_of
 from ..rules.reconcile import CLASSES, HOUR_US, Bill, Booked, Cell, Rate, Reconciled, Usage, reconcile
 from ..rules.reconcile_book import CORRECTABLE, corrections
-from ..rules.why_findings import signed
 from ..stores.pricebook import PriceBook
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
@@ -192,9 +191,9 @@ def _day(cell: Cell) -> str:
 
 
 def _as_tables(out: Console, made: Reconciled, read: Sequence[bills.File], corrected: int, gap: bool) -> None:
-    apart = made.billed - made.booked
-    between = f"{tables.money(abs(apart))} {'more' if apart > 0 else 'less'} billed" if apart else "nothing between them"
-    tables.line(out, f"{tables.money(made.billed)} billed, {tables.money(made.booked)} booked: {between}", "bold")
+    apart, places = made.billed - made.booked, _places(made)
+    between = f"{_dollars(abs(apart), places)} {'more' if apart > 0 else 'less'} billed" if apart else "nothing between them"
+    tables.line(out, f"{_dollars(made.billed, places)} billed, {_dollars(made.booked, places)} booked: {between}", "bold")
     tables.line(out, " · ".join(f"{tables.safe(file.name)} ({file.format})" for file in read), "dim")
     for text in _remarks(made, read):
         tables.line(out, text, "yellow")
@@ -206,16 +205,26 @@ def _as_tables(out: Console, made: Reconciled, read: Sequence[bills.File], corre
         residuals = {name: amount for name, amount in made.residuals().items() if name in names}
         out.print()
         rows = [
-            [f"{name.replace('_', ' ')}\n{CLASSES[name]}", signed(amount), tables.share(amount, made.billed)]
+            [f"{name.replace('_', ' ')}\n{CLASSES[name]}", _dollars(amount, places, True), tables.share(amount, made.billed)]
             for name, amount in sorted(residuals.items(), key=lambda one: -abs(one[1]))
         ]
         columns = [tables.Column("what lies between"), tables.number("dollars"), tables.number("of the bill")]
-        out.print(tables.table(columns, rows, total=[tables.TOTAL, signed(apart), tables.share(apart, made.billed)]))
+        out.print(tables.table(columns, rows, total=[tables.TOTAL, _dollars(apart, places, True), tables.share(apart, made.billed)]))
         out.print()
         out.print(_where(made))
     if corrected:
         tables.line(out, f"\n{corrected} correction rows booked; run it again to see what is left", "bold")
     tables.line(out, "\nthere is a gap" if gap else "\nthe ledger agrees with the bill", "bold")
+
+
+def _places(made: Reconciled) -> int:
+    """A reconciliation of cents needs more digits than one of thousands."""
+    whole = max(abs(made.billed), abs(made.booked))
+    return 2 if whole >= 1000 * PICO else 4 if whole >= PICO else 6
+
+
+def _dollars(pico: int, places: int, plus: bool = False) -> str:
+    return ("+" if plus and pico > 0 else "") + tables.money(pico, places)
 
 
 def _remarks(made: Reconciled, read: Sequence[bills.File]) -> list[str]:
@@ -240,7 +249,7 @@ def _days(made: Reconciled) -> Any:
     days: dict[tuple[int, str, str], list[Cell]] = {}
     for cell in made.cells:
         days.setdefault((cell.since, cell.provider, cell.project), []).append(cell)
-    projects = any(cell.project for cell in made.cells)
+    projects, places = any(cell.project for cell in made.cells), _places(made)
     rows: list[list[str]] = []
     for (_, provider, project), cells in sorted(days.items()):
         billed, books = sum(cell.billed or 0 for cell in cells), sum(cell.booked for cell in cells)
@@ -250,28 +259,29 @@ def _days(made: Reconciled) -> Any:
                 parts[name] = parts.get(name, 0) + amount
         said = ", ".join(name.replace("_", " ") for name in sorted(parts, key=lambda name: -abs(parts[name]))) or "exact"
         name = _day(cells[0])
-        rows.append([name, tables.safe(provider) or "any", *([tables.safe(project)] if projects else []), tables.money(billed),
-                     tables.money(books), signed(billed - books), said])  # fmt: skip
+        dollars = _dollars(billed, places), _dollars(books, places), _dollars(billed - books, places, True)
+        rows.append([name, tables.safe(provider) or "any", *([tables.safe(project)] if projects else []), *dollars, said])
     columns = [tables.Column("time"), tables.Column("provider"), *([tables.Column("project")] if projects else []),
                tables.number("billed"), tables.number("booked"), tables.number("between"), tables.Column("what")]  # fmt: skip
-    total = [tables.TOTAL, "", *([""] if projects else []), tables.money(made.billed), tables.money(made.booked),
-             signed(made.billed - made.booked), ""]  # fmt: skip
+    whole = _dollars(made.billed, places), _dollars(made.booked, places), _dollars(made.billed - made.booked, places, True)
+    total = [tables.TOTAL, "", *([""] if projects else []), *whole, ""]
     return tables.table(columns, rows, total=total)
 
 
 def _where(made: Reconciled) -> Any:
     flat = [(cell, name, amount) for cell in made.cells for name, amount in cell.residual]
     flat.sort(key=lambda one: (one[0].since, -abs(one[2])))
+    places = _places(made)
     rows: list[list[str]] = []
     for cell, name, amount in flat[:CELLS_SHOWN]:
         model = tables.safe(cell.model) or "all of it"
         part = f"{model}\n{cell.unit.replace('_', ' ') or 'all classes'}" if cell.model else model
         counted = "" if cell.tokens is None else tables.brief(cell.tokens)
         mine = tables.brief(cell.tokens_booked) if cell.unit else ""
-        rows.append([_day(cell), part, counted, mine, signed(amount), name.replace("_", " ")])
+        rows.append([_day(cell), part, counted, mine, _dollars(amount, places, True), name.replace("_", " ")])
     if len(flat) > CELLS_SHOWN:
         rest = sum(amount for _, _, amount in flat[CELLS_SHOWN:])
-        rows.append([tables.OTHER, f"{len(flat) - CELLS_SHOWN} more (--json has all)", "", "", signed(rest), ""])
+        rows.append([tables.OTHER, f"{len(flat) - CELLS_SHOWN} more (--json has all)", "", "", _dollars(rest, places, True), ""])
     columns = [tables.Column("time"), tables.Column("model, class"), tables.number("counted"), tables.number("booked")]
     return tables.table([*columns, tables.number("dollars"), tables.Column("what")], rows)
 
