@@ -128,7 +128,9 @@ def test_a_series_restarted_from_its_rows_goes_on_as_if_nothing_had_been() -> No
 def test_a_row_of_a_closed_tick_is_left_out_and_counted() -> None:
     series, _ = fed([5, 5])
     series.add(0, 100)
-    assert series.missed == 1
+    series.add(2 * TICK_US - 1, 100)
+    series.add(2 * TICK_US, 100)
+    assert series.missed == 2
 
 
 def test_a_series_keeps_a_fixed_number_of_sums_whatever_comes() -> None:

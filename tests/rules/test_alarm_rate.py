@@ -68,6 +68,11 @@ def test_a_batch_that_comes_every_night_is_normal() -> None:
     assert run(night * 12)[1][1:] == []
 
 
+def test_what_every_hour_does_in_one_minute_is_normal() -> None:
+    """Forty calls at the full hour, every hour: no Poisson would do that, and no operator wants to hear of it."""
+    assert run(([40] + [0] * 59) * (10 * DAY))[1] == []
+
+
 def test_what_doubles_is_said_again_and_what_goes_on_is_not() -> None:
     week = ordinary(8, 200)
     calls, _ = run(week)

@@ -129,6 +129,12 @@ def test_only_what_was_known_then_is_used_to_judge_the_past() -> None:
     assert changed.hits >= early.hits and same.hits >= early.hits
 
 
+def test_past_forecasts_are_made_with_what_was_known_then() -> None:
+    """A jump in the last days makes the forecasts of the flat months before it no worse."""
+    errors = [error for error, _ in outlooks({"a": [100.0] * 90 + [900.0] * 5}, 0, [1.0] * 2)["a"].errors]
+    assert sum(abs(error) < 1e-9 for error in errors) >= 75
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1e15), min_size=0, max_size=60), st.lists(st.floats(0, 1), max_size=31), st.integers(0, 6))
 def test_any_history_gives_finite_figures(days: list[float], left: list[float], phase: int) -> None:

@@ -116,6 +116,7 @@ def test_less_than_the_last_digit_is_rounding_and_no_gap() -> None:
     tokens = {"input": 333, "output": 1}
     made = reconcile([bill("0.0001", grain=10**8)], [used(**tokens)], rows(**tokens), rate)
     assert set(told(made)) == {"rounding"} and made.gap() == 0
+    assert "rounding" not in told(reconcile([bill("0.0001", grain=10**7)], [used(**tokens)], rows(**tokens), rate))
 
 
 def test_days_that_begin_at_another_hour_are_found_and_are_no_gap() -> None:
@@ -252,3 +253,13 @@ def test_only_the_classes_that_were_asked_for_are_booked() -> None:
     assert {row.cause for row in corrections(made.cells, ["bypassed"])} == {"reconcile:bypassed"}
     assert corrections(made.cells, []) == []
     assert "time_zone" not in CORRECTABLE
+
+
+def test_tokens_of_one_gap_are_corrected_once_and_another_gap_is_another_row() -> None:
+    """Thousand booked, three hundred of them by guess, five hundred counted: two classes, and five hundred tokens too many."""
+    mine = [*rows(input=700), *rows(input=300, guessed=True)]
+    booked = corrections(reconcile([bill(cost(input=500))], [used(input=500)], mine, rate).cells, CORRECTABLE)
+    assert {row.cause for row in booked} == {"reconcile:dropped", "reconcile:not_billed"}
+    assert sum(row.input or 0 for row in booked) == -500
+    later = corrections(reconcile([bill(cost(input=400))], [used(input=400)], mine, rate).cells, CORRECTABLE)
+    assert not {row.id for row in booked} & {row.id for row in later}

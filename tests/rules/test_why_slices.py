@@ -91,7 +91,7 @@ def test_slices_do_not_overlap_and_are_what_they_say() -> None:
 def test_what_all_of_them_did_is_no_slice() -> None:
     """Everything up by half is no finding about any label; one feature up tenfold beside it is."""
     chance = Random(3)
-    leaves = [(f"t{n % 20}", f"f{n // 20}") for n in range(200)]
+    leaves = [(f"t{n % 60}", f"f{n // 60}") for n in range(1200)]
     pairs = [(100.0, 150.0 * chance.gauss(1, 0.02)) for _ in leaves]
     assert ripple(("tenant", "feature"), leaves, pairs) == []
     pairs = [(was, now * 8 if leaf[1] == "f3" else now) for leaf, (was, now) in zip(leaves, pairs, strict=True)]
