@@ -16,6 +16,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import bill_pages
+import demo_rows
 import ledger_rows
 from bursar.domain.entry import COLUMNS
 from bursar.domain.labels import CHARGEABLE, OPERATIONS
@@ -73,12 +75,15 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose ledger has a small month in it, and the demo's ledger beside it."""
+    """A home whose ledger has a small month in it, and the demo's two months beside it."""
     home = tmp_path_factory.mktemp("home")
     rows = ledger_rows.month(count=200, huge=False)
     ledger_rows.write(home / "ledger", rows)
-    ledger_rows.write(home / "work" / "demo-ledger", rows)
     samples.write(home / "work")
+    demo_rows.write(home / "work" / "demo-ledger")
+    costs, usage = bill_pages.pages(rows, ledger_rows.END - 3 * ledger_rows.DAY, 3, more=20_000)
+    (home / "work" / "costs.json").write_text(costs, "utf-8")
+    (home / "work" / "usage.json").write_text(usage, "utf-8")
     return home
 
 

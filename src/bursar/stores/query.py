@@ -44,8 +44,10 @@ class Query(NamedTuple):
     """What is asked. Times in microseconds since the epoch, [since, until). With a grain, rows carry `period`: the hour's
     start in UTC, or the local date in `zone` that a day, week (Monday) or month begins with.
 
-    Measures: `calls`, `tries`, `rows`, `conversations`, `users`, `errors`, `refused`, `retries`, `fallbacks`, `unpriced`,
-    `unknown`, `estimated`, `corrections`; the sums `tokens`, `input` … `reasoning`, `cost` and every `cost_…`, `hold`, `saved`;
+    Measures: `calls`, `tries`, `billed` (tries that were charged or could have been: no error that cost nothing), `rows`,
+    `conversations`, `unthreaded` (rows in no known one), `users`, `errors`, `refused`, `retries`, `fallbacks`, `unpriced`,
+    `unknown`, `estimated`, `corrections`; `first` and `last`, microseconds of the first and last row; the sums `tokens`,
+    `input` … `reasoning`, `cost` and every `cost_…`, `hold`, `saved`;
     and `p50:`, `p95:`, `p99:` or `max:` before `latency_ms`, `ttft_ms`, `overhead_us`, `turn`, `tool_depth`."""
 
     measures: tuple[str, ...] = ("cost", "calls")
@@ -57,6 +59,7 @@ class Query(NamedTuple):
     zone: str = "UTC"
     order: str = ""  # a measure, largest first; empty: by period, else by the first measure
     top: int = 0  # 0: all
+    keep: tuple[tuple[str, tuple[str, ...]], ...] = ()  # of such a dimension only these values; all others are one, None
 
 
 class Plan(NamedTuple):
@@ -113,7 +116,8 @@ class _Compiler:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise _refuse(f"{', '.join(map(repr, twice))} asked for twice", "ask once")
-        keys = [exp.alias_(self._dimension(name), self._alias(name)) for name in query.by]
+        kept = dict(query.keep)
+        keys = [exp.alias_(self._kept(name, kept.get(name)), self._alias(name)) for name in query.by]
         if query.grain:
             keys.insert(0, exp.alias_(self._period(), exp.to_identifier("period", quoted=True)))
         measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
@@ -158,6 +162,15 @@ class _Compiler:
             )
         return self._column(DIMENSIONS[name])
 
+    def _kept(self, name: str, values: tuple[str, ...] | None) -> exp.Expression:
+        dimension = self._dimension(name)
+        if values is None:
+            return dimension
+        if not values:
+            return exp.cast(exp.null(), "text")
+        inside = exp.In(this=dimension, expressions=[self._bind(value) for value in values])
+        return exp.Case().when(inside, dimension.copy())
+
     def _measure(self, name: str) -> exp.Expression:
         if name == "cost" or name in _MONEY or name in _TOKENS:
             return _sum(self._column(name))
@@ -187,11 +200,27 @@ class _Compiler:
         self._column("status")
         return _count(exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused"))))
 
+    def _m_billed(self) -> exp.Expression:
+        charged = exp.GT(this=self._column("cost"), expression=exp.Literal.number(0))
+        answered = exp.or_(_is("status", "ok", "unknown"), charged)
+        self._column("attempt_kind")
+        self._column("status")
+        return _count(exp.and_(answered, exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+
+    def _m_first(self) -> exp.Expression:
+        return exp.Anonymous(this="epoch_us", expressions=[exp.Min(this=self._column("ts"))])
+
+    def _m_last(self) -> exp.Expression:
+        return exp.Anonymous(this="epoch_us", expressions=[exp.Max(this=self._column("ts"))])
+
     def _m_rows(self) -> exp.Expression:
         return exp.Count(this=exp.Star())
 
     def _m_conversations(self) -> exp.Expression:
         return self._distinct("conversation")
+
+    def _m_unthreaded(self) -> exp.Expression:
+        return self._flag("conversation", "")
 
     def _m_users(self) -> exp.Expression:
         return self._distinct("user")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
+from . import marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -80,7 +81,7 @@ class Reader:
         return self._run(plan.sql, plan.values)
 
     def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
-        """Any DuckDB SELECT over the views `calls`, `entries`, `holds` and `incidents`. Values are bound (`$name` or `?`)."""
+        """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents` and `marks`. Values are bound (`$name` or `?`)."""
         self._view(ALL, None, None)
         self._side()
         return self._run(text, values)
@@ -105,6 +106,10 @@ class Reader:
         alive = {n for n, *fields, until in owners if not me.gone(Owner(*fields), until, now)}
         rows = self.sqlite.execute(f"SELECT hold, n / {HOLDS_EACH} FROM holds ORDER BY n").fetchall()
         return [(read_hold(hold), owner in alive) for hold, owner in rows]
+
+    def marks(self, since_us: int | None = None, until_us: int | None = None) -> list[marks.Mark]:
+        """What people put on the time line in [since, until), oldest first."""
+        return marks.between(self.sqlite, since_us, until_us)
 
     def _run(self, text: str, values: Mapping[str, object] | Sequence[object] | None) -> list[Row]:
         try:
@@ -154,7 +159,7 @@ class Reader:
             raise _unanswerable(error) from error
 
     def _side(self) -> None:
-        """The small views: holds as rows that could still be, and incidents."""
+        """The small views: holds as rows that could still be, incidents, and marks."""
         if self._side_views:
             return
         kinds = {c: MONEY if c in MONEY_COLUMNS else "BIGINT" if c in INT_COLUMNS else "VARCHAR" for c in COLUMNS}
@@ -163,6 +168,9 @@ class Reader:
         append(self.duck, "raw_holds", [tuple(h.entry) for h, _ in self.holds()])
         self.duck.execute(f"CREATE VIEW holds AS SELECT {', '.join(shape(c) for c in COLUMNS)} FROM raw_holds")
         self.duck.execute("CREATE TABLE incidents (ts TIMESTAMPTZ, code VARCHAR, scope VARCHAR, reason VARCHAR, conversation VARCHAR)")
+        self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
+        append(self.duck, "raw_marks", self.marks())
+        self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")
         self._side_views = True
 
     def close(self) -> None:

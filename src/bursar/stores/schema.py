@@ -83,6 +83,9 @@ def _first() -> list[str]:
         "CREATE TABLE charged (counter TEXT PRIMARY KEY, spent INTEGER NOT NULL) STRICT, WITHOUT ROWID",
         # Files that were replaced: readers with an older snapshot may still be at them.
         "CREATE TABLE retired (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT",
+        # What people put on the time line.
+        """CREATE TABLE marks (n INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, text TEXT NOT NULL,
+           at INTEGER NOT NULL) STRICT""",
         "CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT",
     ]
 

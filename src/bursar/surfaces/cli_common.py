@@ -151,4 +151,6 @@ def pico(dollars: Decimal) -> int:
 
 def operator_errors() -> tuple[type[Exception], ...]:
     """The errors that are messages to the operator rather than bugs of ours."""
-    return (settings.BadPolicy, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)
+    from .bills import BadBill
+
+    return (settings.BadPolicy, BadBill, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)

@@ -63,6 +63,29 @@ def period(since: str | None, until: str | None, now_us: int) -> Period:
     return Period(first.start, end, before)
 
 
+def span(text: str, now_us: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A whole period by one text, and the one before it: `7d`, `month`, `2026-10`, `2026-10-12`, or `FROM..TO`. Before a month
+    is the month before, before a day the day before; else as much time. ValueError says what was expected."""
+    if ".." in text:
+        first, _, last = text.partition("..")
+        found = period(first.strip() or None, last.strip() or None, now_us)
+    else:
+        found = period(text, None, now_us)
+    if found.since is None:
+        raise ValueError(f"{text!r} has no beginning; {EXPECTED}, or FROM..TO")
+    stop = now_us if found.until is None else found.until
+    if min(now_us, stop) <= found.since:
+        raise ValueError(f"{text!r} is in the future; {EXPECTED}")
+    if ".." not in text and found.before is None and re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", text.strip()):
+        unit = "month" if len(text.strip()) == 7 else "day"
+        start = EPOCH + timedelta(microseconds=found.since)
+        earlier = _us(_floor(start - timedelta(days=1), unit))
+        whole = _us(_next(start, unit))
+        stop = min(whole, now_us)
+        return (found.since, stop), (earlier, found.since if stop == whole else min(earlier + stop - found.since, found.since))
+    return (found.since, stop), found.before or (max(0, 2 * found.since - stop), found.since)
+
+
 def _read(text: str, now_us: int) -> _Span:
     word = " ".join(text.strip().lower().split())
     now = EPOCH + timedelta(microseconds=now_us)
