@@ -29,10 +29,10 @@ from bursar.surfaces import settings, wiring
 from bursar.surfaces.cli import main
 from bursar.testing import causes
 from bursar.testing.provider import Provider
-from imports import samples
 from bursar.testing.scenario import Cause
 from bursar.testing.script import FAULTS, Say
 from bursar.wire.question import LEFT_OUT
+from imports import samples
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SRC = ROOT / "src" / "bursar"
