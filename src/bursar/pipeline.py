@@ -32,10 +32,10 @@ from .domain.thread import Ask, Heard, Placed
 from .domain.usage import Known
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
-from .rules import cause, estimate, guard, loop, record, retry
+from .rules import budget, cause, estimate, loop, record, retry
 from .rules import price as pricing
 from .rules.attribute import attribute
-from .rules.guard import Budgets
+from .rules.budget import Budgets
 from .wire import Dialect, Route, encoding
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
@@ -159,7 +159,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         hold = HoldRecord(entry.id, entry.ts, plan.worst, plan.charges, entry)
         held = yield Hold(hold)
         if isinstance(held, Short):
-            yield from _refuse(dialect, call, entry, guard.short(held, labels.conversation), story)
+            yield from _refuse(dialect, call, entry, budget.short(held, labels.conversation), story)
             return
         if isinstance(held, Fault):
             if plan.closed or held.kind == "spool_full":
@@ -263,14 +263,14 @@ def _plan(
         return refuse("model_not_allowed", f"key {caller.key!r} may not use {model!r}", f"use one of {', '.join(caller.models)}")
 
     budgets = desk.budgets
-    scopes = guard.NO_SCOPES
+    scopes = budget.NO_SCOPES
     if budgets.names or budgets.rules:
         own = {"key": caller.key, "model": model, "provider": provider.name, "call": call.call_id}
         scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
         if story.placed is not None and story.placed.ambiguous:
-            scopes = guard.unsure(scopes)
+            scopes = budget.unsure(scopes)
     if dialect.name == "passthrough" and not model:
-        return _Plan(0, guard.charges(scopes, ts_us, 0, 0, 0), None, (), estimate.START, scopes.closed)
+        return _Plan(0, budget.charges(scopes, ts_us, 0, 0, 0), None, (), estimate.START, scopes.closed)
 
     price = desk.prices.find(provider.prices, model, ts_us, asked.service_tier, asked.batch)
     if price is None:
@@ -298,7 +298,8 @@ def _plan(
     if asked.unbounded_input:
         bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)
     worst = pricing.worst(price, bound, cap, asked.choices, cache_1h=asked.cache_1h) if price else 0
-    return _Plan(worst, guard.charges(scopes, ts_us, worst, bound + cap * asked.choices, 0), price, tuple(edits), ratio, scopes.closed)
+    taken = budget.charges(scopes, ts_us, worst, bound + cap * asked.choices, 0)
+    return _Plan(worst, taken, price, tuple(edits), ratio, scopes.closed)
 
 
 def _relay(
@@ -404,10 +405,10 @@ def _refuse(dialect: Dialect, call: Incoming, entry: Entry, refusal: Refusal, st
     yield Reply(_no(dialect, call, refusal))
 
 
-def _unverifiable(fault: Fault, budget: str) -> Refusal:
-    if budget:
+def _unverifiable(fault: Fault, closed: str) -> Refusal:
+    if closed:
         return refuse(
-            "budget_unverifiable", f"the ledger cannot say whether budget {budget!r} has room: {fault.detail}",
+            "budget_unverifiable", f"the ledger cannot say whether budget {closed!r} has room: {fault.detail}",
             'repair the ledger (`bursar doctor`); on_fault = "open" on the budget lets calls through meanwhile', 5,
         )  # fmt: skip
     return refuse("ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5)

@@ -16,7 +16,7 @@ from ..domain.shape import Shape, replace
 from ..domain.thread import CUT, FAILED, GOOD, MALFORMED, Placed
 from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
 from ..domain.verdict import Refusal, refuse
-from . import estimate, guard
+from . import budget, estimate
 from .cause import Cause
 from .loop import Finding
 from .price import UNPRICED, bill, legs_json, money
@@ -141,7 +141,7 @@ def complete(
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
         evidence(story, cause, split),
     ))  # fmt: skip
-    used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
+    used = budget.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
     return Settlement(hold.id, row, used, hold.charges)
 
 

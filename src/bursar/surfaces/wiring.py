@@ -20,7 +20,7 @@ from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
 from ..rules import estimate, thread
-from ..rules.guard import Budgets, compile_budget
+from ..rules.budget import Budgets, compile_budget
 from ..stores.pricebook import PriceBook
 from ..stores.threads import TTL_US, Shelf, Threads
 from ..stores.writer import Ledger
