@@ -126,7 +126,7 @@ def test_the_refusal_says_which_numbers_and_what_now():
     """Limit, spent, held, wanted, left, when it resets: nobody should have to look them up."""
     rule = budget.compile_budget(Budget(scope="tenant", limit="$2", window="day"), 0, ZoneInfo)
     (charge,) = budget.charges(scopes(rule, tenant="acme"), us(2026, 11, 24), 10**12, 100, 0)
-    refusal = budget.short(Short(charge, 1_500_000_000, 100_000_000), "")
+    refusal = budget.short(Short(charge, 1_500_000_000, 100_000_000), "budget_exceeded")
     assert refusal.code == "budget_exceeded" and refusal.status == 402
     for piece in ("$2.00", "$1.50", "$0.10", "$1.00", "$0.40"):
         assert piece in refusal.reason
