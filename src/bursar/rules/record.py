@@ -28,6 +28,7 @@ READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 NOT_SENT = "rule:not-sent"
 NOT_BILLED = "rule:no-answer-no-bill"
 NO_CHARGE = "rule:request-without-charge"
+KEPT = "rule:reply-was-kept"
 
 
 class Story(Shape, frozen=True, gc=False):
@@ -265,11 +266,28 @@ def fault_refusal(provider: str, fault: Fault) -> Refusal:
     return refuse("provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold")
 
 
+def again(entry: Entry, model: str, pico: int, by: str, reading: Reading, evidence: str) -> Settlement:
+    """The row of a call that a kept reply answered: nothing was sent, and `pico` was saved."""
+    row = entry._replace(
+        model_served=model, status="ok", ended="complete", http_status=200, finish=reading.finish, cost=0, cost_input=0,
+        cost_cache_read=0, cost_cache_write=0, cost_output=0, cost_other=0, price_status="priced", price_id=KEPT,
+        usage_source="provider", response_id=reading.response_id, saved=pico, saved_by=by, evidence=evidence,
+    )  # fmt: skip
+    return Settlement(entry.id, row, (), ())
+
+
+def cached(headers: Headers, verdict: bytes) -> Headers:
+    """The headers with what the reply cache did: hit, miss or off."""
+    return [(name, verdict if name == b"x-bursar-cache" else value) for name, value in headers]
+
+
 def stamp(entry: Entry, tries: int) -> Headers:
     """Response headers that are known before the answer is."""
     out = [(b"x-bursar-call", entry.call.encode()), (b"x-bursar-tries", b"%d" % tries), (b"x-bursar-cache", b"off")]
     if entry.conversation:
         out.append((b"x-bursar-conversation", _safe(entry.conversation)))
+    if entry.tier:
+        out.append((b"x-bursar-tier", entry.tier.encode()))
     return out
 
 
