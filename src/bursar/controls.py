@@ -18,7 +18,7 @@ from .domain.usage import Tokens
 from .effects import Consult, Effect, Keep, Note, Seek, Turn
 from .rules import compact, price, reuse, route, saving
 from .rules.course import Course
-from .wire import Dialect, Reader, batch, elide, outlining, question, replay, summarise
+from .wire import Dialect, Reader, batch, elide, outline, question, replay, summarise
 from .wire.recording import Recording
 
 LEAST = 4_096  # bytes of a request with anything in it that could go
@@ -286,16 +286,22 @@ class Aid:
         """The model of a tier that speaks the call's dialect: that of a provider it names, else one that is sold where the call
         goes, else the only one."""
         family = self._provider.family
+        best: tuple[str, str] | None = None
         for before, model in names:
             its = self._providers.get(before) if before else None
             if its is not None:
                 if its.family == family:
                     return its.name, model
-            else:
-                model = f"{before}/{model}" if before else model
-                if len(names) == 1 or self._price(self._provider.name, model) is not None:
-                    return self._provider.name, model
-        return None
+                continue
+            model = f"{before}/{model}" if before else model
+            here = self._provider.name, model
+            known = self._price(*here)
+            if known is not None and not known.estimated:
+                return here
+            sold = self._providers.get(known.provider) if known is not None else None
+            if len(names) == 1 or (best is None and sold is not None and sold.family == family):
+                best = here
+        return best
 
     def _stays(self, course: Course, provider: str, model: str, reach: Mapping[str, tuple[str, str]]) -> bool:
         """Whether the conversation stays where its prompt is warm."""
@@ -324,18 +330,18 @@ class Aid:
             course = self._course = yield Consult(labels.conversation, labels.flow, self._call.ts_us)
         setting = compact.AGGRESSIVE if aggressive else controls.setting
         its = self._summariser() if setting.summarise_every else None
-        outline = outlining.outline(self._dialect.name, body, keyed=bool(setting.summarise_every))
+        seen = outline.outline(self._dialect.name, body, keyed=bool(setting.summarise_every))
         hour = self._asked.cache_1h
         rates = compact.rates(price, len(body) // BYTES_A_TOKEN, hour)
         decision = compact.decide(
-            outline, setting, rates, course.state, self._call.ts_us, course.purse * 1_000 * BYTES_A_TOKEN, course.left,
+            seen, setting, rates, course.state, self._call.ts_us, course.purse * 1_000 * BYTES_A_TOKEN, course.left,
             compact.rates(its, len(body) // BYTES_A_TOKEN) if its is not None else None,
         )  # fmt: skip
-        lines, self._state = compact.lines(decision, outline, setting, lambda piece: elide.text(body, piece))
-        self._outline, self._decision, self._shadow = outline, decision, mode == "shadow"
+        lines, self._state = compact.lines(decision, seen, setting, lambda piece: elide.text(body, piece))
+        self._outline, self._decision, self._shadow = seen, decision, mode == "shadow"
         standing = decision.standing
         put = elide.Summary(standing.first, standing.span, summarise.OPENING + standing.text) if standing is not None else None
-        shorter = elide.elide(self._dialect.name, body, outline, lines, put)
+        shorter = elide.elide(self._dialect.name, body, seen, lines, put)
         self._sent = len(shorter)
         return body if self._shadow else shorter
 
@@ -407,12 +413,12 @@ class Aid:
 
     def summing(self) -> Summing | None:
         """The summary that is worth having made now, for the calls to come."""
-        decision, outline = self._decision, self._outline
-        if decision is None or decision.ask is None or outline is None or self._shadow:
+        decision, seen = self._decision, self._outline
+        if decision is None or decision.ask is None or seen is None or self._shadow:
             return None
         provider, model = self._controls.summariser
         dialect = self._dialect.name
-        said = summarise.transcript(self.body, outline, decision.ask.first, decision.ask.span)
+        said = summarise.transcript(self.body, seen, decision.ask.first, decision.ask.span)
         path = self._call.path.replace(":streamGenerateContent", ":generateContent")
         body = summarise.request(dialect, model, said, SUMMARY_CAP)
         if dialect == "gemini_generate":
@@ -421,10 +427,10 @@ class Aid:
 
     def summarised(self, answer: Answer, pico: int) -> Generator[Effect, Any, None]:
         """The summary has come, for that much; the next call sends it."""
-        decision, outline, course, labels = self._decision, self._outline, self._course, self._labels
+        decision, seen, course, labels = self._decision, self._outline, self._course, self._labels
         text = replay.said(answer.body) if answer.status == 200 else ""
-        if decision is None or decision.ask is None or outline is None or course is None or not text:
+        if decision is None or decision.ask is None or seen is None or course is None or not text:
             return
-        course = course._replace(state=compact.summarised(outline, course.state, decision.ask, text))
+        course = course._replace(state=compact.summarised(seen, course.state, decision.ask, text))
         yield Note(labels.conversation, labels.flow, self._call.ts_us, course, 0, pico)
 

@@ -207,3 +207,104 @@ def test_a_nightly_embedding_pays_for_what_changed(tmp_path: Path, provider: Scr
     assert all(row["saved_by"] == "embeddings" for row in made[20:])
     saved = sum(row["saved"] for row in made[20:])
     assert abs(saved + second - first) <= first / 50, "what was saved and what was paid is what it would have cost"
+
+
+TIERS = """
+[tiers]
+cheap = ["gpt-5-nano", "claude-haiku-4-5"]
+standard = ["gpt-5-mini", "claude-sonnet-4-5"]
+premium = ["gpt-5", "claude-opus-4-5"]
+"""
+
+
+def test_a_tiers_name_is_answered_by_its_model(tmp_path: Path, provider: Scripted) -> None:
+    """In the dialect of the call. A client that asks for a tier got what it asked for, and that saves nothing."""
+    with served(tmp_path, provider, TIERS) as handle:
+        answer, _ = post(handle, {**ASKS, "model": "bursar/cheap"}, **acme())
+        post(handle, {"model": "premium", "max_tokens": 20, "messages": ASKS["messages"]}, "/v1/messages", **acme())
+    assert answer.headers["x-bursar-tier"] == "cheap" and answer.headers["x-bursar-model"] == "gpt-5-nano"
+    assert [seen.model for seen in provider.seen] == ["gpt-5-nano", "claude-opus-4-5"]
+    one, other = rows(tmp_path)
+    assert (one["model_requested"], one["model_served"], one["tier"], one["route_reason"]) == ("bursar/cheap", "gpt-5-nano", "cheap", "asked")
+    assert one["saved"] is None and other["tier"] == "premium"
+
+
+def test_a_rule_that_is_on_saves_what_the_dearer_model_would_have_taken(tmp_path: Path, provider: Scripted) -> None:
+    """The same tokens at the price of the model that was asked for, less what was paid."""
+    script = json.dumps({"usage": {"input": 1_000_000, "output": 100_000}})
+    rule = '[[route]]\nwhen = {feature = "triage"}\ntier = "cheap"\nmode = "on"\n'
+    with served(tmp_path, provider, TIERS + rule) as handle:
+        answer, _ = post(handle, {**ASKS, "model": "gpt-5"}, **acme(x_bursar_feature="triage", x_script=script))
+        post(handle, {**ASKS, "model": "gpt-5"}, **acme(x_bursar_feature="other", x_script=script))
+    cheap, dear = rows(tmp_path)
+    assert (cheap["model_served"], cheap["tier"], cheap["route_reason"]) == ("gpt-5-nano", "cheap", "rule:feature=triage")
+    assert cheap["saved"] == dear["cost"] - cheap["cost"] and cheap["saved_by"] == "tiers"
+    assert (dear["model_served"], dear["tier"], dear["saved"]) == ("gpt-5", "", None)
+    assert answer.headers["x-bursar-tier"] == "cheap"
+
+
+def test_a_rule_in_shadow_changes_nothing_and_says_what_it_would_have_saved(tmp_path: Path, provider: Scripted) -> None:
+    """The model asked for answers; the row has the figure."""
+    script = json.dumps({"usage": {"input": 1_000_000, "output": 0}})
+    with served(tmp_path, provider, TIERS + '[[route]]\ntier = "cheap"\n') as handle:
+        post(handle, {**ASKS, "model": "gpt-5"}, **acme(x_script=script))
+    (row,) = rows(tmp_path)
+    assert provider.seen[0].model == "gpt-5" and (row["tier"], row["route_reason"], row["saved"]) == ("", "shadow:cheap", None)
+    assert json.loads(row["evidence"])["would"]["tiers"][0] == 1_200_000_000_000, "1.25 dollars less 0.05"
+
+
+def agent(turns: int, text: str = "row ") -> Any:
+    """An agent's history: one task, a call and a long result each turn."""
+    messages: list[Any] = [{"role": "user", "content": "Find the order that is late."}]
+    for turn in range(turns):
+        messages.append({"role": "assistant", "content": None, "tool_calls": [
+            {"id": f"call_{turn}", "type": "function", "function": {"name": "read", "arguments": json.dumps({"page": turn})}}]})  # fmt: skip
+        messages.append({"role": "tool", "tool_call_id": f"call_{turn}", "content": f"page {turn} order #W{turn:07d}: " + text * 2_000})
+    return {"model": "gpt-5", "messages": messages}
+
+
+def test_compaction_puts_lines_for_old_results_where_nothing_is_cached(tmp_path: Path, provider: Scripted) -> None:
+    """The names stay, the row says what was not sent, and what was elided once stays so."""
+    with served(tmp_path, provider, '[compact]\nmode = "on"\nkeep_calls = 2\n') as handle:
+        for turns in (3, 4, 5):
+            post(handle, agent(turns), **acme(x_bursar_conversation="c1", x_bursar_flow="audit", x_script='{"usage": {"input": 900, "output": 9}}'))
+    sent = [json.loads(seen.raw)["messages"] for seen in provider.seen]
+    results = [[m["content"] for m in messages if m["role"] == "tool"] for messages in sent]
+    assert ["elided" in text for text in results[2]] == [True, True, True, False, False]
+    assert "#W0000000" in results[0][0] and len(results[0][0]) < 300
+    assert results[0][0] == results[1][0] == results[2][0]
+    made = rows(tmp_path)
+    assert all(row["saved"] > 0 and row["saved_by"] == "compaction" for row in made)
+
+
+def test_compaction_in_shadow_sends_everything(tmp_path: Path, provider: Scripted) -> None:
+    """And says what it would have saved."""
+    with served(tmp_path, provider, '[compact]\nkeep_calls = 2\n[compact.flow]\naudit = "shadow"\n') as handle:
+        for flow in ("audit", "other"):
+            post(handle, agent(4), **acme(x_bursar_conversation=flow, x_bursar_flow=flow))
+    assert all("elided" not in seen.raw.decode() for seen in provider.seen)
+    shadow, off = rows(tmp_path)
+    assert json.loads(shadow["evidence"])["would"]["compaction"][0] > 0 and shadow["saved"] is None
+    assert "would" not in json.loads(off["evidence"])
+
+
+def test_a_summary_is_a_call_of_its_own(tmp_path: Path, provider: Scripted) -> None:
+    """Asked for after the client has its answer, held and booked as control, and put into the next call."""
+
+    def script(seen: Seen) -> Say:
+        return Say(text="Order #W0000000 is late." if seen.model == "gpt-5-nano" else "Going on.")
+
+    provider.script = script
+    policy = '[compact]\nmode = "on"\nkeep_calls = 100\nkeep_turns = 100\nsummarise_every = 2\nmodel = "gpt-5-nano"\n'
+    with served(tmp_path, provider, policy) as handle:
+        for turns in range(3, 30):
+            post(handle, agent(turns), **acme(x_bursar_conversation="c1", x_bursar_flow="audit"))
+            time.sleep(0.05)
+            if any(seen.model == "gpt-5-nano" for seen in provider.seen):
+                break
+        post(handle, agent(turns + 1), **acme(x_bursar_conversation="c1", x_bursar_flow="audit"))
+    assert "Summary of earlier turns" in provider.seen[-1].raw.decode() and "#W0000000 is late" in provider.seen[-1].raw.decode()
+    control = [row for row in rows(tmp_path) if row["operation"] == "control"]
+    assert len(control) >= 1 and control[0]["saved_by"] == "compaction" and control[0]["cost"] > 0 and control[0]["hold"] > 0
+    assert (control[0]["tenant"], control[0]["conversation"]) == ("acme", "c1")
+    assert sum(row["cost"] for row in rows(tmp_path)) == sum(line.dollars for line in provider.invoice.lines)
