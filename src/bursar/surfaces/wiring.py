@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from .. import wire
+from ..controls import compiled as compile_controls
 from ..domain.policy import Policy, Provider
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
-from ..controls import compiled as compile_controls
 from ..pipeline import Desk, ProviderRule
 from ..rules import estimate, guard, reuse, thread
 from ..rules.budget import Budgets, compile_budget, parse_limit
