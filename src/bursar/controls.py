@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from .domain.call import Answer, Asked, Headers, Incoming, Reading, UseModel
@@ -90,11 +90,10 @@ def _named(name: str) -> tuple[str, str]:
 
 
 class Again(Shape, frozen=True, gc=False):
-    """A reply that was given before. `pico`: what making it again would cost."""
+    """A reply that was given before. `saved`: what making it again would cost, and what that would cost without other controls."""
 
     model: str
-    pico: int
-    by: str  # cache | embeddings
+    saved: Mapping[str, saving.Saving]
     headers: Headers
     body: bytes
     reading: Reading
@@ -165,7 +164,10 @@ class Aid:
         if made is None:
             return None
         self.cache = b"hit"
-        return Again(kept.model, kept.pico, "cache", *made, self._dialect.whole(200, kept.body))
+        told = {"cache": saving.answered(kept.pico)}
+        if kept.less:
+            told["tiers"] = saving.Saving("tiers", kept.less, 0, kept.less - abs(kept.less) // 5, kept.less + abs(kept.less) // 5)
+        return Again(kept.model, told, *made, self._dialect.whole(200, kept.body))
 
     def _vectors(self, counted: bytes) -> Generator[Effect, Any, Again | None]:
         call = self._call
@@ -182,10 +184,8 @@ class Aid:
         self.cache = b"hit"
         kept = [one for one in found if one is not None]
         body = batch.merged(asks, [one.body for one in kept], kept[0].model, Tokens())
-        return Again(
-            kept[0].model, sum(one.pico for one in kept), "embeddings", [(b"content-type", b"application/json")], body,
-            Reading(model_served=kept[0].model),
-        )  # fmt: skip
+        told = {"embeddings": _embedded(kept)}
+        return Again(kept[0].model, told, [(b"content-type", b"application/json")], body, Reading(model_served=kept[0].model))
 
     def recording(self, reader: Reader) -> Reader:
         """The reader of a stream, which remembers it where its reply may be kept."""
@@ -211,7 +211,9 @@ class Aid:
             turn.leave()
             return None
         model = entry.model_served
-        yield Keep(self._wall, ((self._key, Kept(body, False, model, now, until, cost, self._call.call_id)),), now, turn)
+        its = saving.of(entry).get("tiers")
+        less = its.net if its is not None else 0
+        yield Keep(self._wall, ((self._key, Kept(body, False, model, now, until, cost, self._call.call_id, less)),), now, turn)
         return None
 
     def _keep_vectors(
@@ -372,8 +374,7 @@ class Aid:
                     net = entry.cost - bill
                     would = saving.Saving("tiers", net, 0, net - abs(bill) // 5, net + abs(bill) // 5)
             if self._batch is not None and self.partial:
-                gross = sum(kept.pico for kept in self._found if kept is not None)
-                told["embeddings"] = saving.Saving("embeddings", gross, 0, gross - gross // 20, gross + gross // 20)
+                told["embeddings"] = _embedded([kept for kept in self._found if kept is not None])
         if told or would is not None:
             entry = saving.into(entry, told, would)
             settled = replace(settled, entry=entry)
@@ -434,3 +435,9 @@ class Aid:
         course = course._replace(state=compact.summarised(seen, course.state, decision.ask, text))
         yield Note(labels.conversation, labels.flow, self._call.ts_us, course, 0, pico)
 
+
+
+def _embedded(kept: Sequence[Kept]) -> saving.Saving:
+    """Each input at what it cost when it was embedded: its part of that batch's price, by bytes."""
+    gross = sum(one.pico for one in kept)
+    return saving.Saving("embeddings", gross, 0, gross - gross // 20, gross + gross // 20)

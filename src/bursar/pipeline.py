@@ -267,7 +267,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
 
 def _again(entry: Entry, again: Again, story: record.Story) -> Way:
     """A reply that was given before: a row that cost nothing and says what was saved, and the reply."""
-    settled = record.again(entry, again.model, again.pico, again.by, again.reading, record.evidence(story, story.cause))
+    settled = record.again(entry, again.model, again.saved, again.reading, record.evidence(story, story.cause))
     yield Book(settled, None, _heard(story, settled, again.reading))
     stamped = record.cached(record.stamp(settled.entry, 0), b"hit")
     yield Reply(Answer(200, again.headers + stamped + record.price_tag(settled.entry), again.body))

@@ -24,6 +24,7 @@ COUNTERFACTUAL: dict[str, str] = {
     "tiers": "the same tokens at the dearer model's price",
     "compaction": "the full history sent, read from the prompt cache where it was warm",
 }
+ALIKE = ("cache", "near")  # whose net is exact and has no cost of its own: two columns say all
 # How sure: exact (both bills are known), computed (tokens of the other course are counted, not billed), estimated.
 SURE: dict[str, str] = {"cache": "exact", "near": "exact", "embeddings": "computed", "tiers": "estimated", "compaction": "computed"}
 
@@ -117,6 +118,8 @@ def added(savings: Iterable[Saving]) -> dict[str, Saving]:
 
 def into(entry: Entry, told: Mapping[str, Saving], would: Saving | None = None) -> Entry:
     """The row with what was saved in it, and what a control in shadow would have saved."""
+    if len(told) == 1 and would is None and (one := next(iter(told.values()))).control in ALIKE and not one.own:
+        return entry._replace(saved=one.gross, saved_by=one.control)
     evidence: dict[str, Any] = json.loads(entry.evidence)
     if told:
         evidence["saved"] = {name: [one.gross, one.own, one.low, one.high] for name, one in told.items()}
