@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from .domain.call import Answer, Asked, Headers, Incoming, Reading, UseModel
@@ -84,9 +84,32 @@ def _listed(names: str | list[str]) -> list[str]:
 
 
 def _named(name: str) -> tuple[str, str]:
-    """Provider and model of `provider/model`; a name whose first part is none of ours is a model's, see `Aid._reach`."""
+    """Provider and model of `provider/model`; a name whose first part is none of ours is a model's, see `reach`."""
     before, slash, after = name.partition("/")
     return (before, after) if slash else ("", name)
+
+
+def reach(
+    names: tuple[tuple[str, str], ...], providers: Mapping[str, Any], provider: Provider,
+    price_of: Callable[[str, str], Price | None],
+) -> tuple[str, str] | None:  # fmt: skip
+    """(provider, model) of a tier for a call to that provider: one that speaks its dialect. Where a name says no provider, the
+    model that is sold where the call goes; else one of the same family; else the only one there is."""
+    best: tuple[str, str] | None = None
+    for before, model in names:
+        its = providers.get(before) if before else None
+        if its is not None:
+            if its.family == provider.family:
+                return its.name, model
+            continue
+        here = provider.name, f"{before}/{model}" if before else model
+        known = price_of(*here)
+        if known is not None and not known.estimated:
+            return here
+        sold = providers.get(known.provider) if known is not None else None
+        if len(names) == 1 or (best is None and sold is not None and sold.family == provider.family):
+            best = here
+    return best
 
 
 class Again(Shape, frozen=True, gc=False):
@@ -253,7 +276,7 @@ class Aid:
         named = route.tier_asked(asked.model)
         if not controls.tiers or not (named or controls.rules):
             return same
-        reach = {tier: found for tier, names in controls.tiers.items() if (found := self._reach(names)) is not None}
+        reach = {tier: found for tier, names in controls.tiers.items() if (found := reach(names, self._providers, self._provider, self._price)) is not None}
         tiers = {tier: model for tier, (_, model) in reach.items()}
 
         def fact(name: str) -> str:
@@ -283,27 +306,6 @@ class Aid:
         if choice.why != "asked":  # a client that names a tier gets what it asked for, and that saves nothing
             self._dear = tiers.get("premium", "") if named else asked.model
         return provider, model
-
-    def _reach(self, names: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
-        """The model of a tier that speaks the call's dialect: that of a provider it names, else one that is sold where the call
-        goes, else the only one."""
-        family = self._provider.family
-        best: tuple[str, str] | None = None
-        for before, model in names:
-            its = self._providers.get(before) if before else None
-            if its is not None:
-                if its.family == family:
-                    return its.name, model
-                continue
-            model = f"{before}/{model}" if before else model
-            here = self._provider.name, model
-            known = self._price(*here)
-            if known is not None and not known.estimated:
-                return here
-            sold = self._providers.get(known.provider) if known is not None else None
-            if len(names) == 1 or (best is None and sold is not None and sold.family == family):
-                best = here
-        return best
 
     def _stays(self, course: Course, provider: str, model: str, reach: Mapping[str, tuple[str, str]]) -> bool:
         """Whether the conversation stays where its prompt is warm."""
