@@ -276,8 +276,9 @@ class Aid:
         named = route.tier_asked(asked.model)
         if not controls.tiers or not (named or controls.rules):
             return same
-        reach = {tier: found for tier, names in controls.tiers.items() if (found := reach(names, self._providers, self._provider, self._price)) is not None}
-        tiers = {tier: model for tier, (_, model) in reach.items()}
+        places = {tier: reach(names, self._providers, self._provider, self._price) for tier, names in controls.tiers.items()}
+        reached = {tier: place for tier, place in places.items() if place is not None}
+        tiers = {tier: model for tier, (_, model) in reached.items()}
 
         def fact(name: str) -> str:
             return asked.model if name == "model" else self._caller if name == "key" else labels.get(name)
@@ -296,23 +297,23 @@ class Aid:
             if self._would:
                 self.why = f"shadow:{choice.would}"
             return same
-        provider, model = reach[choice.tier]
+        provider, model = reached[choice.tier]
         if self._models and model not in self._models and not named:
             return same
         self.tier, self.why = choice.tier, choice.why
-        if choice.why != "asked" and self._stays(course, provider, model, reach):
+        if choice.why != "asked" and self._stays(course, provider, model, reached):
             provider, model = course.provider, course.model
             self.tier, self.why = course.tier, f"stays; {choice.why}"
         if choice.why != "asked":  # a client that names a tier gets what it asked for, and that saves nothing
             self._dear = tiers.get("premium", "") if named else asked.model
         return provider, model
 
-    def _stays(self, course: Course, provider: str, model: str, reach: Mapping[str, tuple[str, str]]) -> bool:
+    def _stays(self, course: Course, provider: str, model: str, reached: Mapping[str, tuple[str, str]]) -> bool:
         """Whether the conversation stays where its prompt is warm."""
         if not course.model or course.model == model or self._call.ts_us >= course.warm_until_us:
             return False
         now, then = self._price(course.provider, course.model), self._price(provider, model)
-        if now is None or then is None or (course.provider, course.model) not in {*reach.values(), (provider, self._asked.model)}:
+        if now is None or then is None or (course.provider, course.model) not in {*reached.values(), (provider, self._asked.model)}:
             return False
         a, b = (compact.rates(its, course.context) for its in (now, then))
         return route.stays(route.Card(a.read, a.write, a.output), route.Card(b.read, b.write, b.output), course.context, course.left)
