@@ -191,5 +191,5 @@ def incident(
     return Incident(
         "|".join((refusal.code, limit, counter or whose)), ts_us, act, refusal.code, refusal.reason, limit, labels.tenant,
         labels.feature, labels.flow, labels.user, labels.conversation, call, model, spent, most, unit, kept,
-        json.dumps(evidence or {}, separators=(",", ":")), "open" if act == STOPPED else "",
+        json.dumps(evidence or {}, separators=(",", ":")), "open" if act in (STOPPED, "refused") else "",
     )  # fmt: skip

@@ -59,8 +59,8 @@ def write(connection: apsw.Connection, incidents: Iterable[Incident]) -> None:
                ON CONFLICT (key) DO UPDATE SET
                    last_ts = max(last_ts, ?2), calls = calls + 1, act = ?3, reason = ?5, call = ?12, spent = ?14, "limit" = ?15,
                    kept = kept + ?17, evidence = ?18,
-                   state = CASE WHEN state IN ('resumed', 'ended') THEN ?19 ELSE state END,
-                   told = CASE WHEN state IN ('resumed', 'ended') THEN 0 ELSE told END""",
+                   state = CASE WHEN ?19 <> '' AND state IN ('', 'resumed', 'ended') THEN ?19 ELSE state END,
+                   told = CASE WHEN ?19 <> '' AND state IN ('', 'resumed', 'ended') THEN 0 ELSE told END""",
             (
                 i.key, i.ts, i.act, i.code, i.reason, i.budget, i.tenant, i.feature, i.flow, i.user, i.conversation, i.call, i.model,
                 i.spent, i.limit, i.unit, i.kept, i.evidence, i.state,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import marks
+from . import incidents, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -29,6 +29,10 @@ class Segment(NamedTuple):
     rows: int
     bytes: int
     sha256: str
+
+
+INCIDENTS_MAX = 10_000  # asked for at once, the newest
+INCIDENT_NUMBERS = frozenset(("n", "ts", "last_ts", "calls", "spent", "limit", "kept"))
 
 
 class Reader:
@@ -167,7 +171,13 @@ class Reader:
         self.duck.execute(f"CREATE TABLE raw_holds ({raw})")
         append(self.duck, "raw_holds", [tuple(h.entry) for h, _ in self.holds()])
         self.duck.execute(f"CREATE VIEW holds AS SELECT {', '.join(shape(c) for c in COLUMNS)} FROM raw_holds")
-        self.duck.execute("CREATE TABLE incidents (ts TIMESTAMPTZ, code VARCHAR, scope VARCHAR, reason VARCHAR, conversation VARCHAR)")
+        columns = ", ".join(f"{quoted(c)} {'BIGINT' if c in INCIDENT_NUMBERS else 'VARCHAR'}" for c in incidents.COLUMNS)
+        self.duck.execute(f"CREATE TABLE raw_incidents ({columns})")
+        append(self.duck, "raw_incidents", incidents.listed(self.sqlite, most=INCIDENTS_MAX))
+        self.duck.execute(
+            """CREATE VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
+               CAST(CAST(kept AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_incidents"""
+        )
         self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
         append(self.duck, "raw_marks", self.marks())
         self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Place] = {
     "forecast": Place("cli_forecast", "forecast", "What the month will cost, and which budgets it passes."),
     "mark": Place("cli_why", "mark", "Puts an event on the time line, to read changes beside."),
     "reconcile": Place("cli_reconcile", "command", "The provider's bill against the ledger, the gap explained."),
+    "guard": Place("cli_guard", "guard", "Budgets, incidents, and orders: stop, resume, raise, take, end."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
     "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),
     "keys": Place("cli_keys", "keys", "Virtual keys: create, list, revoke."),
