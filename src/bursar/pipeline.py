@@ -149,7 +149,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
     fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
-    story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint)
+    story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint, provider.name)
     trial: _Trial | None = _Trial(provider, asked.model)
     aid: Aid | None = None
     if desk.controls is not None:
@@ -322,7 +322,7 @@ def _plain(head: Head, ended: Ended, limit: int) -> bytes | None:
 
 
 def _know(
-    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str
+    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str, provider: str
 ) -> Generator[Effect, Any, tuple[record.Story, Labels]]:
     """What the messages tell: the conversation, why the call is made, and whether it goes round in circles."""
     placed: Placed | None = None
@@ -349,7 +349,7 @@ def _know(
         why = replace(why, cause="loop", confidence=90)
     story = record.Story(placed, why, finding, stop, verdict)
     if orders.stops:
-        order = _order(call, desk, caller, labels, story, asked.model)
+        order = _order(call, desk, caller, labels, story, asked.model, provider)
         if order is not None:
             story = replace(story, verdict=guard.ordered(order))
     return story, labels

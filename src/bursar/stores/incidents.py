@@ -142,7 +142,7 @@ def in_force(connection: apsw.Connection, now_us: int) -> list[Order]:
 
 def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
     """Another value when orders were given, withdrawn, or are over."""
-    question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (until > 0 AND until <= ?) FROM orders"
+    question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (WHERE until > 0 AND until <= ?) FROM orders"
     ((last, withdrawn, over),) = connection.execute(question, (now_us,)).fetchall()
     return last, withdrawn, over
 
