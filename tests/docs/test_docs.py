@@ -20,10 +20,13 @@ import bill_pages
 import demo_rows
 import ledger_rows
 from bursar.domain.entry import COLUMNS
+from bursar.domain.incident import Incident
 from bursar.domain.labels import CHARGEABLE, OPERATIONS
 from bursar.domain.policy import Policy
 from bursar.domain.verdict import CODES
+from bursar.stores import incidents
 from bursar.stores.columns import shown
+from bursar.stores.schema import Place, connect
 from bursar.stores.writer import Ledger
 from bursar.surfaces import settings, wiring
 from bursar.surfaces.cli import main
@@ -84,6 +87,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     costs, usage = bill_pages.pages(rows, ledger_rows.END - 3 * ledger_rows.DAY, 3, more=20_000)
     (home / "work" / "costs.json").write_text(costs, "utf-8")
     (home / "work" / "usage.json").write_text(usage, "utf-8")
+    (home / "work" / "company.toml").write_text('[[budget]]\nname = "company"\nscope = "all"\nlimit = "$50"\n', "utf-8")
+    connection = connect(Place.at(home / "ledger"), busy_ms=1_000)
+    stopped = Incident("loop", ledger_rows.END, "stopped", "runaway_loop", "went round", conversation="c-1041", state="open")
+    incidents.write(connection, [stopped])
+    connection.close()
     return home
 
 
