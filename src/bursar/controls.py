@@ -439,7 +439,6 @@ class Aid:
         yield Note(labels.conversation, labels.flow, self._call.ts_us, course, 0, pico)
 
 
-
 def _embedded(kept: Sequence[Kept]) -> saving.Saving:
     """Each input at what it cost when it was embedded: its part of that batch's price, by bytes."""
     gross = sum(one.pico for one in kept)

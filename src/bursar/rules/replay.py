@@ -173,7 +173,8 @@ class Replay:
         charges = budget.charges(scopes, row.ts_us, paid, tokens, fresh)
         spent = self._spent
         for charge in charges:
-            if charge.hard and charge.limit is not None and charge.amount and spent.get(charge.counter, 0) + charge.amount > charge.limit:
+            stands = spent.get(charge.counter, 0) + charge.amount
+            if charge.hard and charge.limit is not None and charge.amount and stands > charge.limit:
                 return charge.budget, charge.counter.rpartition("@")[0].partition("|")[2] or "all"
         for charge in charges:
             spent[charge.counter] = spent.get(charge.counter, 0) + charge.amount

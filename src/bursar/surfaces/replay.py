@@ -96,8 +96,8 @@ def rows(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> I
     condition = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
     pico = "CAST(coalesce({}, 0) * 1000000000000 AS BIGINT)"
     result = reader.duck.execute(
-        f"""SELECT epoch_us(ts), tenant, feature, flow, purpose, conversation, "user", key, provider, model_requested, model_served, turn,
-                   tool_depth, input, cache_read, cache_write, cache_write_1h, output, reasoning,
+        f"""SELECT epoch_us(ts), tenant, feature, flow, purpose, conversation, "user", key, provider, model_requested,
+                   model_served, turn, tool_depth, input, cache_read, cache_write, cache_write_1h, output, reasoning,
                    {pico.format("cost")} + {pico.format("saved")}, request_hash, finish, status,
                    CASE WHEN contains(evidence, '"stop":true') THEN evidence END, attempt_kind,
                    map_extract_value(labels, 'suite')
