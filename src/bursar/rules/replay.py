@@ -270,7 +270,8 @@ class Replay:
             if seen.gain:
                 cost = sum(run.pico for run in runs)
                 calls += sum(run.calls for run in runs)
-                pico, low, high = pico + round(cost * seen.net), low + round(cost * seen.low), high + round(cost * seen.gross)
+                net, less = round(cost * seen.net), round(cost * seen.low)
+                pico, low, high = pico + net, low + less, high + 2 * net - less
         return Part("compaction", calls, pico, low, high, RESTS["compaction"]) if calls else None
 
 

@@ -16,7 +16,8 @@ from . import replay as playing
 from .cli_common import Common, common, filters
 
 NAMES = {
-    "guard": "stopped by [guard]", "budgets": "stopped by budgets", "cache": "reply cache", "tiers": "tiers", "compaction": "compaction",
+    "guard": "stopped by [guard]", "budgets": "stopped by budgets", "cache": "reply cache", "tiers": "tiers",
+    "compaction": "compaction",
 }  # fmt: skip
 SHOWN = 8
 

@@ -20,8 +20,8 @@ from . import periods, price_sync, settings, wiring
 
 COLUMNS = (
     "ts", "tenant", "feature", "flow", "operation", "purpose", "conversation", "user", "key", "provider", "model_requested",
-    "model_served", "turn", "tool_depth", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "cost", "saved",
-    "request_hash", "finish", "status", "evidence", "attempt_kind", "labels", "id",
+    "model_served", "turn", "tool_depth", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "cost",
+    "saved", "request_hash", "finish", "status", "evidence", "attempt_kind", "labels", "id",
 )  # fmt: skip
 DAY_US = 86_400_000_000
 AT_ONCE = 20_000

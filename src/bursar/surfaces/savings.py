@@ -123,7 +123,8 @@ def savings(reader: Reader, where: tuple[Filter, ...], period: periods.Period, t
         period.since, period.until, pico(spent[0]) if spent and spent[0] is not None else 0,
         tuple(_control(one) for one in totals.values()),
         tuple(Day(day.isoformat(), by, s.calls, s.gross, s.own, s.low, s.high) for (day, by), s in sorted(days.items())),
-        tuple(_control(shadow[name]) for name in saving.CONTROLS if name in shadow), _repeats(reader, condition.sql, condition.values, ttl_us),
+        tuple(_control(shadow[name]) for name in saving.CONTROLS if name in shadow),
+        _repeats(reader, condition.sql, condition.values, ttl_us),
     )  # fmt: skip
 
 
@@ -144,7 +145,8 @@ def _repeats(reader: Reader, condition: str, values: dict[str, object], ttl_us: 
               SELECT epoch_us(ts) AS asked_us, coalesce(nullif('tenant ' || tenant, 'tenant '), 'key ' || key) AS wall,
                 request_hash, cost
               FROM calls WHERE ({condition}) AND NOT starts_with(saved_by, 'cache') AND saved_by <> 'near'
-                AND operation <> 'control' AND attempt_kind = 'first' AND status = 'ok' AND request_hash <> '' AND (tenant <> '' OR key <> '')
+                AND operation <> 'control' AND attempt_kind = 'first' AND status = 'ok' AND request_hash <> ''
+                AND (tenant <> '' OR key <> '')
                 AND finish NOT IN ('tool_calls', 'tool_use', 'function_call'))
             SELECT asked_us, wall, request_hash, cost, (SELECT count(*) FROM asked) FROM asked
             QUALIFY count(*) OVER (PARTITION BY wall, request_hash) > 1 ORDER BY asked_us LIMIT {REPEATS_MAX}""",
