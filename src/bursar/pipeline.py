@@ -252,6 +252,9 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             elapsed_us = head.sent_us + ended.elapsed_us
             if ended.fault is not None:
                 answer = _no(dialect, call, record.fault_refusal(trial.provider.name, ended.fault))
+            elif aid is not None and aid.partial and head.status == 200 and merged is None:
+                lost = Fault("protocol", "the answer does not hold the vectors that were asked for", True)
+                answer = _no(dialect, call, record.fault_refusal(trial.provider.name, lost))
             elif merged is not None:
                 kept = [line for line in reply_headers if line[0] != b"content-encoding"]
                 answer = Answer(head.status, kept + record.price_tag(settled.entry), merged)
@@ -697,7 +700,7 @@ def _settle(
         hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens, plan.tool_calls, plan.wound
     )  # fmt: skip
     if aid is not None:
-        settled = aid.account(settled, weighed.tokens, price)
+        settled = aid.account(settled, weighed.tokens, price, bool(reading.malformed))
     return replace(settled, incidents=plan.incidents) if plan.incidents else settled, sample
 
 

@@ -357,3 +357,72 @@ def test_a_ceiling_is_an_amount_of_dollars() -> None:
     """And says so."""
     with pytest.raises(settings.BadPolicy, match="dollars a day"):
         settings.parse('[[fallback]]\nfrom = "a"\nto = "b"\nceiling = "5 calls"\n')
+
+
+def test_a_malformed_answer_after_a_cheaper_try_is_own_cost(tmp_path: Path, provider: Scripted) -> None:
+    """Nothing was saved and the try was for nothing: it counts against the tier."""
+    script = {"models": {"gpt-5-nano": {"text": "no JSON", "usage": {"input": 1000, "output": 10}}}, "text": "{}"}
+    rule = '[[route]]\ntier = "cheap"\nmode = "on"\n[[fallback]]\nfrom = "gpt-5-nano"\nto = "gpt-5"\non = ["malformed"]\n'
+    body = {**ASKS, "model": "gpt-5", "response_format": {"type": "json_object"}}
+    with served(tmp_path, provider, TIERS + rule) as handle:
+        answer, _ = post(handle, body, **acme(x_script=json.dumps(script)))
+    wasted, good = rows(tmp_path)
+    assert answer.status == 200 and (wasted["error"], wasted["model_served"]) == ("malformed_output", "gpt-5-nano")
+    assert wasted["saved"] == -wasted["cost"] < 0 and wasted["saved_by"] == "tiers"
+    assert (good["attempt_kind"], good["model_served"], good["saved"]) == ("fallback", "gpt-5", None)
+
+
+def test_a_trained_router_chooses_where_it_is_at_home_and_stands_back_elsewhere(tmp_path: Path, provider: Scripted) -> None:
+    """`bursar/auto`: standard until it has seen fifty requests like those that it was trained on, then cheap or premium."""
+    from bursar.rules import router
+
+    easy, hard = "What time is it in {}?", "Prove for {} that the sum of the series converges and explain why"
+    examples = [router.Example((hard if n % 2 else easy).format(f"place {n % 60}"), 1.0 - n % 2, 1.0, 1, 100) for n in range(600)]
+    made = router.fit("quiz", "gpt-5-nano", "gpt-5", examples)
+    assert isinstance(made, router.Router), made
+    (tmp_path / "ledger" / "routers").mkdir(parents=True)
+    (tmp_path / "ledger" / "routers" / "quiz.router").write_bytes(router.dump(made))
+
+    def ask(text: str, feature: str) -> tuple[str, str]:
+        body = {"model": "bursar/auto", "messages": [{"role": "user", "content": text}]}
+        answer, _ = post(handle, body, **acme(x_bursar_feature=feature))
+        return answer.headers["x-bursar-tier"], answer.headers["x-bursar-model"]
+
+    with served(tmp_path, provider, TIERS) as handle:
+        for n in range(60):
+            first = ask((hard if n % 2 else easy).format(f"place {n}"), "quiz")
+            if n < 10:
+                assert first == ("standard", "gpt-5-mini")
+        assert ask(easy.format("place 7"), "quiz") == ("cheap", "gpt-5-nano")
+        assert ask(hard.format("place 7"), "quiz") == ("premium", "gpt-5")
+        assert ask(easy.format("place 7"), "other") == ("standard", "gpt-5-mini")
+    made_rows = rows(tmp_path)
+    assert made_rows[-3]["route_reason"].startswith("router:") and made_rows[-3]["saved"] > 0
+    assert made_rows[-2]["saved"] is None, "premium is what it is compared with"
+    assert made_rows[-1]["route_reason"] == "default"
+
+
+def test_a_conversation_stays_where_its_prompt_is_warm(tmp_path: Path, provider: Scripted) -> None:
+    """A rule that is switched on in the middle of one does not move it while nobody knows how long it goes on."""
+    usage = json.dumps({"usage": {"input": 100, "cache_write": 50_000, "output": 10}})
+    said = [{"role": "user", "content": "one"}]
+    rule = '[[route]]\nwhen = {"step" = "late"}\ntier = "cheap"\nmode = "on"\n'
+    with served(tmp_path, provider, TIERS + rule + '[compact]\nmode = "shadow"\n') as handle:
+        for step in ("early", "late"):
+            body = {"model": "claude-opus-4-5", "max_tokens": 10, "messages": said, "system": "x" * 5_000}
+            post(handle, body, "/v1/messages", **acme(x_bursar_conversation="c1", x_script=usage, x_bursar_labels=json.dumps({"step": step})))
+        post(handle, body, "/v1/messages", **acme(x_bursar_conversation="c2", x_script=usage, x_bursar_labels='{"step": "late"}'))
+    assert [seen.model for seen in provider.seen] == ["claude-opus-4-5", "claude-opus-4-5", "claude-haiku-4-5"]
+    assert [row["route_reason"] for row in rows(tmp_path)] == ["", "stays; rule:step=late", "rule:step=late"]
+
+
+def test_a_ladders_rung_shortens_what_the_policy_leaves_alone(tmp_path: Path, provider: Scripted) -> None:
+    """`compact` on the way to a budget's limit: aggressive, and at once where nothing is cached."""
+    budget = '[[budget]]\nname = "b"\nscope = "tenant"\nlimit = "$1"\n[budget.ladder]\ncompact = "1%"\n'
+    usage = json.dumps({"usage": {"input": 100_000, "output": 10}})
+    with served(tmp_path, provider, budget) as handle:
+        for turns in (4, 5):
+            post(handle, {**agent(turns), "max_tokens": 50}, **acme(x_bursar_conversation="c1", x_script=usage))
+    first, second = (seen.raw.decode() for seen in provider.seen)
+    assert "elided" not in first and second.count("elided") == 3
+    assert rows(tmp_path)[1]["saved_by"] == "compaction"
