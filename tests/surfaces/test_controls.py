@@ -410,7 +410,12 @@ def test_a_conversation_stays_where_its_prompt_is_warm(tmp_path: Path, provider:
     with served(tmp_path, provider, TIERS + rule + '[compact]\nmode = "shadow"\n') as handle:
         for step in ("early", "late"):
             body = {"model": "claude-opus-4-5", "max_tokens": 10, "messages": said, "system": "x" * 5_000}
-            post(handle, body, "/v1/messages", **acme(x_bursar_conversation="c1", x_script=usage, x_bursar_labels=json.dumps({"step": step})))
+            post(
+                handle,
+                body,
+                "/v1/messages",
+                **acme(x_bursar_conversation="c1", x_script=usage, x_bursar_labels=json.dumps({"step": step})),
+            )
         post(handle, body, "/v1/messages", **acme(x_bursar_conversation="c2", x_script=usage, x_bursar_labels='{"step": "late"}'))
     assert [seen.model for seen in provider.seen] == ["claude-opus-4-5", "claude-opus-4-5", "claude-haiku-4-5"]
     assert [row["route_reason"] for row in rows(tmp_path)] == ["", "stays; rule:step=late", "rule:step=late"]
