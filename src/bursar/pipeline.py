@@ -117,6 +117,8 @@ class _Trial(Shape, frozen=True, gc=False):
     cause: str = ""
     retries: int = 0
     seen: tuple[tuple[str, str], ...] = ()
+    line: str = ""  # the model that this is the fallback from
+    failed: Answer | None = None  # what the client gets when this try would pass its ceiling
 
 
 class _Plan(Shape, frozen=True, gc=False):
@@ -250,12 +252,17 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             elapsed_us = head.sent_us + ended.elapsed_us
             if ended.fault is not None:
                 answer = _no(dialect, call, record.fault_refusal(trial.provider.name, ended.fault))
+            elif aid is not None and aid.partial and head.status == 200 and merged is None:
+                lost = Fault("protocol", "the answer does not hold the vectors that were asked for", True)
+                answer = _no(dialect, call, record.fault_refusal(trial.provider.name, lost))
             elif merged is not None:
                 kept = [line for line in reply_headers if line[0] != b"content-encoding"]
                 answer = Answer(head.status, kept + record.price_tag(settled.entry), merged)
             else:
                 answer = Answer(head.status, reply_headers + record.price_tag(settled.entry), ended.body)
             trial, pause = _next(trial, failure, desk) if failure is not None else (None, 0.0)
+        if trial is not None and trial.line:
+            trial = replace(trial, failed=answer)
         if pause:
             if not (yield Wait(pause)):
                 return
@@ -419,7 +426,7 @@ def _plan(
     budgets, placed = desk.budgets, story.placed
     scopes = budget.NO_SCOPES
     if budgets.names or budgets.rules:
-        own = {"key": caller.key, "model": model, "provider": provider.name}
+        own = {"key": caller.key, "model": model, "provider": provider.name, "fallback": trial.line}
         if labels.conversation:
             top = placed.top if placed is not None else labels.conversation
             own["conversation"] = budget.whose(labels.tenant, caller.key, top)
@@ -501,6 +508,11 @@ def _admit(
                     return None
             else:
                 ends = True
+        if isinstance(held, Short) and scope.rule.code == budget.CEILING and trial.failed is not None:
+            refused = record.refused(entry, budget.short(held, budget.CEILING), record.evidence(story, story.cause))
+            yield Book(refused, None, _heard(story, refused, None))
+            yield Reply(trial.failed)
+            return None
         if isinstance(held, Short):
             yield from _short(call, desk, dialect, asked, labels, story, entry, held, scope, whose, plan.worst, None)
             return None
@@ -688,7 +700,7 @@ def _settle(
         hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens, plan.tool_calls, plan.wound
     )  # fmt: skip
     if aid is not None:
-        settled = aid.account(settled, weighed.tokens, price)
+        settled = aid.account(settled, weighed.tokens, price, bool(reading.malformed))
     return replace(settled, incidents=plan.incidents) if plan.incidents else settled, sample
 
 
@@ -721,7 +733,7 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
             before, slash, after = name.partition("/")
             provider, model = (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
             if provider.family == trial.provider.family and (provider.name, model) not in seen:
-                return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen), 0.0
+                return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen, line.from_), 0.0
     return None, 0.0
 
 

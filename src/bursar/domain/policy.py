@@ -62,6 +62,7 @@ class Fallback(Record, frozen=True):
     on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = msgspec.field(
         default_factory=lambda: ["5xx", "connect"]
     )
+    ceiling: str = ""  # "$20": most that its tries may cost in a day (UTC); beyond that the client gets the failure
 
 
 class PriceOverride(Record, frozen=True):

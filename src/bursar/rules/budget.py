@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..domain.entry import Charge, Short
 from ..domain.money import nano_up, show, usd
-from ..domain.policy import SCALE, SCOPES, UNITS, Budget, Ladder
+from ..domain.policy import SCALE, SCOPES, UNITS, Budget, Fallback, Ladder
 from ..domain.shape import Shape, replace
 from ..domain.verdict import Refusal, refuse
 
@@ -184,6 +184,22 @@ def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -
         name, wants, limit, Window(budget.window, where), budget.hard, closed, parse_ladder(budget.ladder, budget.hard),
         budget.stop == "reply" if budget.stop else own, "conversation_budget_exceeded" if own else "budget_exceeded",
     )  # fmt: skip
+
+
+CEILING = "fallback_ceiling"
+
+
+def ceilings(lines: Sequence[Fallback], zone: tzinfo) -> list[BudgetRule]:
+    """The ceilings of fallbacks as budgets. ValueError where one is no amount."""
+    found: list[BudgetRule] = []
+    for line in lines:
+        if line.ceiling:
+            limit = parse_limit(line.ceiling)
+            if limit.unit != "usd":
+                raise ValueError(f'ceiling is {line.ceiling!r}: write dollars a day, such as "$20"')
+            name = f"fallback from {line.from_}"
+            found.append(BudgetRule(name, (("fallback", line.from_),), limit, Window("day", zone), True, False, code=CEILING))
+    return found
 
 
 class Scope:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ from blake3 import blake3
 from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
 from ..rules import guard, reuse
-from ..rules.budget import compile_budget
+from ..rules.budget import ceilings, compile_budget
 from ..stores.price_override import compile_override
 from ..wire import failure
 
@@ -79,6 +80,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
         compile_controls(policy)
     except ValueError as bad:
         raise BadPolicy(f"{name}: [tiers], [[route]], [compact]: {bad}") from None
+    try:
+        ceilings(policy.fallback, UTC)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['fallback'])}: [[fallback]]: {bad}") from None
     for number, line in enumerate(policy.fallback):
         targets = [line.to] if isinstance(line.to, str) else line.to
         if line.from_ in targets:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
 from ..rules import estimate, guard, reuse, thread
-from ..rules.budget import Budgets, compile_budget, parse_limit
+from ..rules.budget import Budgets, ceilings, compile_budget, parse_limit
 from ..rules.order import Orders
 from ..stores import incidents
 from ..stores.glance import Glance
@@ -207,7 +208,10 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
     return Desk(
         providers=rules,
         defaults={"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"},
-        budgets=Budgets([*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]),
+        budgets=Budgets([
+            *(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard),
+            *ceilings(policy.fallback, UTC),
+        ]),
         fallbacks=tuple(policy.fallback),
         labels=policy.labels,
         prices=book,
