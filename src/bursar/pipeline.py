@@ -229,7 +229,7 @@ def _know(
     verdict, finding, stop = None, None, False
     history = asked.history
     orders = desk.orders
-    retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
+    retries = lines.index(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
     if history is not None and (history.end.messages or asked.previous or labels.conversation):
         scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
         placed = yield Follow(
@@ -239,7 +239,7 @@ def _know(
             )
         )  # fmt: skip
         if not labels.conversation:
-            labels = labels._replace(conversation=placed.conversation, sources=(*labels.sources, ("conversation", "inferred")))
+            labels = labels.inferred(placed.conversation)
         lives = orders.lives.get(placed.top, 1) if orders.lives else 1
         if lives > 1:
             placed = threads.resume(placed, lives)
@@ -374,7 +374,7 @@ def _admit(
     guards, verdict, placed = desk.guards, story.verdict if trial.kind == "first" else None, story.placed
     whose = budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
     scopes, charges = plan.scopes, plan.charges
-    closes = guards.wind_down or any(rung == budget.WIND_DOWN for scope in scopes.all for rung, _ in scope.rule.ladder)
+    closes = guards.wind_down or scopes.winds_down
     can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
     if can_end:
         charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1))
@@ -411,6 +411,8 @@ def _admit(
         hold = replace(hold, entry=hold.entry._replace(flags="fault_open"))
         held = None
 
+    if held is None and verdict is None:
+        return trial, plan, hold, []
     log = _Log(call, labels, whose, entry)
     header: bytes = b""
     had_last = isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)

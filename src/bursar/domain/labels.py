@@ -36,6 +36,12 @@ class Labels(NamedTuple):  # a tuple, because `bursar.labels` must load nothing
                 return value
         return ""
 
+    def inferred(self, conversation: str) -> Labels:
+        """The same in a conversation that nobody named."""
+        tenant, feature, flow, operation, _, user, extra, sources = self
+        said = (*sources, ("conversation", "inferred"))
+        return Labels(tenant, feature, flow, operation, conversation, user, extra, said)
+
 
 def clean(text: str, limit: int = VALUE_CHARS_MAX) -> str:
     """A label value as it may be stored: printable, one line, at most `limit` characters. Never an error: labels come from

@@ -169,7 +169,7 @@ def _values(part: Any) -> list[Any]:
 
 def long_lines(text: str) -> tuple[int, ...]:
     """Hashes of the first long lines of a text: a summary is carried on with something put around it."""
-    return tuple([hash(line) for line in map(str.strip, text[:8192].splitlines()) if len(line) >= LONG][:LINES])
+    return tuple([hash(line) for line in map(str.strip, text[:8192].split("\n")) if len(line) >= LONG][:LINES])
 
 
 def payload(text: str) -> str:

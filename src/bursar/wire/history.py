@@ -49,6 +49,8 @@ SAID_MAX = 24 << 20
 OPENINGS_MAX = 64 << 20
 PREFACES_MAX = 4 << 20
 
+LOW = 0xFFFFFFFFFFFFFFFF  # 64 bits of a digest
+
 T = TypeVar("T")
 
 
@@ -238,10 +240,11 @@ class Teller:
 
 
     def _message(self, raw: Raw, key: int) -> Message:
-        message = self.said.get(key)
-        if message is None:
-            message = self._read(bytes(raw), self._signs)
-            self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
+        return self.said.get(key) or self._new(bytes(raw), key)
+
+    def _new(self, raw: bytes, key: int) -> Message:
+        message = self._read(raw, self._signs)
+        self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
         return message
 
     def _opened(self, raws: Sequence[Raw], preface: Preface) -> History | None:
@@ -251,12 +254,17 @@ class Teller:
         ordered: Message | None = None
         runs: list[int] = []
         for raw in raws:
-            message = self._message(raw, hash(bytes(raw)))
-            runs.append(message.weight << 2 | message.kind)
-            if message.kind == SYSTEM and ordered is None:
-                ordered = message
-            elif message.kind == HUMAN and said is None and message.power != 1:
+            plain = bytes(raw)
+            key = hash(plain)
+            message = self.said.get(key)
+            if message is None:
+                message = self._new(plain, key)
+            kind = message.kind
+            runs.append(message.weight << 2 | kind)
+            if kind == HUMAN and said is None and message.power != 1:
                 said = message
+            elif kind == SYSTEM and ordered is None:
+                ordered = message
             else:
                 return None
         if said is None:
@@ -267,7 +275,7 @@ class Teller:
             system, print_ = system + ordered.weight, ordered.print
             remote, hour = ordered.remote or remote, hour or ordered.hour
         return History(
-            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & 0xFFFFFFFFFFFFFFFF,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
+            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & LOW,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
             said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, system), array("Q", runs), (), remote, hour, print_,
         )  # fmt: skip
 
