@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from blake3 import blake3
-
 from .domain.call import (
     Answer,
     Asked,
@@ -44,6 +42,7 @@ from .rules.order import Orders
 from .wire import Dialect, Route, encoding, wind_down
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
+from .wire.opening import request_hash
 
 
 class Prices(Protocol):
@@ -98,9 +97,6 @@ class Desk(Shape, frozen=True, gc=False):
 
 Way = Generator[Effect, Any, None]
 
-# Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
-HASH_KEY = b"bursar request hash, version 1\0\0"
-
 # Tokens assumed for input that bytes cannot bound, where the book does not know the model's window.
 CONTEXT_WINDOW = 200_000
 
@@ -144,7 +140,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         return
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
-    fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
+    fingerprint = asked.hash or request_hash(call.body)
     story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint)
     trial: _Trial | None = _Trial(provider, asked.model)
     first: Entry | None = None
