@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..domain.history import BASE, MODULUS, START, History, Pairs, paired, without_tools
+from ..domain.history import BASE, MODULUS, START, History, Pairs, long_lines, paired, without_tools
 from ..domain.history import Mark as End
 from ..domain.shape import Shape, replace
 from ..domain.thread import (
@@ -400,7 +400,7 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
                 marks.append(_mark(key, placed, told.at_us))
         for prompt in reply.prompts:
             index.carry(carried(scope, PROMPT, prompt), thread)
-        for line in reply.lines if end.messages > 3 else ():
+        for line in long_lines(reply.text) if end.messages > 3 and reply.text else ():
             index.carry(carried(scope, LINE, line), thread)
         thread.uses = reply.uses if told.keep_uses else ()
     if replied and len(digests) >= WINDOW_OF:
