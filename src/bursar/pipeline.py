@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from blake3 import blake3
-
 from .controls import Again, Aid, Controls, Summing
 from .domain.call import (
     Answer,
@@ -45,6 +43,7 @@ from .rules.order import Orders
 from .wire import Dialect, Route, encoding, wind_down
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
+from .wire.opening import request_hash
 from .wire.recording import Recording
 
 
@@ -101,9 +100,6 @@ class Desk(Shape, frozen=True, gc=False):
 
 Way = Generator[Effect, Any, None]
 
-# Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
-HASH_KEY = b"bursar request hash, version 1\0\0"
-
 # Tokens assumed for input that bytes cannot bound, where the book does not know the model's window.
 CONTEXT_WINDOW = 200_000
 
@@ -150,7 +146,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         return
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
-    fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
+    fingerprint = asked.hash or request_hash(call.body)
     story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint, provider.name)
     trial: _Trial | None = _Trial(provider, asked.model)
     aid: Aid | None = None
@@ -336,7 +332,7 @@ def _know(
     verdict, finding, stop = None, None, False
     history = asked.history
     orders = desk.orders
-    retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
+    retries = lines.index(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
     if history is not None and labels.operation != "control" and (history.end.messages or asked.previous or labels.conversation):
         scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
         placed = yield Follow(
@@ -346,7 +342,7 @@ def _know(
             )
         )  # fmt: skip
         if not labels.conversation:
-            labels = labels._replace(conversation=placed.conversation, sources=(*labels.sources, ("conversation", "inferred")))
+            labels = labels.inferred(placed.conversation)
         lives = orders.lives.get(placed.top, 1) if orders.lives else 1
         if lives > 1:
             placed = threads.resume(placed, lives)
@@ -481,7 +477,7 @@ def _admit(
     guards, verdict, placed = desk.guards, story.verdict if trial.kind == "first" else None, story.placed
     whose = budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
     scopes, charges = plan.scopes, plan.charges
-    closes = guards.wind_down or any(rung == budget.WIND_DOWN for scope in scopes.all for rung, _ in scope.rule.ladder)
+    closes = guards.wind_down or scopes.winds_down
     can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
     if can_end:
         charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1))
@@ -523,6 +519,8 @@ def _admit(
         hold = replace(hold, entry=hold.entry._replace(flags="fault_open"))
         held = None
 
+    if held is None and verdict is None:
+        return trial, plan, hold, []
     log = _Log(call, labels, whose, entry)
     header: bytes = b""
     had_last = isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .shape import Shape
+from .shape import Shape, maker
 
 
 class Rate(Shape, frozen=True, gc=False):
@@ -34,6 +34,9 @@ class Leg(NamedTuple):
     count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     femto: int
     pico: int
+
+
+made_leg = maker(Leg)
 
 
 class Priced(Shape, frozen=True, gc=False):

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
-from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement
+from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement, made_entry
 from ..domain.history import History
 from ..domain.labels import Labels
 from ..domain.money import plain
@@ -49,7 +49,7 @@ def opened(
 ) -> Entry:  # fmt: skip
     """The first try's row before its outcome is story. Later tries are this row with another try's columns."""
     cause, placed = story.cause, story.placed
-    return Entry._make((
+    return made_entry((
         call.call_id + ".1", call.ts_us, call.call_id, 1, key, cause.kind, cause.operation, cause.purpose, cause.cause,
         labels.tenant, labels.feature, labels.flow, labels.user, labels.conversation,
         (placed.turns if placed is not None else asked.human_turns) or None,
@@ -136,7 +136,7 @@ def complete(
     if tokens is not None and priced.pico is not None:
         split = shares(history, tokens, (priced.parts[0], priced.parts[1], priced.parts[2]), seen_tokens)
     # What is known before stands in front, the outcome behind: a row is the one and the other, and not 66 look-ups by name.
-    row = Entry._make((
+    row = made_entry((
         *entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME],
         reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
         "ok" if good and (how == "complete" or how == "abandoned") else "error", head.status, error[:200], reading.finish, how,
@@ -174,8 +174,13 @@ def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
 
 def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
     """How conversation and cause were inferred, as JSON: short, for it stands in every row. Words of ours need no quoting."""
-    parts: list[str] = []
     placed, loop = story.placed, story.loop
+    if placed is not None and not placed.ambiguous and not placed.parent and not cause.cause and not cause.evidence and loop is None:
+        if split is None:
+            return f'{{"by":"{placed.by}"}}'
+        new, history, tools, system = split.tokens
+        return f'{{"by":"{placed.by}","tokens":[{new},{history},{tools},{system}]}}'
+    parts: list[str] = []
     if placed is not None:
         parts.append(f'"by":"{placed.by}"')
         if placed.ambiguous:
@@ -203,9 +208,10 @@ def outcome(entry: Entry, reading: Reading | None) -> tuple[int, str]:
     """What became of a request, for its conversation: (outcome, why it failed in a word)."""
     if reading is not None and reading.malformed:
         return MALFORMED, "malformed"
-    match entry.status, entry.ended:
-        case "ok", "complete":
-            return GOOD, ""
+    status, ended = entry.status, entry.ended
+    if status == "ok" and ended == "complete":
+        return GOOD, ""
+    match status, ended:
         case ("error" | "unknown" | "refused"), ("failed" | "refused" | "complete"):
             return FAILED, _in_a_word(entry)
         case _:
