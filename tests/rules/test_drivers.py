@@ -47,7 +47,12 @@ def test_so_many_lines_as_are_asked_for() -> None:
 
 def test_a_part_of_a_line_is_not_told_again() -> None:
     """Evals that belong to a customer who is told already are not in the line of evals."""
-    cells = [cell(500, tenant="x"), cell(100, tenant="x", purpose="eval"), cell(300, tenant="y", purpose="eval"), cell(100, tenant="z")]
+    cells = [
+        cell(500, tenant="x"),
+        cell(100, tenant="x", purpose="eval"),
+        cell(300, tenant="y", purpose="eval"),
+        cell(100, tenant="z"),
+    ]
     found = choose(DIMS, cells)
     assert [(one.value, one.cost, one.without) for one in found] == [("x", 600, ()), ("eval", 300, (("tenant", "x"),))]
 
@@ -73,11 +78,16 @@ def test_one_dear_conversation_is_told_rather_than_its_customer() -> None:
 
 def test_money_given_back_is_never_a_line() -> None:
     """Corrections can make a slice negative."""
-    assert [name for name, _ in told([cell(-50, tenant="a"), cell(100, tenant="b"), cell(30, tenant="c")], 9)] == ["customer b", "customer c"]
+    assert [name for name, _ in told([cell(-50, tenant="a"), cell(100, tenant="b"), cell(30, tenant="c")], 9)] == [
+        "customer b",
+        "customer c",
+    ]
 
 
 values = st.sampled_from(["", "a", "b", "c", "primary"])
-cells = st.lists(st.builds(lambda v, c: Cell(tuple(v), c), st.lists(values, min_size=7, max_size=7), st.integers(-50, 1000)), max_size=40)
+cells = st.lists(
+    st.builds(lambda v, c: Cell(tuple(v), c), st.lists(values, min_size=7, max_size=7), st.integers(-50, 1000)), max_size=40
+)
 
 
 @given(cells, st.none() | st.integers(1, 9), st.randoms())

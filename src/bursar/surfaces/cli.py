@@ -22,6 +22,8 @@ COMMANDS: dict[str, Place] = {
     "demo": Place("cli_serve", "demo", "A simulated company's traffic, and where its money went."),
     "spend": Place("cli_spend", "spend", "What cost us that: by feature, tenant, operation, cause or any label."),
     "calls": Place("cli_calls", "calls", "The tries themselves, newest first."),
+    "conversations": Place("cli_conversations", "conversations", "How long conversations are, and what a turn costs."),
+    "conversation": Place("cli_conversations", "conversation", "One conversation, call by call."),
     "import": Place("cli_import", "import_", "Other tools' records: traces, spend logs, transcripts, usage reports."),
     "export": Place("cli_export", "export", "The ledger's rows for other tools: JSONL, CSV, Parquet, FOCUS, OTLP."),
     "why": Place("cli_why", "why", "Why the bill changed: what, and where, adding up to the cent."),

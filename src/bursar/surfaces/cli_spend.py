@@ -100,7 +100,7 @@ def spend(common: Common, by: str | None, grain: str | None, top: int | None, sk
     for name in skipped:
         tables.line(out, f"without segment {name}, which is missing or damaged", "bold red")
     tables.line(out, f"{amount(made[0].total)}, {_many(made[0].total.calls, 'call')}", "bold")
-    tables.line(out, _scope(period, common.where), "dim")
+    tables.line(out, scope(period, common.where), "dim")
     for told in provenance.lines(origin):
         tables.line(out, told, "yellow")
     if said is not None and len(said.rows) > 1:
@@ -119,7 +119,8 @@ def spend(common: Common, by: str | None, grain: str | None, top: int | None, sk
             tables.line(out, f"no call has a label named {tables.safe(label.removeprefix(LABEL))}", "yellow")
 
 
-def _scope(period: periods.Period, where: Sequence[tuple[str, str]]) -> str:
+def scope(period: periods.Period, where: Sequence[tuple[str, str]]) -> str:
+    """What a statement is about, as a line below its total."""
     since = periods.shown(period.since) if period.since is not None else "the beginning"
     until = periods.shown(period.until) if period.until is not None else "now"
     only = "".join(f" · {tables.safe(name)}={tables.safe(value) or tables.UNATTRIBUTED}" for name, value in where)
