@@ -24,6 +24,7 @@ RESOLVED = ("resolved",)
 TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 READ = " + ".join(f"coalesce({name}, 0)" for name in TOKENS[:4])
 WRITTEN = "coalesce(output, 0) + coalesce(reasoning, 0)"
+WHO = ("tenant", "feature", "flow")
 SPLIT = ("cost_new", "cost_history", "cost_tools", "cost_system")
 
 
@@ -162,42 +163,35 @@ def dearest(reader: Reader, top: int) -> list[Talk]:
 def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, resolved: Sequence[str]) -> None:
     """Tables `steps` (a line a turn of a conversation) and `talks` (a line a conversation), from one look at the rows."""
     only = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
-    columns = (
-        "conversation",
-        "turn",
-        "tool_depth",
-        "try_no",
-        "tenant",
-        "feature",
-        "flow",
-        "labels",
-        "cost",
-        "cost_output",
-        *SPLIT,
-        *TOKENS,
-    )
+    columns = ("id", "conversation", "turn", "tool_depth", "try_no", "labels", "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
     reader.totals(dict.fromkeys((*columns, *only.columns)), period.since, period.until)
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in ("cost", *SPLIT, "cost_output"))
-    who = ("tenant", "feature", "flow")
+    who = ", ".join(
+        f"coalesce(arg_max({name}, id) FILTER (starts_with(flags, 'named')), arg_min({name}, ts)) AS {name}" for name in WHO
+    )
     said = f"map_extract_value(labels, '{OUTCOME}')"
+    ended = f"{said} <> '' AND NOT starts_with(flags, 'unnamed')"
+    at = "epoch_us(ts) * 2 + starts_with(flags, 'named')::BIGINT"  # a row named afterwards stands at the time of the one it names
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE steps AS
             SELECT conversation, least(coalesce(turn, 1), {TURNS_MAX}) AS turn, {sums}, sum({READ} + {WRITTEN}) AS tokens,
-                   count(*) FILTER ("try" = 1 AND attempt_kind <> 'correction') AS calls, max(coalesce(tool_depth, 0)) AS depth,
-                   max(coalesce(turn, 1)) AS last_turn, {", ".join(f"arg_min({name}, ts) AS {name}" for name in who)},
+                   count(*) FILTER ("try" = 1 AND (attempt_kind <> 'correction' OR flags IN ('named', 'named-refused')))
+                   - count(*) FILTER ("try" = 1 AND flags IN ('unnamed', 'unnamed-refused')) AS calls,
+                   max(coalesce(tool_depth, 0)) AS depth, max(coalesce(turn, 1)) AS last_turn, {who}, max(id) AS last_id,
                    min(ts) AS first, max(ts) AS last,
-                   arg_max({said}, ts) FILTER ({said} <> '') AS outcome, max(ts) FILTER ({said} <> '') AS outcome_at
-            FROM calls WHERE {only.sql} GROUP BY ALL""",
+                   arg_max({said}, {at}) FILTER ({ended}) AS outcome, max({at}) FILTER ({ended}) AS outcome_at
+            FROM calls WHERE {only.sql} GROUP BY conversation, least(coalesce(turn, 1), {TURNS_MAX})
+            HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0""",
         only.values,
     )
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE talks AS
-           SELECT conversation, {", ".join(f"arg_min({name}, first) AS {name}" for name in who)}, max(last_turn) AS turns,
-                  max(depth) AS depth, sum(calls) AS calls, sum(tokens) AS tokens, sum(cost) AS cost,
-                  epoch_us(min(first)) AS first_us, epoch_us(max(last)) AS last_us,
-                  coalesce(arg_max(outcome, outcome_at), '') AS outcome,
-                  list_contains($resolved::VARCHAR[], coalesce(arg_max(outcome, outcome_at), '')) AS resolved
-           FROM steps WHERE conversation <> '' GROUP BY conversation""",
+            SELECT conversation, {", ".join(f"arg_max({name}, last_id) AS {name}" for name in WHO)}, max(last_turn) AS turns,
+                   max(depth) AS depth, sum(calls) AS calls, sum(tokens) AS tokens, sum(cost) AS cost,
+                   epoch_us(min(first)) AS first_us, epoch_us(max(last)) AS last_us,
+                   coalesce(arg_max(outcome, outcome_at), '') AS outcome,
+                   list_contains($resolved::VARCHAR[], coalesce(arg_max(outcome, outcome_at), '')) AS resolved
+            FROM steps WHERE conversation <> '' GROUP BY conversation""",
         {"resolved": list(resolved)},
     )
 
@@ -311,7 +305,7 @@ def timeline(reader: Reader, conversation: str) -> Timeline | None:
     """One conversation with every try and correction, or None where there is none of that name."""
     rows = reader.sql(
         f"""SELECT epoch_us(ts) AS ts_us, id, call, "try", turn, tool_depth, attempt_kind, operation, cause, tenant, feature, flow,
-                   model_served, model_requested, status, error, evidence, cost, cost_output, {", ".join(SPLIT)}, labels,
+                   model_served, model_requested, status, error, evidence, flags, cost, cost_output, {", ".join(SPLIT)}, labels,
                    {", ".join(TOKENS)}
             FROM calls WHERE conversation = $conversation ORDER BY ts, "try", id""",
         {"conversation": conversation},
@@ -320,18 +314,23 @@ def timeline(reader: Reader, conversation: str) -> Timeline | None:
         return None
     steps: list[Step] = []
     outcome, so_far, tokens = "", 0, 0
+    who = rows[0]
     for row in rows:
+        if row["flags"].startswith("unnamed"):
+            continue
+        outcome = (row["labels"] or {}).get(OUTCOME, "") or outcome
+        if row["flags"].startswith("named"):
+            who = row
+            continue  # the same try under other labels: it was there before, and costs nothing more
         so_far += _pico(row["cost"])
         step = _step(row, so_far)
         steps.append(step)
         tokens += (step.read or 0) + (step.written or 0)
-        outcome = (row["labels"] or {}).get(OUTCOME, "") or outcome
     stops = reader.sql(
         "SELECT epoch_us(ts) AS ts_us, code, reason FROM incidents WHERE conversation = $c ORDER BY ts", {"c": conversation}
     )
-    first = rows[0]
     return Timeline(
-        conversation, first["tenant"], first["feature"], first["flow"], outcome, max([step.turn or 1 for step in steps]),
+        conversation, who["tenant"], who["feature"], who["flow"], outcome, max([step.turn or 1 for step in steps]),
         sum(step.try_no == 1 and step.kind != "correction" for step in steps), so_far, tokens, tuple(steps),
         tuple(Incident(row["ts_us"], row["code"], row["reason"]) for row in stops),
     )  # fmt: skip
