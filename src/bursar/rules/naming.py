@@ -28,13 +28,13 @@ def readable(said: Mapping[str, str]) -> dict[str, str]:
     made: dict[str, str] = {}
     for given, value in said.items():
         name = given.removeprefix("label:")
-        if name in FIXED or name in Entry._fields and name not in CHARGEABLE:
+        if name in FIXED or (name in Entry._fields and name not in CHARGEABLE):
             raise NoName(f"{name} is no label that can be given afterwards; use {', '.join(COLUMNS)}, operation or a name of your own")
         if name == "operation" and value not in PURPOSES:
             raise NoName(f"operation={value}: what calls were for is one of {', '.join(PURPOSES)}")
         if not name.isprintable() or len(name) > NAME_CHARS_MAX or not value.isprintable() or len(value) > VALUE_CHARS_MAX:
             raise NoName(
-                f"{name[:NAME_CHARS_MAX]!r}: names have up to {NAME_CHARS_MAX} characters, values up to {VALUE_CHARS_MAX}, all printable"
+                f"{name[:NAME_CHARS_MAX]!r}: a name has up to {NAME_CHARS_MAX} characters, its value {VALUE_CHARS_MAX}, all printable"
             )
         made[name] = value
     return made
