@@ -15,7 +15,7 @@ from bursar.domain.policy import Budget, Fallback
 from bursar.domain.price import Price, Rate
 from bursar.domain.shape import replace
 from bursar.pipeline import Caller, Desk, ProviderRule
-from bursar.rules.guard import Budgets, compile_budget
+from bursar.rules.budget import Budgets, compile_budget
 from bursar.testing import Served, World, play, respond, stream
 
 MTOK = 10**9  # femto-dollars per token at one dollar per million

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from .domain.call import Answer, Head, Headers, Reading
@@ -53,7 +54,8 @@ class Follow(Shape, frozen=True, gc=False):
 
 
 class Hold(Shape, frozen=True, gc=False):
-    """-> None when held, `Short` when a budget is short, `Fault` when the ledger cannot say."""
+    """-> None when held, `Passed` when held and some budget stands at a step of its ladder, `Short` when one is short, `Fault` when
+    the ledger cannot say."""
 
     hold: HoldRecord
 
@@ -78,11 +80,13 @@ class Gather(Shape, frozen=True, gc=False):
 
 
 class Relay(Shape, frozen=True, gc=False):
-    """-> Ended. The head goes to the client, chunks flow past the reader; what the reader keeps back waits for `Finish`."""
+    """-> Ended. The head goes to the client, chunks flow past the reader; what the reader keeps back waits for `Finish`.
+    `ordered`: asked again when orders change, says whether the stream is to end (`Ended.how` is then `stopped`)."""
 
     head: Head
     reader: StreamReader
     out_headers: Headers
+    ordered: Callable[[], bool]
 
 
 class Book(Shape, frozen=True, gc=False):

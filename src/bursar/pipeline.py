@@ -21,9 +21,11 @@ from .domain.call import (
     Malformed,
     Reading,
     UseModel,
+    WindDown,
 )
-from .domain.entry import Charge, Entry, Settlement, Short
+from .domain.entry import Charge, Entry, Passed, Settlement, Short
 from .domain.entry import Hold as HoldRecord
+from .domain.incident import Incident, Order
 from .domain.labels import Labels
 from .domain.policy import Fallback
 from .domain.price import Price
@@ -32,11 +34,14 @@ from .domain.thread import Ask, Heard, Placed
 from .domain.usage import Known
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
-from .rules import cause, estimate, guard, loop, record, retry
+from .rules import budget, cause, estimate, guard, record, retry
 from .rules import price as pricing
+from .rules import thread as threads
 from .rules.attribute import attribute
-from .rules.guard import Budgets
-from .wire import Dialect, Route, encoding
+from .rules.budget import Budgets
+from .rules.guard import Guards, Verdict
+from .rules.order import Orders
+from .wire import Dialect, Route, encoding, wind_down
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
 
@@ -85,7 +90,10 @@ class Desk(Shape, frozen=True, gc=False):
     policy_hash: str
     node: str
     signs: Signs = BUILT_IN  # of failures, the operator's own among them
+    tiers: tuple[str, ...] = ()  # models of [tiers]
     polls: Mapping[str, int] = {}  # tools that are polled -> how often one may say the same in a row
+    guards: Guards = Guards()
+    orders: Orders = Orders()  # changed in place, when somebody orders something
 
 
 Way = Generator[Effect, Any, None]
@@ -114,7 +122,10 @@ class _Plan(Shape, frozen=True, gc=False):
     price: Price | None
     edits: tuple[Edit, ...]
     ratio: estimate.Ratio
-    closed: str  # the first budget that must not be passed while the ledger cannot say
+    scopes: budget.Scopes  # in the order of the charges
+    tool_calls: int = 0  # new results of tools
+    wound: int = 0  # 1: the agent is told to end
+    incidents: tuple[Incident, ...] = ()
 
 
 def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
@@ -142,30 +153,24 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     while trial is not None:
         tries += 1
         plan = yield from _plan(call, desk, caller, dialect, asked, labels, story, trial, call.ts_us + elapsed_us)
+        worst = 0 if isinstance(plan, Refusal) else plan.worst
         if first is None:
             first = entry = record.opened(
                 call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
-                provider=provider.name, hold=0 if isinstance(plan, Refusal) else plan.worst,
+                provider=provider.name, hold=worst,
             )  # fmt: skip
         else:
             entry = first._replace(
                 id=f"{call.call_id}.{tries}", ts=call.ts_us + elapsed_us, try_no=tries, attempt_kind=trial.kind,
-                operation=trial.kind, cause=trial.cause, provider=trial.provider.name, model_served=trial.model,
-                hold=0 if isinstance(plan, Refusal) else plan.worst,
+                operation=trial.kind, cause=trial.cause, provider=trial.provider.name, model_served=trial.model, hold=worst,
             )  # fmt: skip
         if isinstance(plan, Refusal):
             yield from _refuse(dialect, call, entry, plan, story)
             return
-        hold = HoldRecord(entry.id, entry.ts, plan.worst, plan.charges, entry)
-        held = yield Hold(hold)
-        if isinstance(held, Short):
-            yield from _refuse(dialect, call, entry, guard.short(held, labels.conversation), story)
+        admitted = yield from _admit(call, desk, caller, dialect, asked, labels, story, trial, plan, entry)
+        if admitted is None:
             return
-        if isinstance(held, Fault):
-            if plan.closed or held.kind == "spool_full":
-                yield Reply(_no(dialect, call, _unverifiable(held, plan.closed)))
-                return
-            hold = replace(hold, entry=entry._replace(flags="fault_open"))
+        trial, plan, hold, verdict = admitted
 
         path, body = dialect.edit(route.path, call.body, asked, plan.edits)
         target = f"{path}?{call.query}" if call.query else path
@@ -174,15 +179,16 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             lines.upstream(call.headers, caller.proxy, trial.provider.own_key, asked.stream), body,
         )  # fmt: skip
         if isinstance(head, Fault):
-            lost = record.no_answer(hold, head, record.evidence(story, story.cause))
+            lost = replace(record.no_answer(hold, head, record.evidence(story, story.cause)), incidents=plan.incidents)
             yield Book(lost, None, _heard(story, lost, None))
             elapsed_us = head.sent_us + head.elapsed_us
             answer = _no(dialect, call, record.fault_refusal(trial.provider.name, head))
             trial, pause = _next(trial, retry.fault_failure(head.kind, head.sent), desk)
         else:
-            reply_headers = lines.downstream(head.headers, caller.proxy) + record.stamp(entry, tries)
+            reply_headers = lines.downstream(head.headers, caller.proxy) + record.stamp(hold.entry, tries) + verdict
             if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
-                yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body))
+                ordered = _Ordered(call, desk, caller, labels, story, trial)
+                yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body), ordered)
                 return
             ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
             reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
@@ -192,7 +198,8 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             )  # fmt: skip
             if ended.fault is not None and not ended.relayed:
                 fault = replace(ended.fault, elapsed_us=ended.elapsed_us)
-                settled, sample = record.no_answer(hold, fault, record.evidence(story, story.cause)), None
+                lost = record.no_answer(hold, fault, record.evidence(story, story.cause))
+                settled, sample = replace(lost, incidents=plan.incidents), None
             else:
                 settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, len(body), dialect.name)
             if failure is not None and failure.kind == "malformed":
@@ -219,8 +226,9 @@ def _know(
 ) -> Generator[Effect, Any, tuple[record.Story, Labels]]:
     """What the messages tell: the conversation, why the call is made, and whether it goes round in circles."""
     placed: Placed | None = None
-    finding, stop = None, False
+    verdict, finding, stop = None, None, False
     history = asked.history
+    orders = desk.orders
     retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
     if history is not None and (history.end.messages or asked.previous or labels.conversation):
         scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
@@ -230,19 +238,61 @@ def _know(
                 int(fingerprint[:15] or "0", 16), retries != b"0",
             )
         )  # fmt: skip
-        if placed.fresh_pairs:
-            finding = loop.look(placed.pairs, placed.fresh_pairs, loop.STOP, desk.polls)
-            stop = finding is not None
-            finding = finding or loop.look(placed.pairs, placed.fresh_pairs, loop.WARN, desk.polls)
         if not labels.conversation:
             labels = labels._replace(conversation=placed.conversation, sources=(*labels.sources, ("conversation", "inferred")))
+        lives = orders.lives.get(placed.top, 1) if orders.lives else 1
+        if lives > 1:
+            placed = threads.resume(placed, lives)
+        verdict, finding, stop = guard.judge(desk.guards, labels, placed, lives, desk.polls)
     why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci)
     if stop and not why.cause:
         why = replace(why, cause="loop", confidence=90)
-    return record.Story(placed, why, finding, stop), labels
+    story = record.Story(placed, why, finding, stop, verdict)
+    if orders.stops:
+        order = _order(call, desk, caller, labels, story, asked.model)
+        if order is not None:
+            story = replace(story, verdict=guard.ordered(order))
+    return story, labels
 
 
-def _heard(story: record.Story, settled: Settlement, reading: Reading | None) -> Heard | None:
+def _order(
+    call: Incoming, desk: Desk, caller: Caller, labels: Labels, story: record.Story, model: str, provider: str = ""
+) -> Order | None:
+    """The order that stops this call."""
+    placed = story.placed
+
+    def fact(name: str) -> str:
+        match name:
+            case "key":
+                return caller.key
+            case "model":
+                return model
+            case "provider":
+                return provider or call.provider
+            case "tool":
+                return "\n".join(placed.pairs.names[-placed.fresh_pairs :]) if placed is not None and placed.fresh_pairs else ""
+            case "conversation":
+                return f"{labels.conversation}\n{placed.top}" if placed is not None else labels.conversation
+            case _:
+                return labels.get(name)
+
+    return desk.orders.stop(fact, call.ts_us)
+
+
+class _Ordered:
+    """Whether a stream under way is to end."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, *what: Any) -> None:
+        self._what = what
+
+    def __call__(self) -> bool:
+        call, desk, caller, labels, story, trial = self._what
+        return _order(call, desk, caller, labels, story, trial.model, trial.provider.name) is not None
+
+
+def _heard(story: record.Story, settled: Settlement, reading: Reading | None, stopped: bool = False) -> Heard | None:
     """What became of the request, for the conversation that it belongs to."""
     placed = story.placed
     if placed is None:
@@ -250,7 +300,11 @@ def _heard(story: record.Story, settled: Settlement, reading: Reading | None) ->
     entry = settled.entry
     outcome, why = record.outcome(entry, reading)
     reply = reading.reply if reading is not None else None
-    return Heard(placed, outcome, why, reply, entry.response_id, entry.dialect == "openai_responses", entry.ts)
+    tokens = (entry.input or 0) + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.output or 0) + (entry.reasoning or 0)
+    return Heard(
+        placed, outcome, why, reply, entry.response_id, entry.dialect == "openai_responses", entry.ts, tokens,
+        (entry.cost or 0) // 1000, stopped,
+    )  # fmt: skip
 
 
 def _plan(
@@ -262,15 +316,20 @@ def _plan(
     if caller.models and model and model not in caller.models:
         return refuse("model_not_allowed", f"key {caller.key!r} may not use {model!r}", f"use one of {', '.join(caller.models)}")
 
-    budgets = desk.budgets
-    scopes = guard.NO_SCOPES
+    budgets, placed = desk.budgets, story.placed
+    scopes = budget.NO_SCOPES
     if budgets.names or budgets.rules:
-        own = {"key": caller.key, "model": model, "provider": provider.name, "call": call.call_id}
+        own = {"key": caller.key, "model": model, "provider": provider.name}
+        if labels.conversation:
+            top = placed.top if placed is not None else labels.conversation
+            own["conversation"] = budget.whose(labels.tenant, caller.key, top)
         scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
-        if story.placed is not None and story.placed.ambiguous:
-            scopes = guard.unsure(scopes)
+        if placed is not None and placed.ambiguous:
+            scopes = budget.unsure(scopes)
+    history = asked.history
+    fresh = history.fresh_results if history is not None and trial.kind == "first" and (placed is None or placed.again is None) else 0
     if dialect.name == "passthrough" and not model:
-        return _Plan(0, guard.charges(scopes, ts_us, 0, 0, 0), None, (), estimate.START, scopes.closed)
+        return _Plan(0, budget.charges(scopes, ts_us, 0, 0, 0), None, (), estimate.START, scopes)
 
     price = desk.prices.find(provider.prices, model, ts_us, asked.service_tier, asked.batch)
     if price is None:
@@ -298,12 +357,163 @@ def _plan(
     if asked.unbounded_input:
         bound = max((price.context_window if price else 0) or CONTEXT_WINDOW, bound)
     worst = pricing.worst(price, bound, cap, asked.choices, cache_1h=asked.cache_1h) if price else 0
-    return _Plan(worst, guard.charges(scopes, ts_us, worst, bound + cap * asked.choices, 0), price, tuple(edits), ratio, scopes.closed)
+    tokens = bound + cap * asked.choices
+    large = budget.too_large(scopes, worst, tokens, fresh)
+    if large is not None:
+        return budget.alone(*large)
+    taken = budget.charges(scopes, ts_us, worst, tokens, fresh)
+    return _Plan(worst, taken, price, tuple(edits), ratio, scopes, fresh)
+
+
+def _admit(
+    call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, trial: _Trial,
+    plan: _Plan, entry: Entry,
+) -> Generator[Effect, Any, tuple[_Trial, _Plan, HoldRecord, Headers] | None]:  # fmt: skip
+    """Guards and budgets: the try as it may go out, with its hold and the header that says what a guard did; None when the client
+    has its answer already."""
+    guards, verdict, placed = desk.guards, story.verdict if trial.kind == "first" else None, story.placed
+    whose = budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
+    scopes, charges = plan.scopes, plan.charges
+    closes = guards.wind_down or any(rung == budget.WIND_DOWN for scope in scopes.all for rung, _ in scope.rule.ladder)
+    can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
+    if can_end:
+        charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1))
+    stops = verdict is not None and verdict.act == guard.STOPPED
+    if verdict is not None and stops and not (can_end and guards.wind_down and verdict.limit != "order"):
+        yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, whose, plan.worst)
+        return None
+
+    hold = HoldRecord(entry.id, entry.ts, plan.worst, charges, entry)
+    held = yield Hold(hold)
+    ends = False
+    if isinstance(held, Short):
+        scope = next(scope for scope in scopes.all if scope.counter == held.charge.counter)
+        small = _smaller(asked, plan, call, entry.ts) if can_end and budget.WIND_DOWN in dict(scope.rule.ladder) else None
+        if small is not None:
+            # What is left of the budget may do for a turn in which the agent only says where it stands.
+            plan, short = small, held
+            hold = HoldRecord(entry.id, entry.ts, plan.worst, (*plan.charges, charges[-1]), entry._replace(hold=plan.worst))
+            held = yield Hold(hold)
+            if isinstance(held, Short) or (isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)):
+                if not isinstance(held, Short):
+                    hold = replace(hold, entry=entry)
+                    yield from _short(call, desk, dialect, asked, labels, story, entry, short, scope, whose, plan.worst, hold)
+                    return None
+            else:
+                ends = True
+        if isinstance(held, Short):
+            yield from _short(call, desk, dialect, asked, labels, story, entry, held, scope, whose, plan.worst, None)
+            return None
+    if isinstance(held, Fault):
+        if scopes.closed or held.kind == "spool_full":
+            yield Reply(_no(dialect, call, _unverifiable(held, scopes.closed)))
+            return None
+        hold = replace(hold, entry=hold.entry._replace(flags="fault_open"))
+        held = None
+
+    log = _Log(call, labels, whose, entry)
+    header: bytes = b""
+    had_last = isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)
+    if isinstance(held, Passed):
+        for at, standing in held.at:
+            if at < len(scopes.all):
+                scope = scopes.all[at]
+                rungs = scope.rungs(standing)
+                if budget.WIND_DOWN in rungs and can_end and not ends:
+                    if had_last:
+                        refusal = budget.passed(scope, standing)
+                        over = Verdict(guard.STOPPED, refusal, scope.rule.name, standing, scope.limit, scope.rule.limit.unit)
+                        yield from _stop(call, desk, dialect, asked, labels, story, entry, over, whose, plan.worst, hold, scope)
+                        return None
+                    ends = True
+                for rung in rungs:
+                    log.rung(rung, scope, standing)
+                    header = b"warned:" + scope.rule.code.encode()
+                if budget.CHEAPER in rungs:
+                    trial, plan, hold = _cheaper(call, desk, trial, plan, hold, asked)
+    if verdict is not None and stops and not ends:
+        if had_last:
+            yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, whose, plan.worst, hold)
+            return None
+        ends = True
+    if verdict is not None:
+        log.judged(verdict, "wound_down" if stops else guard.WARNED)
+        header = b"warned:" + verdict.refusal.code.encode()
+    if ends:
+        edit = WindDown(guard.WIND_DOWN_TEXT)
+        plan = replace(plan, edits=(*plan.edits, edit), wound=1)
+        hold = replace(hold, entry=hold.entry._replace(flags=f"{hold.entry.flags} wind_down".strip()))
+        header = b"wind_down"
+    if log.incidents:
+        plan = replace(plan, incidents=tuple(log.incidents))
+    return trial, plan, hold, [(b"x-bursar-verdict", header)] if header else []
+
+
+class _Log:
+    """The incidents of one try."""
+
+    def __init__(self, call: Incoming, labels: Labels, whose: str, entry: Entry) -> None:
+        self.incidents: list[Incident] = []
+        self._what = {"ts_us": call.ts_us, "call": call.call_id, "model": entry.model_served, "whose": whose}
+        self._labels = labels
+
+    def rung(self, rung: str, scope: budget.Scope, standing: int) -> None:
+        act = {budget.WARN: guard.WARNED, budget.COMPACT: "compacted", budget.WIND_DOWN: "wound_down"}.get(rung, rung)
+        rule = scope.rule
+        unit = rule.limit.unit
+        reason = f"budget {rule.name!r} stands at {budget.told(unit, standing)} of {budget.told(unit, scope.limit)}"
+        refusal = refuse(rule.code, reason, "")
+        self.incidents = [i for i in self.incidents if i.budget != rule.name]
+        self.incidents.append(
+            guard.incident(act, refusal, self._labels, limit=rule.name, spent=standing, most=scope.limit, unit=unit,
+                           counter=scope.counter, **self._what)  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+
+    def judged(self, verdict: Verdict, act: str) -> None:
+        self.incidents.append(
+            guard.incident(act, verdict.refusal, self._labels, limit=verdict.limit, spent=verdict.spent, most=verdict.most,
+                           unit=verdict.unit, evidence=verdict.evidence, **self._what)  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+
+
+WIND_DOWN_CAP = 600  # output tokens of a turn in which the agent says where it stands
+
+
+def _smaller(asked: Asked, plan: _Plan, call: Incoming, ts_us: int) -> _Plan | None:
+    """The same try with a small answer; None where its answer was small already."""
+    if (asked.output_cap is not None and asked.output_cap <= WIND_DOWN_CAP) or asked.unbounded_input:
+        return None
+    bound = estimate.bound(len(call.body))
+    worst = pricing.worst(plan.price, bound, WIND_DOWN_CAP, asked.choices, cache_1h=asked.cache_1h) if plan.price else 0
+    edits = (*[edit for edit in plan.edits if not isinstance(edit, CapOutput)], CapOutput(WIND_DOWN_CAP))
+    taken = budget.charges(plan.scopes, ts_us, worst, bound + WIND_DOWN_CAP * asked.choices, plan.tool_calls)
+    return replace(plan, worst=worst, charges=taken, edits=edits)
+
+
+def _cheaper(
+    call: Incoming, desk: Desk, trial: _Trial, plan: _Plan, hold: HoldRecord, asked: Asked
+) -> tuple[_Trial, _Plan, HoldRecord]:  # fmt: skip
+    """The try on the dearest model of [tiers] that is cheaper than the one asked for. The hold stays: it is more than enough."""
+    if plan.price is None:
+        return trial, plan, hold
+    now = pricing.worst(plan.price, 1_000, 1_000, 1)
+    best: tuple[int, str, Price] | None = None
+    for model in desk.tiers:
+        price = desk.prices.find(trial.provider.prices, model, hold.ts, asked.service_tier, asked.batch)
+        cost = pricing.worst(price, 1_000, 1_000, 1) if price is not None else now
+        if price is not None and cost < now and (best is None or cost > best[0]):
+            best = (cost, model, price)
+    if best is None:
+        return trial, plan, hold
+    _, model, price = best
+    edits = (*[edit for edit in plan.edits if not isinstance(edit, UseModel)], UseModel(model))
+    entry = hold.entry._replace(model_served=model, route_reason="guard:cheaper")
+    return replace(trial, model=model), replace(plan, price=price, edits=edits), replace(hold, entry=entry)
 
 
 def _relay(
     call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, story: record.Story, trial: _Trial, plan: _Plan, hold: HoldRecord,
-    head: Head, reply_headers: Headers, sent_bytes: int,
+    head: Head, reply_headers: Headers, sent_bytes: int, ordered: _Ordered,
 ) -> Way:  # fmt: skip
     """Bytes through, usage read on the side; the terminal event waits until the row is written."""
     reader = dialect.reader(asked, AskUsage() in plan.edits)
@@ -311,11 +521,16 @@ def _relay(
     if coding and coding != "identity":
         reader = encoding.Decoding(reader, coding, desk.gather_max)
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
-    ended: Ended = yield Relay(head, reader, reply_headers)
+    ended: Ended = yield Relay(head, reader, reply_headers, ordered)
     reading = reader.reading()
     settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, sent_bytes, dialect.name)
+    kept = reader.kept
+    if ended.how == "stopped":
+        kept = reader.close_early("stopped_by_order")
+        entry = settled.entry
+        settled = replace(settled, entry=entry._replace(ended="incomplete", flags=f"{entry.flags} stopped_by_order".strip()))
     yield Book(settled, sample, _heard(story, settled, reading))
-    yield Finish(reader.kept, ended.how == "complete")
+    yield Finish(kept, ended.how in ("complete", "stopped"))
 
 
 def _read_whole(dialect: Dialect, asked: Asked, head: Head, ended: Ended, limit: int) -> Reading:
@@ -361,7 +576,10 @@ def _settle(
     why = cause.settled(story.cause, story.placed, reading.reply) if trial.kind == "first" else _own(story.cause, trial)
     if why.kind == "fallback" and weighed.tokens is not None and price is not None:
         why = _dearer(desk, why, trial, story.placed, weighed, hold.ts)
-    return record.complete(hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens), sample
+    settled = record.complete(
+        hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens, plan.tool_calls, plan.wound
+    )  # fmt: skip
+    return replace(settled, incidents=plan.incidents) if plan.incidents else settled, sample
 
 
 def _own(base: cause.Cause, trial: _Trial) -> cause.Cause:
@@ -398,16 +616,64 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
 
 
 def _refuse(dialect: Dialect, call: Incoming, entry: Entry, refusal: Refusal, story: record.Story) -> Way:
-    """A stop leaves a row, so that what was stopped can be counted."""
+    """A refusal leaves a row, so that what was refused can be counted."""
     stopped = record.refused(entry, refusal, record.evidence(story, story.cause))
     yield Book(stopped, None, _heard(story, stopped, None))
     yield Reply(_no(dialect, call, refusal))
 
 
-def _unverifiable(fault: Fault, budget: str) -> Refusal:
-    if budget:
+def _short(
+    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, entry: Entry, held: Short,
+    scope: budget.Scope, whose: str, worst: int, hold: HoldRecord | None,
+) -> Way:  # fmt: skip
+    charge, code = held.charge, scope.rule.code
+    verdict = Verdict(guard.STOPPED, budget.short(held, code), charge.budget, held.spent, charge.limit or 0, charge.unit)
+    yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, whose, worst, hold, scope)
+
+
+def _stop(
+    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, entry: Entry, verdict: Verdict,
+    whose: str, worst: int, hold: HoldRecord | None = None, scope: budget.Scope | None = None,
+) -> Way:  # fmt: skip
+    """The end: a reply in the client's own dialect, or an error where a reply would feed the loop or break the client; the row
+    and the incident. `hold`: was taken already, and is given back."""
+    placed, refusal = story.placed, verdict.refusal
+    wanted = scope.rule.reply if scope is not None else desk.guards.reply
+    reply = (
+        wanted and placed is not None and placed.stops < guard.REPLIES_MAX and dialect.name in wind_down.DIALECTS
+        and not asked.json_demanded and not wind_down.demands_tool(dialect.name, call.body)
+    )  # fmt: skip
+    stopped = record.refused(entry, refusal, record.evidence(story, story.cause))
+    reading = None
+    if reply:
+        stopped = replace(stopped, entry=stopped.entry._replace(http_status=200, flags="reply"))
+        reading = dialect.whole(200, dialect.say(desk.guards.text, replace(asked, stream=False), asked.model, call.call_id)[1])
+    if hold is not None:
+        stopped = replace(stopped, charges=hold.charges, actual=(0,) * len(hold.charges))
+    incident = guard.incident(
+        guard.STOPPED if reply else "refused", refusal, labels, ts_us=call.ts_us, call=call.call_id, model=entry.model_served,
+        whose=whose, limit=verdict.limit, spent=verdict.spent, most=verdict.most, unit=verdict.unit, kept=worst,
+        evidence=verdict.evidence, counter=scope.counter if scope is not None else "",
+    )  # fmt: skip
+    stopped = replace(stopped, incidents=(incident,))
+    yield Book(stopped, None, _heard(story, stopped, reading, reply))
+    yield Reply(_said(dialect, call, asked, desk, refusal) if reply else _no(dialect, call, refusal))
+
+
+def _said(dialect: Dialect, call: Incoming, asked: Asked, desk: Desk, refusal: Refusal) -> Answer:
+    """A stop as a reply: what the model would have said, in the form the client asked for."""
+    array = dialect.name == "gemini_generate" and asked.stream and "alt=sse" not in call.query
+    headers, body = dialect.say(desk.guards.text, replace(asked, stream=False) if array else asked, asked.model, call.call_id)
+    if array:
+        body = b"[" + body + b"]"
+    stamped = [*headers, (b"x-bursar-call", call.call_id.encode()), (b"x-bursar-verdict", b"stopped:" + refusal.code.encode())]
+    return Answer(200, stamped, body)
+
+
+def _unverifiable(fault: Fault, closed: str) -> Refusal:
+    if closed:
         return refuse(
-            "budget_unverifiable", f"the ledger cannot say whether budget {budget!r} has room: {fault.detail}",
+            "budget_unverifiable", f"the ledger cannot say whether budget {closed!r} has room: {fault.detail}",
             'repair the ledger (`bursar doctor`); on_fault = "open" on the budget lets calls through meanwhile', 5,
         )  # fmt: skip
     return refuse("ledger_unavailable", f"the ledger takes no more rows: {fault.detail}", "repair the ledger (`bursar doctor`)", 5)

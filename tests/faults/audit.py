@@ -123,6 +123,8 @@ def _counters(books: Books, rows: dict[str, Any], corrections: Mapping[str, list
         expected: Counter[str] = Counter()
         for row in rows.values():
             value = getattr(row, budget.label)
+            if value and budget.label == "conversation":
+                value = f"{row.tenant}|{value}"  # what two tenants call the same is not the same
             if not value or row.status == "refused":
                 continue
             cost = (row.cost or 0) + sum(c.cost or 0 for c in corrections.get(row.id, ()))

@@ -23,7 +23,7 @@ def asked(talk: Talk = (HI,), **more: Any) -> Asked:
 
 def placed(again: Again | None = None, after: Again | None = None, failing: tuple[Failing, ...] = ()) -> Placed:
     """Only what causes are read from."""
-    return Placed("c1", "chain", 1, 0, 0, False, "", None, 0, again, after, failing, 0, None, None)  # type: ignore[arg-type]
+    return Placed("c1", "chain", 1, 0, 0, False, "", None, 0, again, after, failing, 0, None, None, "c1", 0, 0, 0)  # type: ignore[arg-type]
 
 
 def before(outcome: int, model: str = "m", why: str = "", body: bool = True, gap_s: int = 2) -> Again:

@@ -212,7 +212,7 @@ def test_lines_are_few_and_the_oldest_go(workers: list[Worker], monkeypatch: pyt
             talk.append(step(t * 50 + n))
             calls += 1
     assert one.rows < calls
-    kept = one.shelf._opened().execute("SELECT count(*), min(n) FROM threads").fetchall()
+    kept = one.shelf.ask(lambda c: c.execute("SELECT count(*), min(n) FROM threads").fetchall(), [])
     assert kept[0][0] < 40 + 2 * 16 and kept[0][1] > 20
 
 

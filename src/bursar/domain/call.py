@@ -89,7 +89,13 @@ class AskUsage(Shape, frozen=True, gc=False):
     """Ask the provider for stream usage; the extra event is kept from the client."""
 
 
-Edit = UseModel | CapOutput | AskUsage
+class WindDown(Shape, frozen=True, gc=False):
+    """Tell the agent, behind all that was said, to end; and let it call no tool."""
+
+    text: str
+
+
+Edit = UseModel | CapOutput | AskUsage | WindDown
 
 
 class Reading(Shape, frozen=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .incident import Incident
 from .shape import Shape
 from .thread import Landmark
 
@@ -105,7 +106,8 @@ class Charge(Shape, frozen=True, gc=False):
     amount: int
     limit: int | None
     hard: bool
-    resets_us: int = 0  # when the window ends; 0: never
+    resets_us: int = 0  # when the window ends; 0: never, below: with the conversation
+    steps: tuple[int, ...] = ()  # standings from which on the holder wants to hear of it, ascending
 
 
 class Hold(Shape, frozen=True, gc=False):
@@ -126,6 +128,12 @@ class Short(Shape, frozen=True, gc=False):
     held: int
 
 
+class Passed(Shape, frozen=True, gc=False):
+    """Held, where some counters stand at one of their steps already: (which charge, its standing before this hold)."""
+
+    at: tuple[tuple[int, int], ...]
+
+
 class Settlement(Shape, frozen=True, gc=False):
     """What a try really used, per charge of its hold and in the same order and grain."""
 
@@ -134,3 +142,4 @@ class Settlement(Shape, frozen=True, gc=False):
     actual: tuple[int, ...]
     charges: tuple[Charge, ...] = ()
     landmarks: tuple[Landmark, ...] = ()  # of the conversation, for other processes
+    incidents: tuple[Incident, ...] = ()  # what guards did to the call

@@ -30,9 +30,18 @@ class Provider(Record, frozen=True):
     drain_s: float = 60.0
 
 
+class Ladder(Record, frozen=True):
+    """`[budget.ladder]`: what happens on the way to the limit, each from a share of it on, such as "80%"."""
+
+    warn: str = ""  # an incident
+    cheaper: str = ""  # the next cheaper model of [tiers]
+    compact: str = ""  # old tool results leave the messages
+    wind_down: str = ""  # the agent is told to end, once; after that the call is stopped
+
+
 class Budget(Record, frozen=True):
     """`[[budget]]`: a limit on a scope in a window. `scope` is a label name (each of its values has the limit), or a table of
-    label = value; `"*"` in a table means each value of that label."""
+    label = value; `"*"` in a table means each value of that label; "call" is each call alone."""
 
     scope: str | dict[str, str]
     limit: str  # "$50", "2M tokens", "500 calls", "15 tool_calls"
@@ -41,6 +50,8 @@ class Budget(Record, frozen=True):
     zone: str = "UTC"
     hard: bool = True
     on_fault: Literal["", "closed", "open"] = ""  # empty: closed when hard, open when soft
+    ladder: Ladder = Ladder()
+    stop: Literal["", "reply", "error"] = ""  # how a call that does not fit is answered; empty: reply for conversations, else error
 
 
 class Fallback(Record, frozen=True):
@@ -109,9 +120,32 @@ class LedgerPolicy(Record, frozen=True):
     compact_every_s: float = 60.0
 
 
-class Guard(Record, frozen=True):
-    """`[guard]`: what bounds a call whose client set no bound."""
+class FlowGuard(Record, frozen=True):
+    """`[guard.flow.NAME]`: what holds in that flow in place of `[guard]`'s own."""
 
+    mode: Literal["", "off", "warn", "on"] = ""
+    tool_calls_max: int = 0  # tool results since the last human message
+    turns_max: int = 0  # human messages in a conversation
+    tokens_max: str = ""  # "2M" tokens in a conversation, sub-agents' included
+    cost_max: str = ""  # "$5" in a conversation, sub-agents' included
+    repeats_max: int = 0  # the same tool call with the same result in a row
+
+
+class Guard(Record, frozen=True):
+    """`[guard]`: when a conversation is stopped, and how; and what bounds a call whose client set no bound."""
+
+    # Empty: what is written here stops, what is not has measured defaults that warn. warn: nothing stops. off: nothing is judged.
+    mode: Literal["", "off", "warn", "on"] = ""
+    tool_calls_max: int = 0  # tool results since the last human message
+    turns_max: int = 0  # human messages in a conversation
+    tokens_max: str = ""  # "2M" tokens in a conversation, sub-agents' included
+    cost_max: str = ""  # "$5" in a conversation, sub-agents' included
+    repeats_max: int = 0  # the same tool call with the same result in a row
+    wind_down: bool = False  # before a stop, one turn in which the agent is told to end
+    stop: Literal["reply", "error"] = "reply"
+    reply: str = "I have to stop here and cannot finish this on my own. A person has been told and will go on from here."
+    handoff: str = ""  # a channel of [channels], or a URL that incidents are posted to
+    flow: dict[str, FlowGuard] = {}
     # Sent upstream under a hard dollar budget. Every chat model still sold takes 4,096; a cap above a model's own is an error.
     output_cap: int = 4_096
     output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output

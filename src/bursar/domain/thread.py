@@ -29,21 +29,32 @@ class Thread:
     __slots__ = (
         "ambiguous",
         "calls",
+        "cost",
         "depth",
         "failing",
+        "free_until",
         "id",
         "keys",
+        "lives",
         "pairs",
         "parent",
         "root",
         "scope",
         "seen_us",
+        "stops",
+        "tokens",
+        "top",
         "turns",
         "uses",
     )
 
-    def __init__(self, ident: str, scope: int, seen_us: int, parent: str = "") -> None:
-        self.id, self.scope, self.seen_us, self.parent = ident, scope, seen_us, parent
+    def __init__(self, ident: str, scope: int, seen_us: int, parent: Thread | None = None) -> None:
+        self.id, self.scope, self.seen_us = ident, scope, seen_us
+        self.parent = parent.id if parent is not None else ""
+        self.top: str = parent.top if parent is not None else ident  # who began it all: limits of a conversation count there
+        self.tokens = self.cost = 0  # booked by this process; nano-dollars
+        self.stops = 0  # replies that told it to stop
+        self.lives, self.free_until = 1, 0  # a person let it go on: until so many tool results nothing is called a loop
         self.ambiguous = False  # somebody else's could not be told from it
         self.turns = self.depth = self.calls = 0  # as booked
         self.pairs: Pairs | None = None  # booked, where the history no longer shows them
@@ -180,6 +191,11 @@ class Placed(Shape, frozen=True, gc=False):
     seen: int  # messages up to where that one, or its reply, ended
     head: Head  # its own
     ask: Ask
+    top: str  # the conversation that began it all
+    tokens: int  # booked so far, as far as this process knows
+    cost: int  # nano-dollars, likewise
+    stops: int  # replies that told it to stop
+    free: bool = False  # a person has just let it go on
 
 
 class Heard(Shape, frozen=True, gc=False):
@@ -192,3 +208,6 @@ class Heard(Shape, frozen=True, gc=False):
     response_id: str
     keep_uses: bool  # the provider keeps the history: a later request may name the response and not say what was called
     at_us: int
+    tokens: int = 0
+    cost: int = 0  # nano-dollars
+    stopped: bool = False  # it was told to stop, in a reply

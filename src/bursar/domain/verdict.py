@@ -24,6 +24,7 @@ CODES: dict[str, int] = {
     "conversation_budget_exceeded": 402,
     "tool_depth_exceeded": 402,
     "runaway_loop": 402,
+    "stopped_by_order": 402,
     "model_not_allowed": 403,
     "unpriced_model": 402,
     "budget_unverifiable": 503,

@@ -16,8 +16,9 @@ from ..domain.shape import Shape, replace
 from ..domain.thread import CUT, FAILED, GOOD, MALFORMED, Placed
 from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
 from ..domain.verdict import Refusal, refuse
-from . import estimate, guard
+from . import budget, estimate
 from .cause import Cause
+from .guard import Verdict
 from .loop import Finding
 from .price import UNPRICED, bill, legs_json, money
 from .share import Shares, shares
@@ -36,6 +37,7 @@ class Story(Shape, frozen=True, gc=False):
     cause: Cause
     loop: Finding | None = None
     stop: bool = False  # the loop is one that should be stopped, not only watched
+    verdict: Verdict | None = None  # what the guard thinks of it
 
 
 def opened(
@@ -109,10 +111,10 @@ def weigh(
 
 def complete(
     hold: Hold, head: Head, ended: Ended, reading: Reading, weighed: Weighed, story: Story, cause: Cause, history: History | None,
-    seen_tokens: int = 0,
+    seen_tokens: int = 0, tool_calls: int = 0, wound: int = 0,
 ) -> Settlement:  # fmt: skip
     """The row of a try that got an answer, and what it used of its charges. `cause` as it is known now; `seen_tokens`: see
-    `share.shares`."""
+    `share.shares`; `tool_calls` and `wound`: see `budget.actual`."""
     entry, tokens, priced = hold.entry, weighed.tokens, weighed.priced
     good = head.status < 400 and not reading.error
     if ended.how == "client_gone":
@@ -141,7 +143,8 @@ def complete(
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
         evidence(story, cause, split),
     ))  # fmt: skip
-    used = guard.actual(hold.charges, hold.amount if priced.pico is None else priced.pico, tokens.total if tokens else 0, 0, True)
+    cost = hold.amount if priced.pico is None else priced.pico
+    used = budget.actual(hold.charges, cost, tokens.total if tokens else 0, tool_calls, wound)
     return Settlement(hold.id, row, used, hold.charges)
 
 

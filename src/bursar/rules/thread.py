@@ -47,6 +47,7 @@ TAIL_OF = 12  # digests by which conversations with the same window are told apa
 LANDMARKS = 16  # windows that are looked up in the shared index, and marked for it, at once
 SAMPLE = 4  # one window in so many is marked for other processes: both sides choose the same ones by their digest
 AGAIN_WITHIN = 3  # calls after a tool's failure in which calling it again is a retry
+FREE = 12  # tool results after a person let a conversation go on, before a loop is a loop again
 STALE_US = 600_000_000  # a request that is still open after ten minutes has failed without our knowing
 
 
@@ -94,7 +95,7 @@ def follow(index: Index, ask: Ask) -> Placed:
     own = key_of(scope, CHAIN, end.chain)
     before = index.latest(own) if end.messages else None
     again = _again(ask, before) if before is not None else None
-    parent = ""
+    parent: Thread | None = None
     if ask.explicit:
         match = _explicit(index, scope, ask)
         if before is not None and before.thread is not match.thread:
@@ -140,7 +141,8 @@ def follow(index: Index, ask: Ask) -> Placed:
     return Placed(
         thread.id, match.by, turns, depth, calls, match.ambiguous or thread.ambiguous, thread.parent, pairs, fresh, again,
         _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing,
-        match.at.messages if match.at is not None else 0, head, ask,
+        match.at.messages if match.at is not None else 0, head, ask, thread.top, thread.tokens, thread.cost, thread.stops,
+        calls < thread.free_until,
     )  # fmt: skip
 
 
@@ -305,14 +307,13 @@ def _there(thread: Thread, ask: Ask, found: Found) -> Head:
     return head
 
 
-def _begun(index: Index, scope: int, history: History) -> tuple[_Match, str]:
+def _begun(index: Index, scope: int, history: History) -> tuple[_Match, Thread | None]:
     """A request without a history: whose summary it begins with, or the conversation that gave it its task."""
     for line in history.human_lines:
         thread = index.carrier(carried(scope, LINE, line))
         if thread is not None:
-            return _Match("summary", thread), ""
-    thread = index.carrier(carried(scope, PROMPT, history.human_text)) if history.human_text else None
-    return _NONE, thread.id if thread is not None else ""
+            return _Match("summary", thread), None
+    return _NONE, index.carrier(carried(scope, PROMPT, history.human_text)) if history.human_text else None
 
 
 def carried(scope: int, kind: int, text: int) -> int:
@@ -368,6 +369,9 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
     thread, history = head.thread, ask.history
     end, scope = history.end, thread.scope
     head.outcome, head.why = told.outcome, told.why
+    thread.tokens += told.tokens
+    thread.cost += told.cost
+    thread.stops += told.stopped
     marks: list[Landmark] = []
     digests = history.digests
     answered = told.outcome in (GOOD, MALFORMED)
@@ -403,6 +407,14 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
             depth = mark.depth if mark.turns < end.turns else placed.depth - end.depth + mark.depth
             marks.append(Landmark(stored(key), placed.conversation, turns, depth, calls, told.at_us))
     return tuple(marks)
+
+
+def resume(placed: Placed, lives: int) -> Placed:
+    """A person has let the conversation go on, `lives` times in all: it has its limits once more, and what it did is no loop."""
+    thread = placed.head.thread
+    if lives > thread.lives:
+        thread.lives, thread.free_until, thread.stops = lives, placed.calls + FREE, 0
+    return replace(placed, stops=thread.stops, free=placed.calls < thread.free_until)
 
 
 def _mark(key: int, placed: Placed, at_us: int) -> Landmark:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..domain.entry import Charge, Entry, Hold, Settlement, Short
+from ..domain.entry import Charge, Entry, Hold, Passed, Settlement, Short
+from ..domain.incident import Incident
 from .fault import LedgerFault
 from .lapse import charged, late
 from .tail import Standing
@@ -25,14 +26,18 @@ class MemoryLedger:
         self._abandoned: set[str] = set()
         self._lapsed: dict[str, tuple[Entry, tuple[Charge, ...]]] = {}
         self._counters: dict[str, Standing] = {}
+        self.incidents: dict[str, list[Incident]] = {}  # by key, the newest last
 
-    def hold(self, hold: Hold) -> Short | None:
+    def hold(self, hold: Hold) -> Short | Passed | None:
         if self.trouble is not None:
             raise self.trouble
         if hold.id in self._holds:
             return None
+        passed: list[tuple[int, int]] = []
         for at, c in enumerate(hold.charges):
             standing = self._standing(c)
+            if c.steps and standing.spent + standing.held >= c.steps[0]:
+                passed.append((at, standing.spent + standing.held))
             if c.hard and c.limit is not None and c.amount > 0 and standing.spent + standing.held + c.amount > c.limit:
                 for back in hold.charges[:at]:
                     self._add(back, 0, -back.amount)
@@ -40,7 +45,7 @@ class MemoryLedger:
                 return Short(c, standing.spent, standing.held)
             self._add(c, 0, c.amount)
         self._holds[hold.id] = hold
-        return None
+        return Passed(tuple(passed)) if passed else None
 
     def book(self, settlement: Settlement) -> None:
         if self.trouble is not None:
@@ -59,13 +64,15 @@ class MemoryLedger:
         for c, actual in zip(charges, settlement.actual, strict=True):
             self._add(c, actual - taken.get(c.counter, 0), 0)
         self._rows[entry.id] = entry
+        for incident in settlement.incidents:
+            self.incidents.setdefault(incident.key, []).append(incident)
 
     def release(self, hold_id: str) -> None:
         hold = self._holds.pop(hold_id, None)
         for c in hold.charges if hold else ():
             self._add(c, 0, -c.amount)
 
-    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | None]:
+    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | Passed | None]:
         return _soon(loop, lambda: self.hold(hold))
 
     def book_soon(self, settlement: Settlement, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:

@@ -86,6 +86,19 @@ def _first() -> list[str]:
         # What people put on the time line.
         """CREATE TABLE marks (n INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, text TEXT NOT NULL,
            at INTEGER NOT NULL) STRICT""",
+        # What guards did, and what people ordered (stores/incidents.py).
+        """CREATE TABLE incidents (n INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, ts INTEGER NOT NULL,
+           last_ts INTEGER NOT NULL, calls INTEGER NOT NULL, act TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL,
+           budget TEXT NOT NULL, tenant TEXT NOT NULL, feature TEXT NOT NULL, flow TEXT NOT NULL, user TEXT NOT NULL,
+           conversation TEXT NOT NULL, call TEXT NOT NULL, model TEXT NOT NULL, spent INTEGER NOT NULL, "limit" INTEGER NOT NULL,
+           unit TEXT NOT NULL, kept INTEGER NOT NULL, evidence TEXT NOT NULL, state TEXT NOT NULL, by TEXT NOT NULL,
+           note TEXT NOT NULL, told INTEGER NOT NULL) STRICT""",
+        "CREATE INDEX incidents_ts ON incidents (last_ts)",
+        """CREATE TABLE orders (n INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, by TEXT NOT NULL, kind TEXT NOT NULL,
+           match TEXT NOT NULL, budget TEXT NOT NULL, "limit" TEXT NOT NULL, reason TEXT NOT NULL, until INTEGER NOT NULL,
+           withdrawn INTEGER NOT NULL) STRICT""",
+        """CREATE TABLE drills (n INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, policy TEXT NOT NULL,
+           passed INTEGER NOT NULL, report TEXT NOT NULL, signature TEXT NOT NULL) STRICT""",
         "CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT",
     ]
 

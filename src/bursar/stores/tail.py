@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from ..domain.entry import Charge, Entry, Hold, Settlement, Short
+from ..domain.entry import Charge, Entry, Hold, Passed, Settlement, Short
+from . import incidents
 from .fault import LedgerFault
 from .lapse import charged, late
 from .owner import LEASE_US, Owner
@@ -65,7 +66,7 @@ class Op:
         self, kind: int, id: str, item: Any, loop: Any = None, waiter: Any = None, tell: Callable[[Op], None] | None = None
     ) -> None:
         self.kind, self.id, self.item, self.loop, self.waiter, self.tell = kind, id, item, loop, waiter, tell
-        self.result: Short | None = None
+        self.result: Short | Passed | None = None
         self.fault: LedgerFault | None = None
         self.done = False
         self.deadline = 0.0
@@ -193,6 +194,9 @@ class Tail:
                 landmarks = [mark for op in books for mark in op.item.landmarks]
                 if landmarks:
                     mark_all(self.connection, landmarks)
+                logged = [incident for op in books for incident in op.item.incidents]
+                if logged:
+                    incidents.write(self.connection, logged)
             if releases:
                 self._release(releases)
             if holds:
@@ -396,7 +400,7 @@ class Tail:
                 op.result = None
                 continue
             op.result = self._reserve(hold.charges)
-            if op.result is None:
+            if not isinstance(op.result, Short):
                 self._count += 1
                 n = self._number * HOLDS_EACH + self._count
                 opened[op.id] = (n, hold.charges)
@@ -412,10 +416,13 @@ class Tail:
         )
         return frozenset(id for (id,) in rows)
 
-    def _reserve(self, charges: tuple[Charge, ...]) -> Short | None:
+    def _reserve(self, charges: tuple[Charge, ...]) -> Short | Passed | None:
         known = self._known
+        passed: list[tuple[int, int]] | None = None
         for at, c in enumerate(charges):
             counter = known[c.counter]
+            if c.steps and counter.spent + counter.held >= c.steps[0]:
+                passed = [*(passed or ()), (at, counter.spent + counter.held)]
             # With nothing to add any standing fits: a free model is not stopped by a money budget that is used up.
             if c.hard and c.limit is not None and c.amount > 0 and counter.spent + counter.held + c.amount > c.limit:
                 for back in charges[:at]:
@@ -423,7 +430,7 @@ class Tail:
                 return Short(c, counter.spent, counter.held)
             counter.held += c.amount
         self._dirty.update([known[c.counter] for c in charges])
-        return None
+        return None if passed is None else Passed(tuple(passed))
 
     def _release(self, releases: list[Op]) -> None:
         """Give back holds that nobody was told of: their calls never went out."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -12,8 +9,8 @@ from itertools import islice
 import apsw
 
 from ..domain.thread import Found, Head, Landmark, Thread
-from .fault import OF_DISK, LedgerFault
-from .schema import Place, connect
+from .glance import Glance
+from .schema import Place
 
 # As measured with tracemalloc (tests/stores/test_threads.py): what a conversation takes, and each key that leads to it.
 THREAD_BYTES = 700
@@ -47,67 +44,19 @@ def mark_all(connection: apsw.Connection, landmarks: Sequence[Landmark]) -> None
         connection.execute("DELETE FROM threads WHERE n IN (SELECT n FROM threads ORDER BY n LIMIT ?)", (SWEEP,))
 
 
-class Shelf:
+class Shelf(Glance):
     """Looks up what other processes have written. Of no consequence when the file cannot be read: a conversation is then taken
     for a new one."""
 
     def __init__(self, place: Place, ttl_us: int, clock_us: Callable[[], int]) -> None:
-        self._place, self._ttl_us, self._clock_us = place, ttl_us, clock_us
-        self._lock = threading.Lock()
-        self._connection: apsw.Connection | None = None
-        _live.add(self)
+        super().__init__(place)
+        self._ttl_us, self._clock_us = ttl_us, clock_us
 
     def find(self, keys: Sequence[bytes]) -> Mapping[bytes, Found]:
-        with self._lock:
-            try:
-                connection = self._opened()
-                query = FIND.format(",".join("?" * len(keys)))
-                rows = connection.execute(query, (*keys, self._clock_us() - self._ttl_us)).fetchall()
-            except (*OF_DISK, LedgerFault):
-                self._connection = None
-                return {}
+        query = FIND.format(",".join("?" * len(keys)))
+        values = (*keys, self._clock_us() - self._ttl_us)
+        rows = self.ask(lambda connection: connection.execute(query, values).fetchall(), [])
         return {row[0]: Found(*row[1:]) for row in rows}
-
-    def _opened(self) -> apsw.Connection:
-        if self._connection is None:
-            self._connection = connect(self._place, busy_ms=200, read_only=True)
-        return self._connection
-
-    def close(self) -> None:
-        with self._lock:
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close(True)
-        self._connection = None
-
-    def _before_fork(self) -> None:
-        """No connection is carried across a fork; both sides open again when they next need it."""
-        self._lock.acquire()
-        self._drop()
-
-    def _after_fork(self) -> None:
-        self._lock.release()
-
-
-_live: weakref.WeakSet[Shelf] = weakref.WeakSet()
-_forking: list[Shelf] = []
-
-
-def _before_fork() -> None:
-    _forking[:] = list(_live)
-    for shelf in _forking:
-        shelf._before_fork()
-
-
-def _after_fork() -> None:
-    for shelf in _forking:
-        shelf._after_fork()
-    _forking.clear()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class _Twins:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
-from ..domain.entry import Entry, Hold, Settlement, Short
+from ..domain.entry import Entry, Hold, Passed, Settlement, Short
 from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
 from .keeper import RETRY_S, Keeper
 from .owner import RENEW_US, Owner, ticks_us
@@ -103,8 +103,8 @@ class Ledger:
 
     # -- sync face ---------------------------------------------------------------------------------------------------
 
-    def hold(self, hold: Hold) -> Short | None:
-        """Set money aside. None when held, else the first charge that did not fit, and then nothing is held anywhere."""
+    def hold(self, hold: Hold) -> Short | Passed | None:
+        """Set money aside. None or Passed when held, else the first charge that did not fit, and then nothing is held anywhere."""
         op = Op(HOLD, hold.id, hold)
         self._admit()
         try:
@@ -161,9 +161,9 @@ class Ledger:
 
     # -- async face --------------------------------------------------------------------------------------------------
 
-    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | None]:
+    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | Passed | None]:
         """`hold`, answered on `loop`. Cancelled before the answer: the hold is given back."""
-        future: asyncio.Future[Short | None] = loop.create_future()
+        future: asyncio.Future[Short | Passed | None] = loop.create_future()
         try:
             self._admit()
         except LedgerFault as fault:
@@ -450,7 +450,7 @@ class Ledger:
                     self._rows += 1
                 elif op.kind == HOLD:
                     self._holds += 1
-                    self._short += op.result is not None
+                    self._short += isinstance(op.result, Short)
             op.done = True
             if op.loop is not None:
                 loops.setdefault(op.loop, []).append(op)
@@ -488,7 +488,7 @@ class Ledger:
     def _give_back(self, ops: list[Op]) -> None:
         """Holds that were granted after their caller had left: the provider never saw a byte of them."""
         for op in ops:
-            if op.kind == HOLD and op.fault is None and op.result is None:
+            if op.kind == HOLD and op.fault is None and not isinstance(op.result, Short):
                 self._released += 1
                 self._submit(Op(RELEASE, op.id, None))
 

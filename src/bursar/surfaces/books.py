@@ -21,7 +21,7 @@ from ..domain.shape import replace
 from ..domain.verdict import refuse
 from ..pipeline import Desk, ProviderRule
 from ..rules import record
-from ..rules.guard import compile_budget
+from ..rules.budget import compile_budget
 from ..stores.pricebook import BrokenBook, provider_of_host
 from ..stores.writer import LedgerFault
 from . import price_sync, settings, wiring

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Hold as HoldRecord
-from ..domain.entry import Short
+from ..domain.entry import Passed, Short
 from ..drive import Journey
 from ..effects import Book, Gather, Hold, Relay, Send
 from ..pipeline import Caller, way
@@ -46,7 +47,7 @@ class Call:
 
     __slots__ = (
         "_plain", "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
-        "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
+        "ordered", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +68,7 @@ class Call:
         self.pieces: Any = None
         self.edges: Edges | None = None
         self.error: Exception | None = None
+        self.ordered: Callable[[], bool] | None = None  # asks whether the stream under way is to end
         said = context.current()
         found = langgraph.labels()
         caller = Caller(context={**found, **said} if found else said, ci=shop.ci, proxy=False)
@@ -173,6 +175,7 @@ class Call:
         drop = {b"content-length"}
         if isinstance(effect, Relay):
             reader: Any = effect.reader
+            self.ordered = effect.ordered
             if not lines.get(effect.out_headers, b"content-encoding"):
                 drop.add(b"content-encoding")  # the reader gives plain bytes
         else:
@@ -220,12 +223,12 @@ class SyncCall(Call):
 
     __slots__ = ()
 
-    def hold(self, effect: Hold) -> Short | Fault | None:
+    def hold(self, effect: Hold) -> Short | Passed | Fault | None:
         try:
             short = self.shop.ledger.hold(effect.hold)
         except LedgerFault as fault:
             return _ledger_fault(fault)
-        if short is None:
+        if not isinstance(short, Short):
             self.held = effect.hold
         return short
 
@@ -283,14 +286,14 @@ class AsyncCall(Call):
 
     __slots__ = ()
 
-    async def hold(self, effect: Hold) -> Short | Fault | None:
+    async def hold(self, effect: Hold) -> Short | Passed | Fault | None:
         ledger = self.shop.ledger
         try:
             loop = running_loop()
             short = await ledger.hold_soon(effect.hold, loop) if loop else ledger.hold(effect.hold)
         except LedgerFault as fault:
             return _ledger_fault(fault)
-        if short is None:
+        if not isinstance(short, Short):
             self.held = effect.hold
         return short
 

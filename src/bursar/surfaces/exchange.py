@@ -55,8 +55,27 @@ class Exchange:
     """The world of one call. Holds the client's side and, per try, the provider's."""
 
     __slots__ = (
-        "_chunks", "_counters", "_door", "_doors", "_effect", "_first_us", "_ledger", "_memory", "_pool", "_rows", "_sent_ns", "_size",
-        "_started_ns", "client", "follow", "go", "loop", "response",
+        "_chunks",
+        "_counters",
+        "_door",
+        "_doors",
+        "_effect",
+        "_first_us",
+        "_halted",
+        "_ledger",
+        "_memory",
+        "_ordered",
+        "_pool",
+        "_rows",
+        "_sent_ns",
+        "_size",
+        "_started_ns",
+        "_streams",
+        "client",
+        "follow",
+        "go",
+        "loop",
+        "response",
     )  # fmt: skip
 
     go: Callable[[Any], None]
@@ -64,7 +83,7 @@ class Exchange:
 
     def __init__(
         self, client: Responder, started_ns: int, ledger: Ledger, pool: Pool, doors: Mapping[str, Door], memory: Memory,
-        counters: Counters, rows: Callable[[Entry], None], loop: asyncio.AbstractEventLoop,
+        counters: Counters, rows: Callable[[Entry], None], loop: asyncio.AbstractEventLoop, streams: set[Exchange],
     ) -> None:  # fmt: skip
         self.client = client
         self.response: UpstreamResponse | None = None
@@ -72,7 +91,8 @@ class Exchange:
         self._door: Door | None = None
         self._started_ns = self._sent_ns = started_ns
         self._ledger, self._pool, self._doors, self._memory = ledger, pool, doors, memory
-        self._counters, self._rows = counters, rows
+        self._counters, self._rows, self._streams = counters, rows, streams
+        self._halted = False
 
     def recall(self, effect: Recall) -> Ratio:
         return self._memory.recall(effect.provider, effect.model)
@@ -228,6 +248,8 @@ class Exchange:
         feed, write = reader.feed, client.write
         relayed = first_us = 0
         how, fault = "complete", None
+        self._ordered = effect.ordered
+        self._streams.add(self)
         if self._door is not None and self._door.address.table.on_disconnect == "abort":
             client.on_gone = response.abandon
         try:
@@ -254,13 +276,22 @@ class Exchange:
             reader.finish()
             if client.gone:
                 how = "client_gone"
+            elif self._halted:
+                how = "stopped"
             else:
                 how, fault = "fault", Fault(broken.kind, broken.detail, True)
         finally:
             client.on_gone = None
+            self._streams.discard(self)
         if client.gone and how == "complete" and not reader.done:
             how = "client_gone"
         return Ended(how, b"", False, fault, first_us, self._since(sent), relayed)
+
+    def obey(self) -> None:
+        """Orders have changed: a stream that one of them stops ends here, properly, and the provider is told to stop."""
+        if not self._halted and self.response is not None and not self.response.complete and self._ordered():
+            self._halted = True
+            self.response.abandon()
 
     def finish(self, effect: Finish) -> object:
         return self.follow(self._finish(effect.kept, effect.complete))

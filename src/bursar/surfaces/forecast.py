@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from ..domain.money import usd
 from ..domain.policy import SCALE, Policy
+from ..rules.budget import FOREVER_US, BudgetRule, compile_budget
 from ..rules.forecast import Outlook, outlooks
-from ..rules.guard import FOREVER_US, BudgetRule, compile_budget
 from ..rules.price import spread
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader

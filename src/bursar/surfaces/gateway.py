@@ -60,6 +60,7 @@ class Gateway:
         self.server: Server | None = None
         self._log_tries = log_tries
         self._lines: deque[Entry] = deque()
+        self.streams: set[Exchange] = set()  # under way
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def handle(self, received: Received, client: Responder) -> None:
@@ -89,7 +90,8 @@ class Gateway:
         id = uuid_utils.uuid7().hex
         call = Incoming(id, self.clock_us(), received.method, path, query, headers, received.body)
         exchange = Exchange(
-            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.memory, self.counters, self._row, server.loop
+            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.memory, self.counters, self._row, server.loop,
+            self.streams,
         )
         over = partial(server.done, client)
         run = drive.Run(way(call, caller, self.desk), exchange, partial(self._fault, received, client, id), over)
@@ -154,10 +156,13 @@ class Gateway:
             sys.stderr.buffer.flush()
 
     async def _watch_files(self) -> None:
-        """Revoked keys stop within a second on every worker."""
+        """Revoked keys, and calls that somebody ordered to stop, stop within a second on every worker."""
         while True:
             await asyncio.sleep(0.5)
             self.ring.refresh_if_changed()
+            if self.shop.watch.look(self.desk):
+                for exchange in list(self.streams):
+                    exchange.obey()
 
     async def _compact(self) -> None:
         """Tail rows into segments, in a process of its own: DuckDB is not loaded here."""

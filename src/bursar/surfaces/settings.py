@@ -12,7 +12,8 @@ import msgspec
 from blake3 import blake3
 
 from ..domain.policy import Policy
-from ..rules.guard import compile_budget
+from ..rules import guard
+from ..rules.budget import compile_budget
 from ..stores.price_override import compile_override
 from ..wire import failure
 
@@ -65,6 +66,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             compile_budget(budget, number, ZoneInfo)
         except ValueError as bad:
             raise BadPolicy(f"{name}:{_line(text, ['budget', number])}: [[budget]]: {bad}") from None
+    try:
+        guard.budgets(policy.guard)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['guard'])}: [guard]: {bad}") from None
     for number, line in enumerate(policy.fallback):
         targets = [line.to] if isinstance(line.to, str) else line.to
         if line.from_ in targets:

@@ -53,6 +53,7 @@ class Streamed:
         self._call, self._reader, self._inner, self._begun = call, reader, inner, begun
         self._over = self._closed = False
         self._first_us = self._relayed = 0
+        self._orders = call.place.desk.orders.number
 
     def _feed(self, chunk: bytes) -> bytes:
         if not self._first_us:
@@ -72,6 +73,16 @@ class Streamed:
         # A body too large to gather was given away, whatever its length: the pipeline must not answer once more.
         relayed = self._relayed or (1 if call.edges else 0)
         return Ended(how, b"", False, fault, self._first_us, call.since(call.sent_ns), relayed, edges)
+
+    def _stopped(self) -> bool:
+        """Whether somebody has ordered this stream to end. An order acts within a second of the next piece."""
+        call = self._call
+        orders = call.place.desk.orders
+        call.shop.watch.look(call.place.desk)
+        if orders.number == self._orders:
+            return False
+        self._orders = orders.number
+        return call.ordered is not None and drive.shielded(call.ordered) is True
 
     def _kept(self, finish: Any) -> bytes:
         return self._reader.kept if finish is BROKEN else finish.kept if isinstance(finish, Finish) else b""
@@ -100,6 +111,11 @@ class SyncBody(Streamed):
                     yield out
                 if reader.done:
                     break
+                if self._stopped():
+                    kept = self._book(self._ended("stopped"))
+                    self.close()
+                    yield kept
+                    return
             else:
                 drive.shielded(reader.finish)
         except call.kit.TransportError as error:
@@ -139,6 +155,11 @@ class AsyncBody(Streamed):
                     yield out
                 if reader.done:
                     break
+                if self._stopped():
+                    kept = await self._book(self._ended("stopped"))
+                    await self.aclose()
+                    yield kept
+                    return
             else:
                 drive.shielded(reader.finish)
         except call.kit.TransportError as error:
@@ -203,6 +224,7 @@ class Wrapped:
             return self._books.closed(request.method, path)
         started_ns = time.monotonic_ns()  # opening the books, once, is not what a call costs
         place = self._books.place(shop, _origin(url), url, request.method, path)
+        shop.watch.look(place.desk)
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         body = request.read() if isinstance(request.stream, self._kit.ByteStream) else b""
         incoming = Incoming(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -19,9 +20,13 @@ from ..domain.policy import Policy, Provider
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
-from ..rules import estimate, thread
-from ..rules.guard import Budgets, compile_budget
+from ..rules import estimate, guard, thread
+from ..rules.budget import Budgets, compile_budget, parse_limit
+from ..rules.order import Orders
+from ..stores import incidents
+from ..stores.glance import Glance
 from ..stores.pricebook import PriceBook
+from ..stores.schema import Place
 from ..stores.threads import TTL_US, Shelf, Threads
 from ..stores.writer import Ledger
 from ..wire import failure
@@ -117,6 +122,37 @@ class Memory:
             return thread.heard(self.threads, heard)
 
 
+ORDERS_S = 0.4  # between two looks at what people ordered: it must act within a second
+
+
+class OrderWatch:
+    """Brings what people ordered to the desk in force: stops, resumed conversations, raised budgets."""
+
+    def __init__(self, place: Place, clock_us: Callable[[], int]) -> None:
+        self._glance, self._clock_us = Glance(place), clock_us
+        self._seen: tuple[int, int, int] | None = None
+        self._budgets: object = None
+        self._due = 0.0
+
+    def look(self, desk: Desk) -> bool:
+        """Whether there was anything new. Cheap enough for each call: looks twice a second."""
+        if time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + ORDERS_S
+        now = self._clock_us()
+        found = self._glance.ask(lambda c: (incidents.version(c, now), incidents.in_force(c, now)), None)
+        if found is None or (found[0] == self._seen and desk.budgets is self._budgets):
+            return False
+        self._seen, self._budgets = found[0], desk.budgets
+        desk.orders.take(found[1])
+        raised: dict[str, int] = {}
+        for name, text in desk.orders.raises.items():
+            with contextlib.suppress(ValueError):  # was checked when it was ordered
+                raised[name] = parse_limit(text).amount
+        desk.budgets.ordered(raised, desk.orders.lives)
+        return True
+
+
 class Shop(NamedTuple):
     """Everything one process works with. `policy_path` is what a reload reads again."""
 
@@ -128,6 +164,7 @@ class Shop(NamedTuple):
     policy_path: Path | None
     folder: Path
     clock_us: Callable[[], int]
+    watch: OrderWatch
     ci: str = ""  # the build service that a wrapped client's process runs in
 
 
@@ -167,7 +204,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
     return Desk(
         providers=rules,
         defaults={"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"},
-        budgets=Budgets([compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)]),
+        budgets=Budgets([*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]),
         fallbacks=tuple(policy.fallback),
         labels=policy.labels,
         prices=book,
@@ -179,6 +216,8 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         node=node,
         signs=Signs([failure.sign(t.name, "" if t.name == "*" else t.name, text) for t in policy.tool for text in t.failed]),
         polls={tool.name: tool.polls for tool in policy.tool if tool.polls},
+        guards=guard.Guards(policy.guard),
+        orders=Orders(),
     )
 
 
@@ -206,7 +245,9 @@ def open_shop(
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
     memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find))
-    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, context.build_service(os.environ))
+    watch = OrderWatch(opened.place, clock_us)
+    watch.look(desk)
+    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, watch, context.build_service(os.environ))
 
 
 def provider_for(places: Mapping[str, Address], url: str) -> str:

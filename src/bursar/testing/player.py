@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .. import drive
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
-from ..domain.entry import Hold, Settlement, Short
+from ..domain.entry import Hold, Passed, Settlement, Short
 from ..effects import Book, Finish, Follow, Gather, Recall, Relay, Reply, Send, Wait
 from ..effects import Hold as HoldEffect
 from ..pipeline import Caller, Desk, way
@@ -38,7 +38,7 @@ SENT_US, HEAD_US, FIRST_US, END_US = 150, 400_000, 420_000, 2_000_000  # how lon
 class Books(Protocol):
     """What a call needs of a ledger."""
 
-    def hold(self, hold: Hold) -> Short | None: ...
+    def hold(self, hold: Hold) -> Short | Passed | None: ...
     def book(self, settlement: Settlement) -> None: ...
 
 
@@ -49,7 +49,7 @@ class Batched:
         self.memory, self._file = MemoryLedger(), file
         self._rows: list[Settlement] = []
 
-    def hold(self, hold: Hold) -> Short | None:
+    def hold(self, hold: Hold) -> Short | Passed | None:
         return self.memory.hold(hold)
 
     def book(self, settlement: Settlement) -> None:

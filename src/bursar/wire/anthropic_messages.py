@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.history import Reply
 from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
-from . import anthropic_usage, canon, edges, error, generated, splice, usage
+from . import anthropic_usage, canon, edges, error, generated, splice, usage, wind_down
 from . import body as gate
 from .anthropic_history import anthropic_message, system, tools
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, refusal_headers, refusal_message, text_of, texts
@@ -130,6 +130,8 @@ class _Messages:
                     body = splice.put(body, "max_tokens", b"%d" % tokens, asked.members)
                 case AskUsage():
                     pass  # Anthropic always says
+                case WindDown(text):
+                    body = wind_down.wind_down(self.name, body, text)
         return path, body
 
     def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:

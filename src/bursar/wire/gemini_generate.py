@@ -9,12 +9,12 @@ from typing import Any, cast
 import msgspec
 from msgspec import Raw
 
-from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.shape import replace
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import edges, error, gemini_usage, generated, splice, usage
+from . import edges, error, gemini_usage, generated, splice, usage, wind_down
 from .dialect import EVENTS, JSON, Reader, broken, encode, event, refusal_headers, refusal_message, session, text_of, texts
 from .gemini_array import ArrayRelay
 from .gemini_history import answered, gemini_content, system, tools
@@ -122,6 +122,8 @@ class _Generate:
                     body = _cap(body, b"%d" % tokens)
                 case AskUsage():
                     pass  # every event says
+                case WindDown(text):
+                    body = wind_down.wind_down(self.name, body, text)
         return path, body
 
     def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:

@@ -9,12 +9,12 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.history import Reply
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import error, generated, openai_usage, splice, sse, usage
+from . import error, generated, openai_usage, splice, sse, usage, wind_down
 from .dialect import EVENTS, JSON, encode, event, session, text_of, texts
 from .history import BUILT_IN, NO_PREFACE, Signs, printed
 from .openai_answer import as_usage, edge_reading, generated_texts, refuse, whole
@@ -139,6 +139,8 @@ class _Chat:
                         body = splice.put(body, key, b"%d" % tokens, named)
                 case AskUsage():
                     body = splice.put_inside(body, "stream_options", "include_usage", b"true", asked.members)
+                case WindDown(text):
+                    body = wind_down.wind_down(self.name, body, text)
         return path, body
 
     def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.verdict import Refusal
 from . import body as gate
 from . import splice
@@ -46,7 +46,7 @@ class _Embeddings:
                 case UseModel(model):
                     path = DEPLOYMENT.sub(lambda _, to=model: f"/deployments/{to}/", path, count=1)
                     body = splice.put(body, "model", encode(model), asked.members)
-                case CapOutput() | AskUsage():
+                case CapOutput() | AskUsage() | WindDown():
                     pass  # an embedding has neither output tokens nor a stream
         return path, body
 

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.history import Reply
 from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import canon, edges, error, generated, openai_usage, splice, usage
+from . import canon, edges, error, generated, openai_usage, splice, usage, wind_down
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, session, text_of, texts
 from .history import BUILT_IN, NO_PREFACE, Preface, Signs, printed
 from .openai_answer import refuse
@@ -138,6 +138,8 @@ class _Responses:
                     body = splice.put(body, "max_output_tokens", b"%d" % tokens, asked.members)
                 case AskUsage():
                     pass  # the terminal event always says
+                case WindDown(text):
+                    body = wind_down.wind_down(self.name, body, text)
         return path, body
 
     def whole(self, status: int, body: bytes, json_demanded: bool = False) -> Reading:

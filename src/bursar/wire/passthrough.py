@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel
+from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
@@ -48,7 +48,7 @@ class _Passthrough:
             match edit:
                 case UseModel(model):
                     body = splice.put(body, "model", encode(model), asked.members)
-                case CapOutput() | AskUsage():
+                case CapOutput() | AskUsage() | WindDown():
                     pass  # what this path calls its cap, nobody told us
         return path, body
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bursar.domain.entry import Short
 from bursar.domain.policy import Budget
-from bursar.rules import guard
+from bursar.rules import budget
 
 UTC = UTC
 
@@ -27,14 +27,14 @@ def us(*moment: int, zone=UTC) -> int:
 )  # fmt: skip
 def test_limits_are_read_exactly(text, unit, amount):
     """Money in nano-dollars, everything else in whole things."""
-    assert guard.parse_limit(text) == guard.Limit(unit, amount)
+    assert budget.parse_limit(text) == budget.Limit(unit, amount)
 
 
 @pytest.mark.parametrize("text", ["50", "fifty dollars", "$", "2.5 calls", "3 apples", "-5 calls", ""])
 def test_a_limit_that_means_nothing_is_refused_with_examples(text):
     """The message shows how to write it."""
     with pytest.raises(ValueError):
-        guard.parse_limit(text)
+        budget.parse_limit(text)
 
 
 # Zones whose midnights are missing or come twice (measured in the design's research), beside ordinary ones.
@@ -46,12 +46,12 @@ ODD = ["Africa/Cairo", "Asia/Beirut", "Atlantic/Azores", "America/Havana", "Amer
 @pytest.mark.parametrize("text", ["day", "week", "month"])
 def test_windows_neither_overlap_nor_leave_a_gap(zone, text):
     """Walk 730 days: each window begins where the last ended, and every moment asks for the one it is in."""
-    window = guard.Window(text, ZoneInfo(zone))
+    window = budget.Window(text, ZoneInfo(zone))
     at, stop = us(2026, 1, 1), us(2028, 1, 1)
     start, end = window.bounds(at)
     while end < stop:
         assert start <= at < end
-        fresh = guard.Window(text, ZoneInfo(zone))
+        fresh = budget.Window(text, ZoneInfo(zone))
         assert fresh.bounds(end - 1) == (start, end), "the last microsecond is still inside"
         assert fresh.bounds((start + end) // 2) == (start, end)
         at = end
@@ -62,16 +62,16 @@ def test_windows_neither_overlap_nor_leave_a_gap(zone, text):
 
 def test_a_berlin_day_has_23_and_25_hours_when_the_clock_changes():
     """Calendar windows are local midnights, not 24 hours."""
-    window = guard.Window("day", ZoneInfo("Europe/Berlin"))
+    window = budget.Window("day", ZoneInfo("Europe/Berlin"))
     hours = [
         (b - a) // 3_600_000_000 for a, b in (window.bounds(us(2026, 3, 29, 12)), window.bounds(us(2026, 10, 25, 12)))
     ]
     assert hours == [23, 25]
 
 
-def scopes(rule, **said) -> guard.Scopes:
+def scopes(rule, **said) -> budget.Scopes:
     """The budgets that a call which says this is in."""
-    budgets = guard.Budgets([rule])
+    budgets = budget.Budgets([rule])
     found = budgets.of(tuple(said.get(name, "") for name in budgets.names))
     assert budgets.of(tuple(said.get(name, "") for name in budgets.names)) == found
     return found
@@ -79,17 +79,17 @@ def scopes(rule, **said) -> guard.Scopes:
 
 def test_each_of_a_label_has_its_own_counter_and_a_call_without_it_is_outside():
     """scope = "tenant" means each tenant."""
-    rule = guard.compile_budget(Budget(scope="tenant", limit="$5", window="day"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope="tenant", limit="$5", window="day"), 0, ZoneInfo)
     now = us(2026, 11, 24, 10)
     (acme,), (rival,) = scopes(rule, tenant="acme").all, scopes(rule, tenant="rival").all
     assert acme.at(now).counter != rival.at(now).counter
     assert acme.at(now).counter != acme.at(now + 86_400_000_000).counter
-    assert scopes(rule, feature="x") == guard.NO_SCOPES
+    assert scopes(rule, feature="x") == budget.NO_SCOPES
 
 
 def test_no_two_scopes_share_a_counter_whatever_their_labels_hold():
     """A tenant chooses its own labels: none may be chosen so that another's budget pays."""
-    rule = guard.compile_budget(Budget(scope={"feature": "*", "tenant": "*"}, limit="$5"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope={"feature": "*", "tenant": "*"}, limit="$5"), 0, ZoneInfo)
     odd = ("a", "a|b", "b", "|", "%7C", "a@1", "@", "%", "a%7Cb", "b|")
     counters = [scope.at(0).counter for f in odd for t in odd for scope in scopes(rule, feature=f, tenant=t).all]
     assert len(set(counters)) == len(odd) ** 2
@@ -97,36 +97,36 @@ def test_no_two_scopes_share_a_counter_whatever_their_labels_hold():
 
 def test_a_table_scope_wants_every_label_it_names():
     """Fixed values must be equal; a star means each value of that label."""
-    rule = guard.compile_budget(Budget(scope={"feature": "eval", "tenant": "*"}, limit="10 calls"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope={"feature": "eval", "tenant": "*"}, limit="10 calls"), 0, ZoneInfo)
     assert scopes(rule, feature="eval", tenant="a").all
     assert not scopes(rule, feature="chat", tenant="a").all
     assert not scopes(rule, feature="eval").all
 
 
 @pytest.mark.parametrize(
-    "budget",
+    "table",
     [dict(scope="tennant", limit="$5"), dict(scope={}, limit="$5"), dict(scope="tenant", limit="5"),
      dict(scope="tenant", limit="$5", window="fortnight"), dict(scope="tenant", limit="$5", zone="Mars/Base")],
 )  # fmt: skip
-def test_a_budget_that_cannot_mean_anything_is_refused_at_load(budget):
+def test_a_budget_that_cannot_mean_anything_is_refused_at_load(table):
     """Better no gateway than one whose budget silently never trips."""
     with pytest.raises(ValueError):
-        guard.compile_budget(Budget(**budget), 0, ZoneInfo)
+        budget.compile_budget(Budget(**table), 0, ZoneInfo)
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**12))
 def test_money_counters_round_up(pico, tokens):
     """A counter may overstate a call by under a nano-dollar, never understate it."""
-    rule = guard.compile_budget(Budget(scope="all", limit="$5"), 0, ZoneInfo)
-    (charge,) = guard.charges(scopes(rule), 0, pico, tokens, 0)
+    rule = budget.compile_budget(Budget(scope="all", limit="$5"), 0, ZoneInfo)
+    (charge,) = budget.charges(scopes(rule), 0, pico, tokens, 0)
     assert 0 <= charge.amount * 1000 - pico < 1000
 
 
 def test_the_refusal_says_which_numbers_and_what_now():
     """Limit, spent, held, wanted, left, when it resets: nobody should have to look them up."""
-    rule = guard.compile_budget(Budget(scope="tenant", limit="$2", window="day"), 0, ZoneInfo)
-    (charge,) = guard.charges(scopes(rule, tenant="acme"), us(2026, 11, 24), 10**12, 100, 0)
-    refusal = guard.short(Short(charge, 1_500_000_000, 100_000_000), "")
+    rule = budget.compile_budget(Budget(scope="tenant", limit="$2", window="day"), 0, ZoneInfo)
+    (charge,) = budget.charges(scopes(rule, tenant="acme"), us(2026, 11, 24), 10**12, 100, 0)
+    refusal = budget.short(Short(charge, 1_500_000_000, 100_000_000), "budget_exceeded")
     assert refusal.code == "budget_exceeded" and refusal.status == 402
     for piece in ("$2.00", "$1.50", "$0.10", "$1.00", "$0.40"):
         assert piece in refusal.reason

@@ -1,0 +1,150 @@
+"""Incidents and orders in the ledger's file: written with the rows they belong to, read by every process within a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import apsw
+import msgspec
+
+from ..domain.incident import RAISE, RESUME, STOP, Incident, Order
+from .fault import LedgerFault
+
+COLUMNS = (
+    "n", "key", "ts", "last_ts", "calls", "act", "code", "reason", "budget", "tenant", "feature", "flow", "user", "conversation",
+    "call", "model", "spent", "limit", "unit", "kept", "evidence", "state", "by", "note",
+)  # fmt: skip
+_NAMES = ", ".join(f'"{c}"' for c in COLUMNS)
+_pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+
+
+class Logged(NamedTuple):
+    """An incident as it stands in the ledger: `calls` it acted on, first and last time, and what a person did with it."""
+
+    n: int
+    key: str
+    ts: int
+    last_ts: int
+    calls: int
+    act: str
+    code: str
+    reason: str
+    budget: str
+    tenant: str
+    feature: str
+    flow: str
+    user: str
+    conversation: str
+    call: str
+    model: str
+    spent: int
+    limit: int
+    unit: str
+    kept: int
+    evidence: str
+    state: str
+    by: str
+    note: str
+
+
+def write(connection: apsw.Connection, incidents: Iterable[Incident]) -> None:
+    """In the transaction that is open. An incident that goes on counts up; one that a person closed opens again, because it
+    happens again."""
+    for i in incidents:
+        connection.execute(
+            """INSERT INTO incidents (key, ts, last_ts, calls, act, code, reason, budget, tenant, feature, flow, user, conversation,
+                                      call, model, spent, "limit", unit, kept, evidence, state, by, note, told)
+               VALUES (?1, ?2, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, '', '', 0)
+               ON CONFLICT (key) DO UPDATE SET
+                   last_ts = max(last_ts, ?2), calls = calls + 1, act = ?3, reason = ?5, call = ?12, spent = ?14, "limit" = ?15,
+                   kept = kept + ?17, evidence = ?18,
+                   state = CASE WHEN state IN ('resumed', 'ended') THEN ?19 ELSE state END,
+                   told = CASE WHEN state IN ('resumed', 'ended') THEN 0 ELSE told END""",
+            (
+                i.key, i.ts, i.act, i.code, i.reason, i.budget, i.tenant, i.feature, i.flow, i.user, i.conversation, i.call, i.model,
+                i.spent, i.limit, i.unit, i.kept, i.evidence, i.state,
+            ),
+        )  # fmt: skip
+
+
+def listed(
+    connection: apsw.Connection, *, since_us: int = 0, states: Sequence[str] = (), where: Sequence[tuple[str, str]] = (),
+    most: int = 100,
+) -> list[Logged]:
+    """Incidents whose last call was since then, newest first. `where`: column and value; LedgerFault for a column that is none."""
+    unknown = [name for name, _ in where if name not in COLUMNS]
+    if unknown:
+        raise LedgerFault("query", f"incidents have no {unknown[0]!r}", f"they have {', '.join(COLUMNS)}")
+    condition = "".join(f' AND "{name}" = ?' for name, _ in where)
+    if states:
+        condition += f" AND state IN ({','.join('?' * len(states))})"
+    rows = connection.execute(
+        f"SELECT {_NAMES} FROM incidents WHERE last_ts >= ?{condition} ORDER BY last_ts DESC, n DESC LIMIT ?",
+        (since_us, *[value for _, value in where], *states, most),
+    )
+    return [Logged(*row) for row in rows]
+
+
+def untold(connection: apsw.Connection, most: int = 100) -> list[Logged]:
+    """Incidents that ask for a person and that nobody was told of yet, oldest first."""
+    rows = connection.execute(f"SELECT {_NAMES} FROM incidents WHERE told = 0 AND state = 'open' ORDER BY n LIMIT ?", (most,))
+    return [Logged(*row) for row in rows]
+
+
+def told(connection: apsw.Connection, n: int, at_us: int) -> None:
+    connection.execute("UPDATE incidents SET told = ? WHERE n = ?", (at_us, n))
+
+
+def move(connection: apsw.Connection, n: int, state: str, by: str, note: str = "") -> Logged:
+    """An incident taken, resumed or ended by a person. LedgerFault when there is none with that number."""
+    connection.execute("UPDATE incidents SET state = ?, by = ?, note = ? WHERE n = ?", (state, by, note, n))
+    found = [Logged(*row) for row in connection.execute(f"SELECT {_NAMES} FROM incidents WHERE n = ?", (n,))]
+    if not found:
+        raise LedgerFault("query", f"there is no incident {n}", "see `bursar guard incidents`")
+    return found[0]
+
+
+# -- orders ----------------------------------------------------------------------------------------------------------------
+
+
+def give(connection: apsw.Connection, order: Order) -> int:
+    """The number it is known by. A raise takes the place of the budget's last one; a stop that is in force already stays one."""
+    match = msgspec.json.encode(sorted(order.match)).decode()
+    if order.kind == RAISE:
+        connection.execute(
+            "UPDATE orders SET withdrawn = ? WHERE kind = ? AND budget = ? AND withdrawn = 0", (order.at, RAISE, order.budget)
+        )
+    if order.kind == STOP:
+        known = connection.execute("SELECT n FROM orders WHERE kind = ? AND match = ? AND withdrawn = 0", (STOP, match)).get
+        if known is not None:
+            return int(known)
+    connection.execute(
+        'INSERT INTO orders (at, by, kind, match, budget, "limit", reason, until, withdrawn) VALUES (?,?,?,?,?,?,?,?,0)',
+        (order.at, order.by, order.kind, match, order.budget, order.limit, order.reason, order.until),
+    )
+    return connection.last_insert_rowid()
+
+
+def withdraw(connection: apsw.Connection, numbers: Sequence[int], at_us: int) -> None:
+    connection.executemany("UPDATE orders SET withdrawn = ? WHERE n = ? AND withdrawn = 0", [(at_us, n) for n in numbers])
+
+
+def in_force(connection: apsw.Connection, now_us: int) -> list[Order]:
+    """Oldest first."""
+    rows = connection.execute(
+        '''SELECT n, at, by, kind, match, budget, "limit", reason, until FROM orders
+           WHERE withdrawn = 0 AND (until = 0 OR until > ?) ORDER BY n''',
+        (now_us,),
+    )
+    return [Order(n, at, by, kind, _pairs.decode(match), *more) for n, at, by, kind, match, *more in rows]
+
+
+def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
+    """Another value when orders were given, withdrawn, or are over."""
+    question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (until > 0 AND until <= ?) FROM orders"
+    ((last, withdrawn, over),) = connection.execute(question, (now_us,)).fetchall()
+    return last, withdrawn, over
+
+
+__all__ = ["COLUMNS", "RESUME", "Logged", "give", "in_force", "listed", "move", "told", "untold", "version", "withdraw", "write"]
