@@ -154,7 +154,8 @@ class Guard(Record, frozen=True):
 class SpendPolicy(Record, frozen=True):
     """`[spend]`: how reports count."""
 
-    shared_by: Literal["cost", "calls", "tokens"] = "cost"  # how cost that is nobody's is divided among tenants
+    shared_by: Literal["cost", "calls", "tokens"] = "cost"  # how cost that is nobody's is divided among customers
+    overhead: list[str] = []  # tenants that are no customers: their cost is divided too
     human_cost: str = ""  # dollars that a person costs who handles one conversation: "$6.50"
     resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
 

@@ -9,21 +9,14 @@ import click
 from rich.console import Console
 
 from ..domain.money import PICO, plain, usd
-from ..domain.policy import SpendPolicy
 from ..stores.reader import Reader
+from . import cli_full, periods, tables
 from . import conversations as talk
-from . import periods, settings, tables
 from .cli_common import Common, common, filters
 from .cli_spend import scope
 
 TURNS = 12  # lines of the curve for people; later turns are one line
 LINES = 60  # of a conversation for people: half of them from either end
-
-
-def spend_policy() -> SpendPolicy:
-    """What the policy says of spend; its defaults where there is no policy."""
-    policy, _ = settings.load(settings.find(None))
-    return policy.spend
 
 
 @click.command()
@@ -35,7 +28,7 @@ def spend_policy() -> SpendPolicy:
 def conversations(common: Common, top: int, human_cost: str | None, resolved: tuple[str, ...], skip_damaged: bool) -> None:
     """How long conversations are and what they cost: the middle, the long tail, each turn, and with a label `outcome` what a
     resolved one costs."""
-    period, where, said = common.period(), filters(common.where), spend_policy()
+    period, where, said = common.period(), filters(common.where), cli_full.policy()
     try:
         person = usd(human_cost or said.human_cost) if human_cost or said.human_cost else None
     except ValueError as bad:

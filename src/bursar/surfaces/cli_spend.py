@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from ..domain.money import plain
+from ..rules.full import KEYS
 from ..stores.query import GRAINS, LABEL, TOP_MAX, Filter, Query
 from ..stores.reader import Reader
 from . import drivers, periods, provenance, tables
@@ -73,9 +74,16 @@ def statement(
 @click.option("--by", metavar="A,B", help="columns or labels: tenant,operation, model, label:team …")
 @click.option("--grain", type=click.Choice(GRAINS), help="a line per hour, day, week or month (UTC) as well")
 @click.option("--top", type=click.IntRange(1, 10_000), help="the dearest N lines, the rest summed as (other)")
+@click.option("--full", "loaded", is_flag=True, help="one number per customer: its own cost and its share of what is nobody's")
+@click.option("--key", type=click.Choice(KEYS), help="how --full divides shared cost (default: the policy's, else cost)")
+@click.option("--close", metavar="MONTH", help="close a month, 2026-10: later changes are shown as its adjustments")
+@click.option("--closed", is_flag=True, help="the closed months, each beside what it comes to now")
 @click.option("--skip-damaged", is_flag=True, help="read on without segments that are missing or damaged, and name them")
 @common("as_json", "ledger", "since", "until", "where")
-def spend(common: Common, by: str | None, grain: str | None, top: int | None, skip_damaged: bool) -> None:
+def spend(
+    common: Common, by: str | None, grain: str | None, top: int | None, loaded: bool, key: str | None, close: str | None, closed: bool,
+    skip_damaged: bool,
+) -> None:  # fmt: skip
     """What cost us that. Without --by: the few things that say most of it, then by feature, tenant, operation and cause. Lines
     always add up, and those of the first table do not overlap."""
     period, where = common.period(), filters(common.where)
@@ -84,6 +92,9 @@ def spend(common: Common, by: str | None, grain: str | None, top: int | None, sk
         raise click.UsageError("--by names nothing: write --by tenant, --by tenant,operation or --by label:team")
     if len(names) > DIMENSIONS_MAX or len({dimension(name) for name in names}) < len(names):
         raise click.UsageError(f"--by {by}: at most {DIMENSIONS_MAX} names, each once")
+    if loaded or close or closed or key:
+        _customers(common, names, grain, top, loaded, key, close, closed, skip_damaged)
+        return
     said: drivers.Answer | None = None
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
         if names or grain:
@@ -117,6 +128,29 @@ def spend(common: Common, by: str | None, grain: str | None, top: int | None, sk
         named = [line for line in made[0].lines if not line.other]
         if label.startswith(LABEL) and named and all(line.key[at] is None for line in named):
             tables.line(out, f"no call has a label named {tables.safe(label.removeprefix(LABEL))}", "yellow")
+
+
+def _customers(
+    common: Common, names: Sequence[str], grain: str | None, top: int | None, loaded: bool, key: str | None, close: str | None,
+    closed: bool, skip_damaged: bool,
+) -> None:  # fmt: skip
+    """What goes by customer and by month. Usage errors for what does not go together."""
+    from . import cli_full
+
+    if loaded + bool(close) + closed != 1 or grain or (names and names != ["tenant"]) or (key and closed):
+        raise click.UsageError("write --by tenant --full [--key cost|calls|tokens], --close MONTH or --closed, each by itself")
+    folder = common.existing()
+    if close:
+        if common.since or common.until or common.where or top:
+            raise click.UsageError(f"--close {close} closes the whole month; leave --since, --until, --where and --top out")
+        cli_full.close(common, folder, close, key)
+        return
+    period, where = common.period(), filters(common.where)
+    with Reader(folder, skip_damaged=skip_damaged) as reader:
+        if closed:
+            cli_full.listed(common, reader)
+        else:
+            cli_full.report(common, reader, where, period, key, top, scope(period, common.where))
 
 
 def scope(period: periods.Period, where: Sequence[tuple[str, str]]) -> str:
