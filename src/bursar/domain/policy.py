@@ -65,9 +65,12 @@ class Fallback(Record, frozen=True):
 
 
 class PriceOverride(Record, frozen=True):
-    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win."""
+    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win. Of a tool: dollars a
+    call."""
 
-    model: str  # exact, or with * as a wildcard
+    model: str = ""  # exact, or with * as a wildcard
+    tool: str = ""  # in place of a model, its name as the messages have it; with * as a wildcard
+    call: str | int | None = None  # dollars that one call of the tool costs
     provider: str = ""
     input: str | int | None = None
     output: str | int | None = None

@@ -220,14 +220,14 @@ class _Compiler:
     def _m_tries(self) -> exp.Expression:
         self._column("attempt_kind")
         self._column("status")
-        return self._renamed(_count(exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+        return self._renamed(_count(exp.not_(exp.or_(_is("attempt_kind", "correction", "tool"), _is("status", "refused")))))
 
     def _m_billed(self) -> exp.Expression:
         charged = exp.GT(this=self._column("cost"), expression=exp.Literal.number(0))
         answered = exp.or_(_is("status", "ok", "unknown"), charged)
         self._column("attempt_kind")
         self._column("status")
-        its = _count(exp.and_(answered, exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+        its = _count(exp.and_(answered, exp.not_(exp.or_(_is("attempt_kind", "correction", "tool"), _is("status", "refused")))))
         return self._renamed(its)
 
     def _m_first(self) -> exp.Expression:
