@@ -32,7 +32,7 @@ def groups(
         raise click.UsageError(f"that makes {TOP_MAX:,} lines or more; ask by less, for a shorter time, or with --where")
     guessed = ask._replace(measures=("cost",), where=(*where, Filter("price_status", ("estimated",))), top=0)
     names = [*(["period"] if grain else []), *by]
-    estimates = {_key(row, names): row["cost"] for row in reader.query(guessed)}
+    estimates = {_key(row, names): row["cost"] for row in reader.query(guessed)} if any([row["estimated"] for row in rows]) else {}
     made: list[tuple[Key, Sum]] = []
     for row in rows:
         key = _key(row, names)
