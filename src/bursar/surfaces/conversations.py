@@ -163,31 +163,32 @@ def dearest(reader: Reader, top: int) -> list[Talk]:
 def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, resolved: Sequence[str]) -> None:
     """Tables `steps` (a line a turn of a conversation) and `talks` (a line a conversation), from one look at the rows."""
     only = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
-    columns = ("id", "conversation", "turn", "tool_depth", "try_no", "labels", "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
+    columns = ("conversation", "turn", "tool_depth", "try_no", "labels", "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
     reader.totals(dict.fromkeys((*columns, *only.columns)), period.since, period.until)
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in ("cost", *SPLIT, "cost_output"))
-    who = ", ".join(
-        f"coalesce(arg_max({name}, id) FILTER (starts_with(flags, 'named')), arg_min({name}, ts)) AS {name}" for name in WHO
-    )
-    said = f"map_extract_value(labels, '{OUTCOME}')"
-    ended = f"{said} <> '' AND NOT starts_with(flags, 'unnamed')"
+    named = ", ".join(f"max({name}) FILTER (starts_with(flags, 'named')) AS named_{name}" for name in WHO)
+    ended = "said <> '' AND NOT starts_with(flags, 'unnamed')"
     at = "epoch_us(ts) * 2 + starts_with(flags, 'named')::BIGINT"  # a row named afterwards stands at the time of the one it names
+    said = f"map_extract_value(labels, '{OUTCOME}')"
+    judged = reader.duck.execute(f"SELECT 1 FROM calls WHERE ({only.sql}) AND {said} <> '' LIMIT 1", only.values).fetchall()
+    outcome = f"arg_max(said, {at}) FILTER ({ended}) AS outcome, max({at}) FILTER ({ended}) AS outcome_at"
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE steps AS
             SELECT conversation, least(coalesce(turn, 1), {TURNS_MAX}) AS turn, {sums}, sum({READ} + {WRITTEN}) AS tokens,
                    count(*) FILTER ("try" = 1 AND (attempt_kind <> 'correction' OR flags IN ('named', 'named-refused')))
                    - count(*) FILTER ("try" = 1 AND flags IN ('unnamed', 'unnamed-refused')) AS calls,
-                   max(coalesce(tool_depth, 0)) AS depth, max(coalesce(turn, 1)) AS last_turn, {who}, max(id) AS last_id,
-                   min(ts) AS first, max(ts) AS last,
-                   arg_max({said}, {at}) FILTER ({ended}) AS outcome, max({at}) FILTER ({ended}) AS outcome_at
-            FROM calls WHERE {only.sql} GROUP BY conversation, least(coalesce(turn, 1), {TURNS_MAX})
+                   max(coalesce(tool_depth, 0)) AS depth, max(coalesce(turn, 1)) AS last_turn,
+                   {", ".join(f"any_value({name}) AS {name}" for name in WHO)}, {named}, min(ts) AS first, max(ts) AS last,
+                   {outcome if judged else "'' AS outcome, 0 AS outcome_at"}
+            FROM (SELECT *{f", {said} AS said" if judged else ""} FROM calls WHERE {only.sql})
+            GROUP BY conversation, least(coalesce(turn, 1), {TURNS_MAX})
             HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0""",
         only.values,
     )
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE talks AS
-            SELECT conversation, {", ".join(f"arg_max({name}, last_id) AS {name}" for name in WHO)}, max(last_turn) AS turns,
-                   max(depth) AS depth, sum(calls) AS calls, sum(tokens) AS tokens, sum(cost) AS cost,
+            SELECT conversation, {", ".join(f"coalesce(max(named_{name}), any_value({name})) AS {name}" for name in WHO)},
+                   max(last_turn) AS turns, max(depth) AS depth, sum(calls) AS calls, sum(tokens) AS tokens, sum(cost) AS cost,
                    epoch_us(min(first)) AS first_us, epoch_us(max(last)) AS last_us,
                    coalesce(arg_max(outcome, outcome_at), '') AS outcome,
                    list_contains($resolved::VARCHAR[], coalesce(arg_max(outcome, outcome_at), '')) AS resolved
