@@ -75,6 +75,7 @@ def test_history_sent_again_is_charged_no_more() -> None:
     assert len(agent.ask(ONE)) == 1
     assert agent.ask(ONE) == [], "the client asks the same again"
     assert agent.ask(ONE, headers=[(b"x-stainless-retry-count", b"1")]) == []
+    assert sum(entry.attempt_kind == "tool" for entry in agent.entries) == 1, "and no commit is spent on it"
     later = [*ONE, {"role": "assistant", "content": "It was shipped."}, {"role": "user", "content": "and when will it arrive?"}]
     assert agent.ask(later) == []
     assert [row.cost for row in agent.ask([*later, *step(("b", "web_search_api", "{}"))])] == [CENT]
