@@ -66,7 +66,7 @@ def statement(
     return state(names, now, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
 
 
-def _part(
+def part(
     reader: Reader, name: str, where: tuple[Filter, ...], period: periods.Period, now: drivers.Looked, before: drivers.Looked | None,
     top: int,
 ) -> Statement:  # fmt: skip
@@ -109,7 +109,7 @@ def spend(
         else:
             now, before = drivers.look(reader, where, period)
             said = drivers.tell(now, before, top)
-            made = [_part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
+            made = [part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
         origin = provenance.parts(reader, where, period)
         skipped = list(reader.skipped)
     if common.json:
