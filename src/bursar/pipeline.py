@@ -33,13 +33,14 @@ from .domain.thread import Ask, Heard, Placed
 from .domain.usage import Known, Tokens
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
-from .rules import budget, cause, estimate, guard, record, retry
+from .rules import budget, cause, estimate, guard, record, retry, tools
 from .rules import price as pricing
 from .rules import thread as threads
 from .rules.attribute import attribute
 from .rules.budget import Budgets
 from .rules.guard import Guards, Verdict
 from .rules.order import Orders
+from .rules.tools import ToolPrices
 from .wire import Dialect, Route, encoding, wind_down
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
@@ -72,6 +73,9 @@ class Caller(Shape, frozen=True, gc=False):
     models: tuple[str, ...] = ()
     context: Mapping[str, str] = {}
     ci: str = ""  # the build service whose environment the caller's process runs in
+    tools: Mapping[str, int] = {}  # what its own tools cost, pico-dollars a call
+    failed: tuple[str, ...] = ()  # … those that have failed since its last call
+    kept: tuple[str, ...] = ()  # … and one for each result it had kept
     proxy: bool = True  # a gateway drops cookies and forwarding headers; inside the caller's process nothing is foreign
 
 
@@ -94,6 +98,7 @@ class Desk(Shape, frozen=True, gc=False):
     tiers: tuple[str, ...] = ()  # models of [tiers]
     controls: Controls | None = None  # reply cache, tiers, compaction
     polls: Mapping[str, int] = {}  # tools that are polled -> how often one may say the same in a row
+    tools: ToolPrices = tools.NONE
     guards: Guards = Guards()
     orders: Orders = Orders()  # changed in place, when somebody orders something
 
@@ -162,6 +167,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                     call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                     provider=provider.name, hold=0,
                 )  # fmt: skip
+                yield from _tools(desk, caller, story, opened, budget.NO_SCOPES)
                 yield from _again(opened, again, story)
                 return
             call = call if aid.body is call.body else replace(call, body=aid.body)
@@ -179,6 +185,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                 provider=trial.provider.name, hold=worst,
             )  # fmt: skip
+            yield from _tools(desk, caller, story, entry, budget.NO_SCOPES if isinstance(plan, Refusal) else plan.scopes)
             if aid is not None and aid.why:
                 first = entry = entry._replace(tier=aid.tier, route_reason=aid.why, model_served=trial.model)
         else:
@@ -324,6 +331,15 @@ def _plain(head: Head, ended: Ended, limit: int) -> bytes | None:
     return plain if isinstance(plain, bytes) else None
 
 
+def _tools(desk: Desk, caller: Caller, story: record.Story, entry: Entry, scopes: budget.Scopes) -> Way:
+    """What the tools cost whose results are new, booked before the model is asked: it was spent whatever becomes of the call."""
+    for one in tools.used(desk.tools, caller.tools, story.placed, entry.ts, caller.kept):
+        assert story.placed is not None
+        made = tools.row(entry, one, story.placed)
+        charges = tuple([c for c in budget.charges(scopes, entry.ts, made.cost or 0, 0, 0) if c.unit == "usd"])
+        yield Book(Settlement(made.id, made, budget.actual(charges, made.cost or 0, 0, 0), charges))
+
+
 def _know(
     call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str, provider: str
 ) -> Generator[Effect, Any, tuple[record.Story, Labels]]:
@@ -347,7 +363,7 @@ def _know(
         if lives > 1:
             placed = threads.resume(placed, lives)
         verdict, finding, stop = guard.judge(desk.guards, labels, placed, lives, desk.polls)
-    why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci)
+    why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci, caller.failed)
     if stop and not why.cause:
         why = replace(why, cause="loop", confidence=90)
     story = record.Story(placed, why, finding, stop, verdict)

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     call: str
     try_no: int
     key: str = ""
-    attempt_kind: str = "first"  # first | retry | fallback | correction
+    attempt_kind: str = "first"  # first | retry | fallback | correction | tool | aggregate
     operation: str = "primary"
     purpose: str = "primary"
     cause: str = ""

@@ -66,9 +66,12 @@ class Fallback(Record, frozen=True):
 
 
 class PriceOverride(Record, frozen=True):
-    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win."""
+    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win. Of a tool: dollars a
+    call."""
 
-    model: str  # exact, or with * as a wildcard
+    model: str = ""  # exact, or with * as a wildcard
+    tool: str = ""  # in place of a model, its name as the messages have it; with * as a wildcard
+    call: str | int | None = None  # dollars that one call of the tool costs
     provider: str = ""
     input: str | int | None = None
     output: str | int | None = None
@@ -152,6 +155,15 @@ class Guard(Record, frozen=True):
     output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output
 
 
+class SpendPolicy(Record, frozen=True):
+    """`[spend]`: how reports count."""
+
+    shared_by: Literal["cost", "calls", "tokens"] = "cost"  # how cost that is nobody's is divided among customers
+    overhead: list[str] = []  # tenants that are no customers: their cost is divided too
+    human_cost: str = ""  # dollars that a person costs who handles one conversation: "$6.50"
+    resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
+
+
 class Cache(Record, frozen=True):
     """`[cache]`: whether a reply may answer again. Nothing is kept for a call of which nobody says whose it is."""
 
@@ -205,6 +217,7 @@ class Policy(Record, frozen=True):
     labels: dict[str, str] = {}  # defaults for calls that say nothing
     server: Server = Server()
     ledger: LedgerPolicy = LedgerPolicy()
+    spend: SpendPolicy = SpendPolicy()
     guard: Guard = Guard()
     cache: Cache = Cache()
     tiers: Tiers = Tiers()

@@ -35,9 +35,12 @@ class Cause(Shape, frozen=True, gc=False):
     failed: tuple[Failed, ...] = ()  # tools whose failure may be why: what the reply calls decides
 
 
-def infer(retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "") -> Cause:
+def infer(
+    retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "", raised: tuple[str, ...] = ()
+) -> Cause:
     """What is known before the call goes out. `retries` is how often an SDK says it has tried before; `ci` names the build
-    service whose environment a wrapped client runs in."""
+    service whose environment a wrapped client runs in; `raised`: tools that have failed in it since its last call, whatever the
+    messages make of that."""
     base = _purpose(asked, labels, key, ci)
     said = labels.operation
     if said:
@@ -58,8 +61,10 @@ def infer(retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, k
         repair = _repair(base, asked, placed)
         if repair is not None:
             return repair
-    if history is not None and history.failed:
-        failed = history.failed
+    failed = history.failed if history is not None else ()
+    if not failed and raised and placed is not None and placed.fresh_pairs:
+        failed = tuple([Failed(name, "exception", 0) for name in raised if name in placed.pairs.names[-placed.fresh_pairs :]])
+    if failed:
         first = failed[0]
         return replace(base,
             operation="retry", cause=f"tool:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN) - 30,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
 from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement, made_entry
-from ..domain.history import History
+from ..domain.history import History, Use
 from ..domain.labels import Labels
 from ..domain.money import plain
 from ..domain.price import Price, Priced
@@ -26,6 +26,7 @@ from .saving import Saving
 from .share import Shares, shares
 
 EMPTY = Tokens()
+CALLED_MAX = 16  # calls of a reply whose tools are named in its row
 READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 NOT_SENT = "rule:not-sent"
 NOT_BILLED = "rule:no-answer-no-bill"
@@ -144,7 +145,7 @@ def complete(
         *(split.cost if split is not None else NO_SHARES),
         legs_json(priced.legs), priced.price_id, priced.status, (ended.elapsed_us or head.elapsed_us) // 1000,
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
-        evidence(story, cause, split),
+        evidence(story, cause, split, reading.reply.uses if reading.reply is not None else ()),
     ))  # fmt: skip
     cost = hold.amount if priced.pico is None else priced.pico
     used = budget.actual(hold.charges, cost, tokens.total if tokens else 0, tool_calls, wound)
@@ -172,14 +173,16 @@ def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
     found |= zip(USAGE, _usage(tokens))
 
 
-def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
-    """How conversation and cause were inferred, as JSON: short, for it stands in every row. Words of ours need no quoting."""
+def evidence(story: Story, cause: Cause, split: Shares | None = None, uses: Sequence[Use] = ()) -> str:
+    """How conversation and cause were inferred, and which tools the reply calls, as JSON: short, for it stands in every row. Words
+    of ours need no quoting."""
     placed, loop = story.placed, story.loop
     if placed is not None and not placed.ambiguous and not placed.parent and not cause.cause and not cause.evidence and loop is None:
         if split is None:
             return f'{{"by":"{placed.by}"}}'
         new, history, tools, system = split.tokens
-        return f'{{"by":"{placed.by}","tokens":[{new},{history},{tools},{system}]}}'
+        called = "," + _called(tuple([use.name for use in uses[:CALLED_MAX]])) if uses else ""
+        return f'{{"by":"{placed.by}","tokens":[{new},{history},{tools},{system}]{called}}}'
     parts: list[str] = []
     if placed is not None:
         parts.append(f'"by":"{placed.by}"')
@@ -193,11 +196,19 @@ def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
     if split is not None:
         new, history, tools, system = split.tokens
         parts.append(f'"tokens":[{new},{history},{tools},{system}]')
+    if uses:
+        parts.append(_called(tuple([use.name for use in uses[:CALLED_MAX]])))
     if loop is not None and placed is not None:
         told: dict[str, Any] = {"rule": loop.rule, "tools": loop.tools, "times": loop.times, "stop": story.stop}
         told["last"] = placed.ask.history.preview
         parts.append(f'"loop":{_json(told)}')
     return "{" + ",".join(parts) + "}" if parts else "{}"
+
+
+@lru_cache(maxsize=2048)
+def _called(names: tuple[str, ...]) -> str:
+    """Remembered: a program's agents call the same tools again and again."""
+    return f'"called":{_json([name[:64] for name in dict.fromkeys(names)])}'
 
 
 def _json(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import incidents, marks
+from . import closed, incidents, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -80,8 +80,10 @@ class Reader:
     def query(self, query: Query) -> list[Row]:
         """Answer a closed question. Money is Decimal, counts are int, periods ISO text; LedgerFault(code="query") says which
         name is not known."""
-        plan = compile_query(query)
-        self._view(plan.columns, query.since_us, query.until_us)
+        plan = compile_query(query._replace(since_us=None, until_us=None))
+        if None not in (query.since_us, query.until_us) and query.since_us >= query.until_us:  # type: ignore[operator]
+            plan = compile_query(query)
+        self._view(plan.columns, query.since_us, query.until_us, cut=True)
         return self._run(plan.sql, plan.values)
 
     def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
@@ -115,6 +117,10 @@ class Reader:
         """What people put on the time line in [since, until), oldest first."""
         return marks.between(self.sqlite, since_us, until_us)
 
+    def closed(self) -> list[closed.Closed]:
+        """Months as they were closed, oldest first."""
+        return closed.every(self.sqlite)
+
     def _run(self, text: str, values: Mapping[str, object] | Sequence[object] | None) -> list[Row]:
         try:
             result = self.duck.execute(text, values)
@@ -138,9 +144,10 @@ class Reader:
 
     # -- views -------------------------------------------------------------------------------------------------------
 
-    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None) -> None:
+    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None, *, cut: bool = False) -> None:
         """`entries`, with at least these columns, over the segments that can have rows of this time, and the tail; and `calls`, which
-        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls."""
+        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls. `cut`: no rows of other
+        times either; most segments lie within the time as they are, and then nobody has to look at the times of their rows."""
         wanted = frozenset(columns) | {"ts", "attempt_kind"}
         try:
             if not wanted <= self._loaded:
@@ -150,11 +157,16 @@ class Reader:
         except OF_DISK as error:
             raise from_error(error, self.place.file) from error
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
-        tail = f"SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail"
-        if files:
-            paths = ", ".join(literal(str(self.place.segments / s.name)) for s in files)
-            names = ", ".join(quoted(shown(c)) for c in self._shown)
-            tail = f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true) UNION ALL {tail}"
+        whole = [s for s in files if (since_us is None or s.min_ts >= since_us) and (until_us is None or s.max_ts < until_us)]
+        bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if cut and us is not None]
+        within = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+        names = ", ".join(quoted(shown(c)) for c in self._shown)
+        parts = [f"SELECT * FROM (SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail){within}"]
+        for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
+            if some:
+                paths = ", ".join(literal(str(self.place.segments / s.name)) for s in some)
+                parts.insert(0, f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true){only}")
+        tail = " UNION ALL ".join(parts)
         try:
             self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
             self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")

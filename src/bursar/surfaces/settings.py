@@ -16,7 +16,7 @@ from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
 from ..rules import guard, reuse
 from ..rules.budget import ceilings, compile_budget
-from ..stores.price_override import compile_override
+from ..stores.price_override import compile_override, compile_tool
 from ..wire import failure
 
 PLACES = ("bursar.toml",)
@@ -102,7 +102,7 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             )
     for number, override in enumerate(policy.price):
         try:
-            compile_override(override, number)
+            (compile_tool if override.tool and not override.model else compile_override)(override, number)
         except ValueError as bad:
             raise BadPolicy(f"{name}:{_line(text, ['price', number])}: [[price]]: {bad}") from None
     for number, tool in enumerate(policy.tool):
