@@ -155,9 +155,7 @@ def compile_alarm(alarm: Alarm, number: int) -> AlarmRule:
     manner = Manner(after, quiet, 0 if alarm.repeat in ("", "never") else length(alarm.repeat, "repeat"), every)
     shown = ",".join(f"{k}={v or '*'}" for k, v in wants)
     name = alarm.name or f"{metric.name}{f'/{shown}' if shown else ''}" + (f"#{number + 1}" if number else "")
-    return AlarmRule(
-        name, metric, wants, threshold, learned, alarm.level, window, floor, manner, tuple(alarm.channels), alarm.owner
-    )
+    return AlarmRule(name, metric, wants, threshold, learned, alarm.level, window, floor, manner, tuple(alarm.channels), alarm.owner)
 
 
 def _wants(alarm: Alarm, metric: Metric) -> tuple[tuple[str, str | None], ...]:

@@ -118,6 +118,4 @@ def calm(at_us: int) -> Look:
 def silenced(silences: Sequence[Silence], rule: str, scope: Mapping[str, str], at_us: int) -> bool:
     """Whether somebody wants to hear nothing of this just now."""
     known = {**scope, "alarm": rule}
-    return any(
-        one.since <= at_us < one.until and all(known.get(name) == value for name, value in one.match) for one in silences
-    )
+    return any(one.since <= at_us < one.until and all(known.get(name) == value for name, value in one.match) for one in silences)

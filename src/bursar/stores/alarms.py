@@ -79,9 +79,7 @@ class Lead:
             ((owner, until),) = self._connection.execute("SELECT owner, until FROM watch").fetchall()
             if owner and owner != self.mine and not self._me.gone(msgspec.json.decode(owner, type=Owner), until, self._ticks()):
                 return False
-            self._connection.execute(
-                "UPDATE watch SET owner = ?, until = ?, beat = ?", (self.mine, self._ticks() + LEASE_US, now_us)
-            )
+            self._connection.execute("UPDATE watch SET owner = ?, until = ?, beat = ?", (self.mine, self._ticks() + LEASE_US, now_us))
         return True
 
     def check(self) -> None:
@@ -126,7 +124,7 @@ def commit(
         lead.check()
         for one in changed:
             connection.execute(
-                f"""INSERT INTO alarms ({_names}) VALUES ({','.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO UPDATE SET {sets},
+                f"""INSERT INTO alarms ({_names}) VALUES ({",".join("?" * len(COLUMNS))}) ON CONFLICT (id) DO UPDATE SET {sets},
                     state = CASE WHEN state = '{ACKNOWLEDGED}' AND excluded.state = '{FIRING}' THEN state ELSE excluded.state END""",
                 one,
             )

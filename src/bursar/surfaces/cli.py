@@ -27,6 +27,8 @@ COMMANDS: dict[str, Place] = {
     "why": Place("cli_why", "why", "Why the bill changed: what, and where, adding up to the cent."),
     "forecast": Place("cli_forecast", "forecast", "What the month will cost, and which budgets it passes."),
     "mark": Place("cli_why", "mark", "Puts an event on the time line, to read changes beside."),
+    "alarms": Place("cli_alarms", "alarms", "What fires and what fired; test, ack, silence, judge, replay."),
+    "watch": Place("cli_alarms", "watch", "The clockwork beside an embedded ledger: alarms, compaction, expiry."),
     "reconcile": Place("cli_reconcile", "command", "The provider's bill against the ledger, the gap explained."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
     "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),

@@ -54,7 +54,7 @@ SUMS: dict[str, Sum] = {
     "fallback_rate": Sum(f"count(*) FILTER ({FALLBACK})", "count(*)", TRIED),
     "fallback_cost": Sum("sum(cost)", where=FALLBACK, columns=("cost",)),
     "retry_cost": Sum("sum(cost)", where=RETRY, columns=("cost", "cause")),
-    "tool_calls": Sum("sum(tool_calls)", where="\"try\" = 1 AND contains(evidence, '\"tools\":')", columns=("try_no", "evidence")),
+    "tool_calls": Sum("sum(tool_calls)", where='"try" = 1 AND contains(evidence, \'"tools":\')', columns=("try_no", "evidence")),
     "cache_hit_rate": Sum("sum(coalesce(cache_read, 0))", f"sum({READ})"),
     "unattributed_share": Sum("sum(cost) FILTER (tenant = '' AND feature = '')", "sum(cost)", columns=("cost", "tenant", "feature")),
     "unpriced_share": Sum("count(*) FILTER (price_status = 'unpriced')", "count(*)", TRIED, ("price_status",)),
@@ -105,8 +105,8 @@ def rows(reader: Reader, rule: AlarmRule, grain: int, since: int, until: int) ->
         WITH timed AS (SELECT *, CAST(epoch_us(ts) + 1000 * coalesce(latency_ms, 0) AS BIGINT) // {MINUTE_US} AS closing FROM {source}
                        WHERE ts >= make_timestamptz($begin) AND ts < make_timestamptz($end))
         SELECT CAST(closing // {grain} * {grain} AS BIGINT) AS minute, {talk} AS talk, {asked.part} AS part, {asked.whole} AS whole
-               {''.join(', ' + key for key in keys)}
-        FROM timed WHERE {' AND '.join(conditions)} GROUP BY ALL ORDER BY ALL"""
+               {"".join(", " + key for key in keys)}
+        FROM timed WHERE {" AND ".join(conditions)} GROUP BY ALL ORDER BY ALL"""
     values |= {"begin": since * MINUTE_US - LONGEST_US, "end": until * MINUTE_US}
     for minute, told, part, whole, *key in reader.duck.execute(text, values).fetchall():
         yield Fed(minute, tuple(map(str, key)), _whole(part), _whole(whole), told)

@@ -66,7 +66,7 @@ def amount(unit: str, value: int) -> str:
 def span(us: int) -> str:
     for length, name in ((DAY, "day"), (HOUR, "hour"), (60_000_000, "minute")):
         if us >= length and us % length == 0:
-            return f"last {name}" if us == length else f"last {us // length} {name}s"
+            return f"{'an' if name == 'hour' else 'a'} {name}" if us == length else f"{us // length} {name}s"
     return ""
 
 
@@ -79,7 +79,7 @@ def headline(standing: Standing, kind: str = "firing") -> str:
     if standing.metric == "creep":
         text += f", {Decimal(value) / max(1, standing.normal):.1f} times what it was"
     elif standing.window_us:
-        text += f" in the {span(standing.window_us)}"
+        text += f" in {span(standing.window_us)}"
     if kind == "resolved":
         return f"Over: {text} at most, now back to normal"
     if standing.metric != "creep":
@@ -98,9 +98,7 @@ def against(standing: Standing) -> str:
     return f", {times:.1f} times the usual" if times < 10 else f", {times:.0f} times the usual"
 
 
-def compose(
-    standing: Standing, kind: str, at_us: int, reason: Reason, base: str = "", key: bytes = b"", ttl_us: int = DAY
-) -> Message:
+def compose(standing: Standing, kind: str, at_us: int, reason: Reason, base: str = "", key: bytes = b"", ttl_us: int = DAY) -> Message:
     """The message of a notice. With `base`, signed links to Bursar's own pages."""
     unit = standing.unit
     facts = [("Alarm", standing.rule)]
@@ -131,9 +129,7 @@ def compose(
     )
 
 
-def _links(
-    standing: Standing, kind: str, at_us: int, reason: Reason, base: str, key: bytes, ttl_us: int
-) -> tuple[Link, ...]:
+def _links(standing: Standing, kind: str, at_us: int, reason: Reason, base: str, key: bytes, ttl_us: int) -> tuple[Link, ...]:
     def link(text: str, action: str, about: str, style: str = "") -> Link:
         return Link(text, links.make(base, key, action, about, at_us + ttl_us), style)
 
