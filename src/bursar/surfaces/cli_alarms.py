@@ -167,7 +167,8 @@ def _one(common: Common, id: str) -> None:
     columns = [tables.Column("notice", keep=True), tables.Column("channel"), tables.Column("state"), tables.number("tries")]
     columns += [tables.Column("last, UTC", keep=True), tables.Column("what came of it")]
     rows = [
-        [one.kind, tables.safe(one.channel), one.state.replace("_", " "), str(one.attempts), minute(one.at) if one.at else "", tables.safe(one.detail)]
+        [one.kind, tables.safe(one.channel), one.state.replace("_", " "), str(one.attempts), minute(one.at) if one.at else "",
+         tables.safe(one.detail)]
         for one in sent
     ]  # fmt: skip
     if rows:
@@ -191,10 +192,8 @@ def _rules(common: Common) -> None:
     out = tables.console()
     columns = [tables.Column("alarm"), tables.number("fired"), tables.number("useful"), tables.number("noise")]
     columns += [tables.number("precision"), tables.number("told in")]
-    shown = [
-        [f"{tables.safe(row['alarm'])}\n{row['when']}", *(str(row[name] or "") for name in ("fired", "useful", "noise", "precision_shown", "told_in"))]
-        for row in rows
-    ]  # fmt: skip
+    figures = ("fired", "useful", "noise", "precision_shown", "told_in")
+    shown = [[f"{tables.safe(row['alarm'])}\n{row['when']}", *(str(row[name]) for name in figures)] for row in rows]
     out.print(tables.table(columns, shown))
     if not policy.alarm:
         tables.line(out, "These are the defaults: the policy has no [[alarm]].", "dim")

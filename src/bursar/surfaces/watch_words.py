@@ -137,9 +137,10 @@ def _links(standing: Standing, kind: str, at_us: int, reason: Reason, base: str,
     if kind == "resolved":
         return judge
     scope = {label: value for label, value in scope_of(standing).items() if label in STOPPABLE and value}
+    text = f"Stop {subject(standing)} …"
     if reason.conversation:
-        scope = {"conversation": reason.conversation}
-    stop = (link("Stop it …", "stop", msgspec.json.encode(scope).decode(), "danger"),) if scope else ()
+        scope, text = {"conversation": reason.conversation}, "Stop the dearest conversation …"
+    stop = (link(text, "stop", msgspec.json.encode(scope).decode(), "danger"),) if scope else ()
     return (*stop, link("I have it", "ack", standing.id, "primary"), *judge)
 
 
