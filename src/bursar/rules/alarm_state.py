@@ -73,11 +73,10 @@ def step(now: Standing | None, look: Look, about: About, scope: str, manner: Man
     if not look.over:
         return _gone(now, look, manner, silent)
     further = min if about.below else max
-    now = now._replace(seen=look.at_us, value=look.value, peak=further(now.peak, look.value))
+    # The score is that of its worst: judged noise, it must be worse than that to fire again.
+    now = now._replace(seen=look.at_us, value=look.value, peak=further(now.peak, look.value), score=max(now.score, look.score))
     if now.state == PENDING and look.at_us - now.since >= manner.after_us:
-        now = now._replace(
-            state=FIRING, fired=look.at_us, level=look.level, normal=look.normal, threshold=look.threshold, score=look.score
-        )
+        now = now._replace(state=FIRING, fired=look.at_us, level=look.level, normal=look.normal, threshold=look.threshold)
     if now.state == PENDING or silent:
         return now, ""
     kind = _due(now, look, about, manner)
