@@ -152,7 +152,8 @@ def compile_alarm(alarm: Alarm, number: int) -> AlarmRule:
         quiet = 2 * DAY
     after = length(alarm.after, "after") if alarm.after else 0
     every = MINUTE if not learned or metric.name == "tool_calls" else DAY if metric.kind == "creep" else 10 * MINUTE
-    manner = Manner(after, quiet, 0 if alarm.repeat in ("", "never") else length(alarm.repeat, "repeat"), every)
+    repeat = 0 if alarm.repeat in ("", "never") else length(alarm.repeat, "repeat")
+    manner = Manner(after, quiet, max(repeat, 7 * DAY) if repeat and metric.kind == "creep" else repeat, every)
     shown = ",".join(f"{k}={v or '*'}" for k, v in wants)
     name = alarm.name or f"{metric.name}{f'/{shown}' if shown else ''}" + (f"#{number + 1}" if number else "")
     return AlarmRule(name, metric, wants, threshold, learned, alarm.level, window, floor, manner, tuple(alarm.channels), alarm.owner)
