@@ -24,6 +24,7 @@ TALKS_MAX = 20_000  # entries of one scope's conversations
 LEARNED_REACH_US = 35 * 86_400_000_000  # a week until a normal is known, and four in which it may not fire too often
 SURGE_REACH_US = 9 * 86_400_000_000
 BASE = Rule(floor=0)
+NEVER = 1e9
 
 Key = tuple[str, ...]
 
@@ -222,7 +223,10 @@ class Learned(_Taught):
     def __init__(self, rule: AlarmRule) -> None:
         super().__init__(rule)
         self.reach_us, self.grain = LEARNED_REACH_US, TICK
-        self._base = Rule(floor=rule.floor, least=rule.floor, line=rule.threshold)
+        least = rule.floor if rule.metric.unit == "usd" else 0
+        # A ticket is one alarm: no page on top of it.
+        page = BASE.page if rule.level == "page" else NEVER
+        self._base = Rule(floor=rule.floor, least=least, line=rule.threshold, page=page)
         self._now_rule = self._base
 
     def _made(self) -> Series:
