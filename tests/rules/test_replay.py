@@ -24,7 +24,7 @@ CHEAP = Price("cheap", "openai", "small", {"input": Rate(10**9), "output": Rate(
 
 
 def row(at: int = 0, cost: int = DOLLAR, *, turn: int = 1, depth: int = 0, question: str = "", loop: bool = False, tools: bool = False,
-        good: bool = True, tokens: Tokens = Tokens(input=100_000, output=10_000), **facts: str) -> Row:  # fmt: skip  # noqa: B008 (a tuple)
+        good: bool = True, tokens: Tokens = Tokens(input=100_000, output=10_000), **facts: str) -> Row:  # fmt: skip
     return Row(NOW + at, FACTS | facts, turn, depth, tokens, cost, question, tools, good, loop)
 
 

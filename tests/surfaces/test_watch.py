@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +32,7 @@ from bursar.domain.usage import Tokens
 from bursar.stores import alarms, segments
 from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
-from bursar.surfaces import links, wiring
+from bursar.surfaces import bell_slack, links, wiring
 from bursar.surfaces.cli import main
 from bursar.surfaces.watch import Watch, message_of
 from bursar.testing.provider import Provider
@@ -113,6 +115,14 @@ def test_a_loop_is_heard_within_minutes_with_its_reason_and_its_end(ledger: Path
     assert any("claude-sonnet-4-5" in text for text in dear["text"]), dear["text"]
     assert dear["command"].startswith("bursar why --this 2026-11-22T1") and dear["command"].endswith("--where tenant=acme")
     assert dear["links"]["Stop the dearest conversation …"].startswith("https://bursar.example/do/stop?about=")
+    with Reader(ledger) as reader:
+        (text,) = [row for row in reader.sqlite.execute("SELECT message FROM notices WHERE id = ?", (dear["id"],))]
+    payload = json.dumps(bell_slack.payload(message_of(text[0])), indent=1, ensure_ascii=False) + "\n"
+    payload = re.sub(r"sign=[0-9a-f]{32}", "sign=…", payload)
+    golden = Path(__file__).parent.parent / "golden" / "alarm-slack.txt"
+    if os.environ.get("BURSAR_GOLDEN") == "write":
+        golden.write_text(payload, "utf-8")
+    assert payload == golden.read_text("utf-8")
 
 
 def test_live_and_replayed_the_alarms_are_the_same(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
