@@ -24,6 +24,7 @@ from bursar.domain.incident import Incident
 from bursar.domain.labels import CHARGEABLE, OPERATIONS
 from bursar.domain.policy import Policy
 from bursar.domain.verdict import CODES
+from bursar.rules.alarm_policy import METRICS
 from bursar.stores import incidents
 from bursar.stores.columns import shown
 from bursar.stores.schema import Place, connect
@@ -42,7 +43,7 @@ SRC = ROOT / "src" / "bursar"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = ROOT / "docs" / "reference"
 # These run until they are told to stop, or for minutes; their own tests run them. Here their options are checked.
-ENDLESS = ("serve", "run", "demo")
+ENDLESS = ("serve", "run", "demo", "watch")
 COMMON = {"--json", "--ledger", "--since", "--until", "--where", "--help"}
 
 
@@ -271,6 +272,13 @@ def test_every_metric_has_its_line_and_every_line_its_metric(tmp_path: Path) -> 
     with Ledger.open(tmp_path / "ledger", clock_us=lambda: ledger_rows.END) as ledger:
         known |= {f"bursar_ledger_{stat}" for stat in ledger.stats()}
     assert set(first_cells("metrics.md")) == known
+
+
+def test_every_metric_of_alarms_has_its_line_with_unit_and_window() -> None:
+    lines = first_cells("alarms.md")
+    assert {name for name in lines if name in METRICS} == set(METRICS)
+    for name, metric in METRICS.items():
+        assert metric.window in lines[name] and (not metric.floor or metric.floor in lines[name]), name
 
 
 def test_every_fault_cause_and_field_of_the_testing_package_has_its_line() -> None:

@@ -164,6 +164,51 @@ class SpendPolicy(Record, frozen=True):
     resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
 
 
+class Alarm(Record, frozen=True):
+    """`[[alarm]]`: what somebody wants to hear of, in time."""
+
+    metric: str  # cost, calls, fallback_rate, tool_calls …: docs/reference/alarms.md
+    name: str = ""
+    per: str | dict[str, str] = ""  # as a budget's scope: a label whose every value is judged alone, or a table; empty: all together
+    threshold: str | int = ""  # "$50", "5%", "2M", "500": what the window may come to
+    learned: bool = False  # what is not normal for that value, at that hour and weekday
+    level: Literal["page", "ticket"] = "page"  # of a learned alarm: a ticket is raised sooner
+    window: str = ""  # 1h, 24h, 7d …; empty: the metric's own
+    floor: str | int = ""  # the least that matters: dollars, tokens or calls above normal, or in the window
+    after: str = ""  # how long it must last before it is said: 10m
+    repeat: str = "4h"  # said again while nobody acknowledges it; each time twice as long, at most a day
+    channels: list[str] = []  # names of [channels]; empty: the owners', else all
+    owner: str = ""  # a name of [owners]
+
+
+class Channel(Record, frozen=True):
+    """`[channels.NAME]`: where alarms, hand-offs and tests are sent."""
+
+    url: str  # a Slack incoming webhook, any https address, smtp://user@host:587 or smtps://…, or what apprise speaks; may be env:NAME
+    kind: Literal["", "slack", "webhook", "email", "apprise"] = ""  # empty: the channel's name, else by the url
+    secret: str = ""  # signs a webhook's requests; an e-mail server's password
+    to: list[str] = []  # e-mail addresses
+    sender: str = ""  # … and whose name the mail has
+    private: bool = False  # the address may be inside your network, and without TLS
+    timeout_s: float = 10.0  # for one delivery, whole
+
+
+class Owner(Record, frozen=True):
+    """`[owners.NAME]`: who hears of what. Alarms about `scope` go to these channels."""
+
+    channels: list[str]
+    scope: dict[str, str] = {}  # label = value; empty: only alarms that name this owner
+
+
+class Watch(Record, frozen=True):
+    """`[watch]`: the clockwork."""
+
+    every_s: float = 15.0  # between two looks; 0: the gateway starts no clockwork
+    url: str = ""  # where people reach Bursar's pages: alarms then carry signed links
+    secret: str = ""  # signs those links; empty: one made beside the ledger
+    link_ttl: str = "24h"
+
+
 class Cache(Record, frozen=True):
     """`[cache]`: whether a reply may answer again. Nothing is kept for a call of which nobody says whose it is."""
 
@@ -214,7 +259,11 @@ class Policy(Record, frozen=True):
     price: list[PriceOverride] = []
     key: list[Key] = []
     tool: list[Tool] = []
+    alarm: list[Alarm] = []
+    channels: dict[str, Channel] = {}
+    owners: dict[str, Owner] = {}
     labels: dict[str, str] = {}  # defaults for calls that say nothing
+    watch: Watch = Watch()
     server: Server = Server()
     ledger: LedgerPolicy = LedgerPolicy()
     spend: SpendPolicy = SpendPolicy()

@@ -177,7 +177,10 @@ def evidence(story: Story, cause: Cause, split: Shares | None = None, uses: Sequ
     """How conversation and cause were inferred, and which tools the reply calls, as JSON: short, for it stands in every row. Words
     of ours need no quoting."""
     placed, loop = story.placed, story.loop
-    if placed is not None and not placed.ambiguous and not placed.parent and not cause.cause and not cause.evidence and loop is None:
+    if (
+        placed is not None and not placed.ambiguous and not placed.parent and not placed.fresh_pairs
+        and not cause.cause and not cause.evidence and loop is None
+    ):  # fmt: skip
         if split is None:
             return f'{{"by":"{placed.by}"}}'
         new, history, tools, system = split.tokens
@@ -198,6 +201,10 @@ def evidence(story: Story, cause: Cause, split: Shares | None = None, uses: Sequ
         parts.append(f'"tokens":[{new},{history},{tools},{system}]')
     if uses:
         parts.append(_called(tuple([use.name for use in uses[:CALLED_MAX]])))
+    if placed is not None and placed.fresh_pairs:
+        tools = [name for name in placed.pairs.names[-placed.fresh_pairs :] if name]
+        if tools:
+            parts.append(f'"tools":{_json({name: tools.count(name) for name in dict.fromkeys(tools)})}')
     if loop is not None and placed is not None:
         told: dict[str, Any] = {"rule": loop.rule, "tools": loop.tools, "times": loop.times, "stop": story.stop}
         told["last"] = placed.ask.history.preview

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import closed, incidents, marks
+from . import alarms, closed, incidents, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -18,6 +19,10 @@ from .query import Query, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
 Row = dict[str, Any]
+
+AMOUNTS = ("value", "peak", "normal", "threshold", "said_value")
+MOMENTS = ("since", "fired", "seen", "resolved", "said", "acknowledged", "judged_at", "heard")
+TEXTS = ("id", "rule", "scope", "metric", "unit", "state", "level", "owner", "by", "judged", "judged_by")
 
 
 class Segment(NamedTuple):
@@ -87,7 +92,8 @@ class Reader:
         return self._run(plan.sql, plan.values)
 
     def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
-        """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents` and `marks`. Values are bound (`$name` or `?`)."""
+        """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents`, `alarms` and `marks`. Values are bound
+        (`$name` or `?`)."""
         self._view(ALL, None, None)
         self._side()
         return self._run(text, values)
@@ -193,7 +199,29 @@ class Reader:
         self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
         append(self.duck, "raw_marks", self.marks())
         self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")
+        self._alarms()
         self._side_views = True
+
+    def _alarms(self) -> None:
+        """`alarms`: each with its amounts as decimals (dollars, a share, a count) and when somebody first heard of it."""
+        names = (*Standing._fields, "heard")
+        kinds = {c: "DOUBLE" if c == "score" else "VARCHAR" if c in TEXTS else "BIGINT" for c in names}
+        self.duck.execute(f"CREATE TABLE raw_alarms ({', '.join(f'{quoted(c)} {kind}' for c, kind in kinds.items())})")
+        heard = alarms.heard(self.sqlite)
+        every = self.sqlite.execute(f"SELECT {', '.join(map(quoted, Standing._fields))} FROM alarms ORDER BY n")
+        append(self.duck, "raw_alarms", [(*row, heard.get(row[0], 0)) for row in every])
+        scale = f"CASE unit {' '.join(f'WHEN {literal(u)} THEN {n}' for u, n in SCALE.items())} ELSE {WHOLE} END"
+
+        def amount(column: str) -> str:
+            exact = f"CAST({column} AS DECIMAL(19,0)) * CAST({scale} AS DECIMAL(13,0)) * 0.000000000001::DECIMAL(12,12)"
+            return f"CASE WHEN {column} < 0 THEN NULL ELSE CAST({exact} AS {MONEY}) END AS {column}"
+
+        def moment(column: str) -> str:
+            return f"CASE WHEN {column} = 0 THEN NULL ELSE make_timestamptz({column}) END AS {column}"
+
+        shown = [amount(c) if c in AMOUNTS else moment(c) if c in MOMENTS else quoted(c) for c in names if c != "scope"]
+        scope = "CAST(CAST(scope AS JSON) AS MAP(VARCHAR, VARCHAR)) AS scope"
+        self.duck.execute(f"CREATE VIEW alarms AS SELECT {', '.join([*shown, scope])} FROM raw_alarms")
 
     def close(self) -> None:
         if hasattr(self, "duck"):

@@ -30,6 +30,8 @@ COMMANDS: dict[str, Place] = {
     "forecast": Place("cli_forecast", "forecast", "What the month will cost, and which budgets it passes."),
     "label": Place("cli_label", "label", "Names past rows; totals stay as they were."),
     "mark": Place("cli_why", "mark", "Puts an event on the time line, to read changes beside."),
+    "alarms": Place("cli_alarms", "alarms", "What fires and what fired; test, ack, silence, judge, replay."),
+    "watch": Place("cli_alarms", "watch", "The clockwork beside an embedded ledger: alarms, compaction, expiry."),
     "reconcile": Place("cli_reconcile", "command", "The provider's bill against the ledger, the gap explained."),
     "guard": Place("cli_guard", "guard", "Budgets, incidents, and orders: stop, resume, raise, take, end."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
