@@ -28,6 +28,7 @@ from .audit import (
 
 PROPOSED_MOST = 4  # flows that get lines to paste; the dearest
 CONVERSATIONS_LEAST = 20  # of a flow, before its p99 is worth a limit
+ONE_MODEL = 900_000  # millionths of the dollars on one model: then it is used for everything
 ROOM = (3, 2)  # a proposed limit is p99 times this: it should stop a runaway, not the hundredth customer
 
 
@@ -55,7 +56,8 @@ def bounds(policy: Policy) -> Bounds:
             if _of_conversations(budget):
                 money.add(_flow(budget))
     loops = stops[""] and bool(guard.repeats_max or guard.mode == "on")
-    return Bounds(frozenset(money), frozenset(depth), frozenset(guard.flow), tuple(hard), sum(not b.hard for b in policy.budget), loops)
+    soft = sum(not budget.hard for budget in policy.budget)
+    return Bounds(frozenset(money), frozenset(depth), frozenset(guard.flow), tuple(hard), soft, loops)
 
 
 def _of_conversations(budget: Budget) -> bool:
@@ -114,8 +116,10 @@ def limit_of(p99: int) -> int:
 
 def growth(talks: Talks, held: Bounds, rules: Limits, per: Scale) -> Answer:
     question = QUESTIONS["growth"]
-    how = ("a conversation is what the gateway threaded or a label named; percentiles by the nearest rank, over conversations of the "
-           "period; limits are 1.5 times the p99 of each flow")  # fmt: skip
+    how = (
+        "a conversation is what the gateway threaded or a label named; percentiles by the nearest rank, over the period's "
+        "conversations; limits are 1.5 times the p99 of each flow"
+    )
     if not talks.conversations:
         return Answer(3, "growth", question, GOOD, "No call in this period belongs to a conversation.", (), (), 0, how, "nothing to do")
     unbounded = [flow for flow in talks.flows if not {flow.name, ""} & held.dollars]
@@ -129,21 +133,22 @@ def growth(talks: Talks, held: Bounds, rules: Limits, per: Scale) -> Answer:
     )
     figures = (
         Figure("conversations", talks.conversations, "count", "conversations"),
-        Figure("turns_p50", p50, "count", "turns, p50"), Figure("turns_p95", p95, "count", "turns, p95"),
-        Figure("turns_max", most, "count", "turns, most"),
-        Figure("tokens_p50", talks.tokens[0], "tokens", "tokens, p50"), Figure("tokens_p95", talks.tokens[1], "tokens", "tokens, p95"),
-        Figure("tokens_max", talks.tokens[2], "tokens", "tokens, most"),
-        Figure("cost_p50", talks.cost[0], "usd", "dollars, p50"), Figure("cost_p95", talks.cost[1], "usd", "dollars, p95"),
-        Figure("cost_max", talks.cost[2], "usd", "dollars, most"),
+        Figure("turns_p50", p50, "count", "turns at p50"), Figure("turns_p95", p95, "count", "turns at p95"),
+        Figure("turns_max", most, "count", "turns at most"),
+        Figure("tokens_p50", talks.tokens[0], "tokens", "tokens at p50"), Figure("tokens_p95", talks.tokens[1], "tokens", "tokens at p95"),
+        Figure("tokens_max", talks.tokens[2], "tokens", "tokens at most"),
+        Figure("cost_p50", talks.cost[0], "usd", "at p50"), Figure("cost_p95", talks.cost[1], "usd", "at p95"),
+        Figure("cost_max", talks.cost[2], "usd", "at most"),
         Figure("tail", tail, "share", "of it in the dearest hundredth"),
         Figure("history", history, "share", "of all dollars are history sent again"),
     )  # fmt: skip
     lines = tuple(
-        Line("flow", flow.name or flow.feature, flow.cost, flow.conversations, _told(flow, flow not in unbounded)) for flow in talks.flows
+        Line("flow", flow.name or flow.feature or "(unnamed)", flow.cost, flow.conversations, _told(flow, flow not in unbounded))
+        for flow in talks.flows
     )
     beyond = sum(flow.beyond for flow in unbounded)
     shorter = sum(flow.shorter for flow in talks.flows)
-    paste = "\n\n".join(_budget(flow) for flow in unbounded[:PROPOSED_MOST] if flow.conversations >= CONVERSATIONS_LEAST)
+    paste = "\n\n".join(_budget(flow) for flow in unbounded[:PROPOSED_MOST] if _worth(flow, talks))
     action = "nothing to do: every flow has its limit"
     if paste:
         action = "give conversations a limit of dollars, from your own p99; it warns until you say hard = true"
@@ -151,6 +156,11 @@ def growth(talks: Talks, held: Bounds, rules: Limits, per: Scale) -> Answer:
         action = f"wait for {CONVERSATIONS_LEAST} conversations of a flow: then its p99 makes a limit"
     return Answer(3, "growth", question, verdict, sentence, figures, lines, per.month(beyond + shorter), how, action, paste,
                   ("bursar conversations",) if talks.conversations else ())  # fmt: skip
+
+
+def _worth(flow: Flow, talks: Talks) -> bool:
+    """Whether a flow is worth lines to paste: it has enough conversations to know it by, and a hundredth of their dollars."""
+    return flow.conversations >= CONVERSATIONS_LEAST and flow.cost * 100 >= talks.total
 
 
 def _told(flow: Flow, held: bool) -> str:
@@ -161,7 +171,8 @@ def _told(flow: Flow, held: bool) -> str:
 def _budget(flow: Flow) -> str:
     where = f'{{flow = {quote(flow.name)}, conversation = "*"}}' if flow.name else (
         f'{{feature = {quote(flow.feature)}, conversation = "*"}}' if flow.feature else '"conversation"')  # fmt: skip
-    return (f"[[budget]]  # p99 {show(flow.p99_cost)}; {flow.over:,} of {flow.conversations:,} would have passed it\n"
+    passed = f"{flow.over:,} of {flow.conversations:,} would have passed it"
+    return (f"[[budget]]  # p99 {show(flow.p99_cost)}; {passed}\n"
             f'name = {quote((flow.name or flow.feature or "any") + " conversation")}\nscope = {where}\nwindow = "conversation"\n'
             f'limit = "{dollars(flow.limit)}"\nhard = false')  # fmt: skip
 
@@ -196,21 +207,24 @@ class Used(NamedTuple):
     models: tuple[Line, ...]
     cost: int
     moves: tuple[Move, ...]
-    routed: bool  # the policy decides tiers
 
 
 def tiers(used: Used, rules: Limits, per: Scale) -> Answer:
     saved = sum(move.cost - move.then for move in used.moves)
     top = used.models[0] if used.models else Line("model", "", 0, 0)
     verdict = against(share(saved, used.cost), rules.tiers)
-    if verdict == GOOD and not used.routed and share(top.cost, used.cost) > 900_000:
+    if verdict == GOOD and share(top.cost, used.cost) > ONE_MODEL:
         verdict = WATCH
     sentence = f"{top.name} took {per_cent(share(top.cost, used.cost))} of the dollars, of {len(used.models)} models."
-    sentence += f" {len(used.moves)} kind{'s' if len(used.moves) != 1 else ''} of work look{'s' if len(used.moves) == 1 else ''} cheaper than its model." if used.moves else ""
+    if used.moves:
+        saves = f"{show(saved)} less there, at most"
+        sentence += f" {len(used.moves)} kind{'s' if len(used.moves) > 1 else ''} of work could do with less: {saves}."
     figures = (
-        Figure("models", len(used.models), "count", "models"), Figure("dearest", share(top.cost, used.cost), "share", f"of it on {top.name}"),
-        Figure("saved", saved, "usd", "less, if all of this work moved"), Figure("saved_share", share(saved, used.cost), "share", "of the bill"),
-    )  # fmt: skip
+        Figure("models", len(used.models), "count", "models"),
+        Figure("dearest", share(top.cost, used.cost), "share", f"of it on {top.name}"),
+        Figure("saved", saved, "usd", "less, if all of this work moved"),
+        Figure("saved_share", share(saved, used.cost), "share", "of the bill"),
+    )
     lines = used.models[:5] + tuple(
         Line("move", f"{one.feature or '(unnamed)'}: {one.model} -> {one.to}", one.cost, one.calls, f"{show(one.then)} there; {one.why}")
         for one in used.moves
@@ -220,8 +234,10 @@ def tiers(used: Used, rules: Limits, per: Scale) -> Answer:
         best = max(used.moves, key=lambda one: one.cost - one.then)
         action = f"grade a sample of {best.feature or 'that work'} on {best.to} before you move it; half of such promises hold"
         commands = ("bursar route train --help",)
-    how = ("the shape of each feature's calls (length of answers, tools, depth, failures) says which tier it looks like; the same tokens "
-           "at that tier's price, all of them: an upper bound, since published routers save a quarter of what is possible")  # fmt: skip
+    how = (
+        "the shape of each feature's calls (length of answers, tools, depth, failures) says which tier it looks like; all of its "
+        "tokens at that tier's price: an upper bound, since published routers save a quarter of what is possible"
+    )
     return Answer(4, "tiers", QUESTIONS["tiers"], verdict, sentence, figures, lines, per.month(saved), how, action, "", commands)
 
 
@@ -240,10 +256,10 @@ class Cached(NamedTuple):
     sampled: int
 
 
-def cache(cached: Cached, cost: int, rules: Limits, per: Scale, live: bool) -> Answer:
+def cache(cached: Cached, cost: int, rules: Limits, per: Scale) -> Answer:
     again, marked = sum(line.cost for line in cached.repeats), sum(line.cost for line in cached.prompts)
     verdict = against(share(again + marked, cost), rules.cache)
-    reply = f"answers {per_cent(share(cached.answered, cached.calls))} of the calls" if live or cached.answered else "is off"
+    reply = f"answers {per_cent(share(cached.answered, cached.calls))} of the calls" if cached.answered else "answers nothing"
     sentence = f"The reply cache {reply}; {per_cent(cached.read_share)} of input tokens came from the providers' prompt caches."
     if again or marked:
         sentence += f" {show(again)} was asked twice, {show(marked)} was read anew that had just been read."
@@ -263,13 +279,17 @@ def cache(cached: Cached, cost: int, rules: Limits, per: Scale, live: bool) -> A
         best = max(cached.repeats, key=lambda line: line.cost)
         action = f"let the reply cache answer what {best.name} asks again: {show(per.month(best.cost))} a month"
         commands = (f"bursar spend --by request_hash --top 10 --where feature={best.name}",)
-    how = ("repeats: the same bytes of the same tenant to the same model, answered well less than a day before. Prompts: calls of a "
-           "conversation within five minutes of the one before, whose beginning could have been read at the cache's price, less what "
-           "writing it costs")  # fmt: skip
+    how = (
+        "asked twice is the same bytes of the same tenant to the same model on one day (UTC), answered before; read anew is a call "
+        "within five minutes of the one before it in its conversation, whose beginning could have been read at the cache's price, "
+        "less what writing it would have cost"
+    )
     if cached.sampled > 1:
         how += f"; from one in {cached.sampled} of them, by hash"
-    return Answer(5, "cache", QUESTIONS["cache"], verdict, sentence, figures, (*cached.repeats, *cached.prompts), per.month(again + marked),
-                  how, action, "", commands)  # fmt: skip
+    lines = (*cached.repeats, *cached.prompts)
+    return Answer(
+        5, "cache", QUESTIONS["cache"], verdict, sentence, figures, lines, per.month(again + marked), how, action, "", commands
+    )
 
 
 # -- 6: guards ---------------------------------------------------------------------------------------------------------
@@ -292,7 +312,9 @@ class Stops(NamedTuple):
     beyond: int
 
 
-def guard(held: Bounds, stops: Stops, drill: Drill | None, talks: Talks, now: int, rules: Limits, per: Scale, table: Guard) -> Answer:
+def guard(
+    held: Bounds, stops: Stops, drill: Drill | None, talks: Talks, now: int, rules: Limits, per: Scale, table: Guard
+) -> Answer:
     age = None if drill is None else max(now - drill.ts, 0) // DAY_US
     fresh = drill is not None and drill.passed and age is not None and age <= rules.drill_days
     limited = bool(held.dollars) and bool(held.depth or held.loops)
@@ -302,21 +324,23 @@ def guard(held: Bounds, stops: Stops, drill: Drill | None, talks: Talks, now: in
         verdict = WATCH
     else:
         verdict = GOOD
-    there = [f"{len(held.hard)} budget{'s' if len(held.hard) != 1 else ''} that stop{'' if len(held.hard) != 1 else 's'}" if held.hard else "no budget stops anything"]
-    there.append("conversations have a limit" if held.dollars else "conversations have none")
-    there.append("tool depth has one" if held.depth else "tool depth has none")
+    stop = f"{len(held.hard)} budget{' stops' if len(held.hard) == 1 else 's stop'}" if held.hard else "No budget stops anything"
+    talk = "conversations have a limit of dollars" if held.dollars else "conversations have no limit"
+    depth = "tool calls have one" if held.depth else "tool calls have none"
     said = f"The last drill {'passed' if drill.passed else 'failed'} {age} days ago." if drill is not None else "No drill was ever held."
-    sentence = f"{'; '.join(there)[:1].upper()}{'; '.join(there)[1:]}. {said}"
+    sentence = f"{stop}; {talk}; {depth}. {said}"
     figures = (
-        Figure("budgets_hard", len(held.hard), "count", "budgets that stop"), Figure("budgets_soft", held.soft, "count", "that only warn"),
-        Figure("stopped", stops.stopped, "count", "incidents that stopped something"),
-        Figure("warned", stops.warned, "count", "that warned"),
-        Figure("loops", stops.loops, "usd", "went into loops"), Figure("beyond", stops.beyond, "usd", "went beyond 1.5 times a flow's p99"),
-        Figure("drill_age", age, "days", "since the last drill"),
+        Figure("budgets_hard", len(held.hard), "count", "budgets stop"),
+        Figure("budgets_soft", held.soft, "count", "budgets only warn"),
+        Figure("stopped", stops.stopped, "count", "incidents stopped something"),
+        Figure("warned", stops.warned, "count", "incidents warned"),
+        Figure("loops", stops.loops, "usd", "went into loops"),
+        Figure("beyond", stops.beyond, "usd", "went beyond 1.5 times a flow's p99"),
+        Figure("drill_age", age, "days", "days since the last drill"),
     )  # fmt: skip
     paste, action, commands = "", "nothing to do: look again when the drill is a month old", ()
-    lines = [_limits(flow) for flow in talks.flows[: 2 * PROPOSED_MOST]
-             if flow.name and flow.name not in held.tables and flow.conversations >= CONVERSATIONS_LEAST and not {flow.name, ""} & held.depth]  # fmt: skip
+    open_ = [flow for flow in talks.flows if flow.name and flow.name not in held.tables and not {flow.name, ""} & held.depth]
+    lines = [_limits(flow) for flow in open_ if _worth(flow, talks)]
     if not limited:
         action = "limit tool calls and repeats per flow, from your own p99; then hold a drill"
         paste = "\n\n".join(lines[:PROPOSED_MOST])

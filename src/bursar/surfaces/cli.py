@@ -26,6 +26,7 @@ COMMANDS: dict[str, Place] = {
     "export": Place("cli_export", "export", "The ledger's rows for other tools: JSONL, CSV, Parquet, FOCUS, OTLP."),
     "why": Place("cli_why", "why", "Why the bill changed: what, and where, adding up to the cent."),
     "forecast": Place("cli_forecast", "forecast", "What the month will cost, and which budgets it passes."),
+    "audit": Place("cli_audit", "audit", "The six questions: verdicts, dollars a month, what to do next."),
     "mark": Place("cli_why", "mark", "Puts an event on the time line, to read changes beside."),
     "reconcile": Place("cli_reconcile", "command", "The provider's bill against the ledger, the gap explained."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),

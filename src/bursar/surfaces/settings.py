@@ -12,8 +12,7 @@ import msgspec
 from blake3 import blake3
 
 from ..domain.policy import Policy
-from ..rules import guard
-from ..rules import audit
+from ..rules import audit, guard
 from ..rules.budget import compile_budget
 from ..stores.price_override import compile_override
 from ..wire import failure
