@@ -245,7 +245,8 @@ def tiers(used: Used, rules: Limits, per: Scale) -> Answer:
 
 
 class Cached(NamedTuple):
-    """What caches did and would have done. Dollars of the period; `sampled`: one in so many requests was looked at for this."""
+    """What caches did and would have done. Dollars of the period; `latest`: from so many seconds at its end, which stand for all of
+    it; 0: from the whole."""
 
     calls: int
     answered: int  # calls that our reply cache answered
@@ -253,7 +254,7 @@ class Cached(NamedTuple):
     read_share: int  # of input tokens that the provider's prompt cache gave
     repeats: tuple[Line, ...]  # asked and answered before, byte for byte, within the day
     prompts: tuple[Line, ...]  # what marking prompts for the provider's cache would have kept, net, by feature
-    sampled: int
+    latest: int
 
 
 def cache(cached: Cached, cost: int, rules: Limits, per: Scale) -> Answer:
@@ -284,8 +285,8 @@ def cache(cached: Cached, cost: int, rules: Limits, per: Scale) -> Answer:
         "within five minutes of the one before it in its conversation, whose beginning could have been read at the cache's price, "
         "less what writing it would have cost"
     )
-    if cached.sampled > 1:
-        how += f"; from one in {cached.sampled} of them, by hash"
+    if cached.latest:
+        how += f"; from the latest {max(cached.latest // 3600, 1):,} hours, which stand for the whole period"
     lines = (*cached.repeats, *cached.prompts)
     return Answer(
         5, "cache", QUESTIONS["cache"], verdict, sentence, figures, lines, per.month(again + marked), how, action, "", commands

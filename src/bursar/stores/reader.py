@@ -43,6 +43,7 @@ class Reader:
         self.skipped: list[str] = []
         self._loaded: frozenset[str] = frozenset()
         self._shown: tuple[str, ...] = ()
+        self._made: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # columns and files that the views are made of
         self._side_views = False
         self.sqlite = connect(self.place, busy_ms=5_000, read_only=True)
         try:
@@ -146,6 +147,9 @@ class Reader:
         except OF_DISK as error:
             raise from_error(error, self.place.file) from error
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
+        made = (self._shown, tuple(s.name for s in files))
+        if made == self._made:
+            return  # DuckDB opens every file to make a view of them
         tail = f"SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail"
         if files:
             paths = ", ".join(literal(str(self.place.segments / s.name)) for s in files)
@@ -154,6 +158,7 @@ class Reader:
         try:
             self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
             self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")
+            self._made = made
         except duckdb.Error as error:
             self._blame(error)
             raise _unanswerable(error) from error

@@ -15,12 +15,14 @@ from ..stores.reader import Reader
 from . import price_sync
 from .cli_common import pico as exact
 
-LOOKED_AT = 1_000_000  # rows; of more, one in so many conversations and requests is looked at where each must be seen by itself
+LOOKED_AT = 1_000_000  # rows; of a longer period, the latest are looked at where each must be seen by itself, and stand for all
+LATEST_US = 3_600_000_000  # … of an hour at least
 
 TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 WHOLE = "(coalesce(input, 0) + coalesce(cache_read, 0) + coalesce(cache_write, 0) + coalesce(cache_write_1h, 0))"
 WRITTEN = "(coalesce(output, 0) + coalesce(reasoning, 0))"
 WITHIN = "ts >= make_timestamptz($since) AND ts < make_timestamptz($until)"
+LATELY = "ts >= make_timestamptz($latest) AND ts < make_timestamptz($until)"
 LABELS = ("feature", "tenant", "flow", "conversation")
 COLUMNS = (
     "operation", "purpose", "cause", "tenant", "feature", "flow", "conversation", "turn", "tool_depth", "try_no", "status", "error",
@@ -30,7 +32,8 @@ COLUMNS = (
 
 
 class Asker:
-    """One period of a ledger. `total` has its sums; `sample`: one in so many is looked at where rows must be seen one by one."""
+    """One period of a ledger. `total` has its sums; `latest`, from when on rows are looked at one by one; `stands`: how many rows
+    of the period there are for those (times, over)."""
 
     def __init__(self, reader: Reader, policy: Policy, since: int, until: int) -> None:
         self.reader, self.policy, self.since, self.until = reader, policy, since, until
@@ -43,20 +46,29 @@ class Asker:
             FROM calls WHERE {WITHIN}""")  # fmt: skip
         (counted,) = self.query(("calls", "unpriced"), ())
         self.calls, self.unpriced, self.cost = counted["calls"], counted["unpriced"], pico(self.total["cost"])
-        self.sample = 1
-        while self.total["rows"] // self.sample > LOOKED_AT:
-            self.sample *= 2
+        self.rows: int = self.total["rows"]
+        self.latest, self.stands = since, (1, 1)
+        if self.rows > LOOKED_AT:
+            self.latest = max(since, until - max((until - since) * LOOKED_AT // self.rows, LATEST_US))
+            (seen,) = self.sql(f"SELECT count(*) AS rows FROM calls WHERE {LATELY}")
+            self.stands = (self.rows, seen["rows"]) if seen["rows"] else (1, 1)
 
     def sql(self, text: str, more: Mapping[str, object] | None = None, *, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Rows of a statement of ours; `$since` and `$until` are the period's."""
         self.reader.totals((*COLUMNS, *columns), self.since, self.until)
-        values = {"since": self.since, "until": self.until, "sample": getattr(self, "sample", 1), **(more or {})}
+        values = {"since": self.since, "until": self.until, **(more or {})}
+        if "$latest" in text:
+            values["latest"] = self.latest
         result = self.reader.duck.execute(text, {name: value for name, value in values.items() if f"${name}" in text})
         names = [column[0] for column in result.description or ()]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def query(self, measures: Sequence[str], by: Sequence[str], *where: Filter, top: int = TOP_MAX) -> list[dict[str, Any]]:
         return self.reader.query(Query(tuple(measures), tuple(by), where, self.since, self.until, top=top))
+
+    def all(self, part: int) -> int:
+        """What was counted in the latest rows, for the whole period."""
+        return part * self.stands[0] // self.stands[1]
 
     def price(self, provider: str, model: str) -> Price | None:
         """The price in force at the period's end, with the operator's own."""

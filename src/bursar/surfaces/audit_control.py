@@ -11,7 +11,7 @@ from ..rules import prospect, shape
 from ..rules.audit import Line, share
 from ..rules.audit_control import Cached, Flow, Move, Stops, Talks, Used
 from ..stores.query import Filter
-from .audit_asker import TOKENS, WHOLE, WITHIN, WRITTEN, Asker, pico
+from .audit_asker import LATELY, TOKENS, WHOLE, WITHIN, WRITTEN, Asker, pico
 
 FLOWS = 8
 RUNS = 2_000  # conversations of a flow that shortening is worked out on
@@ -34,11 +34,11 @@ TIERS = {
 def talks(ask: Asker) -> Talks:
     ask.sql(f"""
         CREATE OR REPLACE TEMP TABLE audited AS
-        SELECT hash(conversation) AS id, max(flow) AS flow, max(feature) AS feature, sum(cost) AS cost, max(turn) AS turns,
+        SELECT hash(conversation) AS id, any_value(flow) AS flow, any_value(feature) AS feature, sum(cost) AS cost, max(turn) AS turns,
                max(tool_depth) AS depth, sum({WHOLE}) AS prompt, sum({WRITTEN}) AS completion,
                count(*) FILTER (attempt_kind <> 'correction') AS calls
         FROM calls WHERE {WITHIN} AND conversation <> '' AND purpose = 'primary'
-        GROUP BY conversation HAVING sum(cost) IS NOT NULL""")  # fmt: skip
+        GROUP BY hash(conversation) HAVING sum(cost) IS NOT NULL""")  # fmt: skip
     (whole,) = ask.sql("""
         SELECT count(*) AS n, sum(cost) AS cost, quantile_disc(coalesce(turns, 0), [0.5, 0.95, 1.0]) AS turns,
                quantile_disc(prompt + completion, [0.5, 0.95, 1.0]) AS tokens, quantile_disc(cost, [0.5, 0.95, 1.0]) AS costs
@@ -57,14 +57,17 @@ def talks(ask: Asker) -> Talks:
            FROM audited GROUP BY ALL ORDER BY sum(cost) DESC, flow LIMIT $most""",
         {"most": FLOWS},
     )
+    mains: dict[tuple[str, str], tuple[str, str]] = {}  # the model that most of a flow's dollars went to, and who sells it
+    for row in ask.query(("cost",), ("flow", "feature", "provider", "model_served"), Filter("purpose", ("primary",))):
+        mains.setdefault((row["flow"], "" if row["flow"] else row["feature"]), (row["provider"], row["model_served"]))
     turns, tokens, costs = (tuple(map(int, whole["turns"])), tuple(map(int, whole["tokens"])), tuple(map(pico, whole["costs"])))
     return Talks(
         number, (turns[0], turns[1], turns[2]), (tokens[0], tokens[1], tokens[2]), (costs[0], costs[1], costs[2]), pico(whole["cost"]),
-        pico(tail["cost"]), hundredth, history, ask.cost, tuple(_flow(ask, row) for row in flows),
+        pico(tail["cost"]), hundredth, history, ask.cost, tuple(_flow(ask, row, mains.get((row["flow"], row["feature"]))) for row in flows),
     )  # fmt: skip
 
 
-def _flow(ask: Asker, row: Mapping[str, Any]) -> Flow:
+def _flow(ask: Asker, row: Mapping[str, Any], main: tuple[str, str] | None) -> Flow:
     p99 = pico(row["p99_cost"])
     limit = rules.limit_of(p99)
     mine = "flow = $flow" if row["flow"] else "flow = '' AND feature = $feature"
@@ -78,9 +81,7 @@ def _flow(ask: Asker, row: Mapping[str, Any]) -> Flow:
         row["flow"], row["feature"], row["n"], pico(row["cost"]), p99, row["p99_turns"], row["p99_depth"], limit, over["n"],
         pico(over["beyond"]),
     )  # fmt: skip
-    only = [Filter("purpose", ("primary",)), Filter("flow", (row["flow"],))]
-    main = ask.query(("cost",), ("provider", "model_served"), *only, top=1)
-    rates = [ask.rate(main[0]["provider"], main[0]["model_served"], unit) for unit in ("input", "output")] if main else [0]
+    rates = [ask.rate(*main, unit) for unit in ("input", "output")] if main is not None else [0]
     if not all(rates):
         return made
     runs = [
@@ -96,18 +97,30 @@ def _flow(ask: Asker, row: Mapping[str, Any]) -> Flow:
 # -- 4 -----------------------------------------------------------------------------------------------------------------
 
 
+WORK = """{when} AND purpose <> 'embedding' AND operation NOT IN ('retry', 'fallback') AND cause <> 'loop'
+           AND attempt_kind = 'first' AND status IN ('ok', 'error')"""
+
+
 def used(ask: Asker) -> Used:
-    rows = ask.sql(f"""
-        SELECT feature, provider, model_served AS model, purpose, count(*) AS calls, sum(cost) AS cost,
-               approx_quantile(latency_ms, 0.5) AS latency, approx_quantile({WHOLE}, 0.5) AS input_p50,
+    """Dollars by model, and what could move. How calls look is read from the latest ones, what they cost from all."""
+    by = "feature, provider, model_served AS model, purpose"
+    looks = ask.sql(f"""
+        SELECT {by}, count(*) AS calls, approx_quantile(latency_ms, 0.5) AS latency, approx_quantile({WHOLE}, 0.5) AS input_p50,
                approx_quantile({WRITTEN}, 0.5) AS output_p50, approx_quantile({WRITTEN}, 0.9) AS output_p90,
                approx_quantile(coalesce(tool_depth, 0), 0.9) AS depth,
                count(*) FILTER (tool_depth > 0 OR finish IN ('tool_use', 'tool_calls')) AS tools,
-               count(*) FILTER (error = 'malformed_output') AS malformed, {", ".join(f"sum({n}) AS {n}" for n in TOKENS)}
-        FROM calls WHERE {WITHIN} AND purpose <> 'embedding' AND operation NOT IN ('retry', 'fallback') AND cause <> 'loop'
-             AND attempt_kind = 'first' AND status IN ('ok', 'error')
-        GROUP BY ALL HAVING sum(cost) > 0 ORDER BY sum(cost) DESC LIMIT 200""")  # fmt: skip
-    moves = [move for row in rows if (move := _move(ask, row)) is not None]
+               count(*) FILTER (error = 'malformed_output') AS malformed
+        FROM calls WHERE {WORK.format(when=LATELY)} GROUP BY ALL""")  # fmt: skip
+    known = {(row["feature"], row["provider"], row["model"], row["purpose"]): row for row in looks}
+    rows = ask.sql(f"""
+        SELECT {by}, count(*) AS calls, sum(cost) AS cost, {", ".join(f"sum({n}) AS {n}" for n in TOKENS)}
+        FROM calls WHERE {WORK.format(when=WITHIN)} GROUP BY ALL HAVING sum(cost) > 0 ORDER BY sum(cost) DESC LIMIT 200""")  # fmt: skip
+    moves: list[Move] = []
+    for row in rows:
+        look = known.get((row["feature"], row["provider"], row["model"], row["purpose"]))
+        move = _move(ask, row, look) if look is not None else None
+        if move is not None:
+            moves.append(move)
     moves.sort(key=lambda one: one.then - one.cost)
     models = tuple(
         Line("model", row["model_served"] or "(unknown)", pico(row["cost"]), row["tries"])
@@ -117,15 +130,15 @@ def used(ask: Asker) -> Used:
     return Used(models, ask.cost, tuple(moves[:MOVES]))
 
 
-def _move(ask: Asker, row: Mapping[str, Any]) -> Move | None:
+def _move(ask: Asker, row: Mapping[str, Any], look: Mapping[str, Any]) -> Move | None:
     """Where the work would go by its shape, when that is a tenth cheaper at least."""
     calls, cost = row["calls"], pico(row["cost"])
     if share(cost, ask.cost) < MOVE_LEAST:
         return None
     looks = shape.shape(
         shape.Work(
-            row["feature"], row["model"], calls, cost, row["latency"] or 0, row["input_p50"] or 0, row["output_p50"] or 0,
-            row["output_p90"] or 0, row["tools"] / calls, row["depth"] or 0, row["malformed"] / calls, row["purpose"],
+            row["feature"], row["model"], calls, cost, look["latency"] or 0, look["input_p50"] or 0, look["output_p50"] or 0,
+            look["output_p90"] or 0, look["tools"] / look["calls"], look["depth"] or 0, look["malformed"] / look["calls"], row["purpose"],
         )
     )  # fmt: skip
     to = TIERS.get(row["provider"], {}).get(looks.tier)
@@ -142,16 +155,15 @@ def cached(ask: Asker) -> Cached:
     rows = ask.sql(f"""
         SELECT feature, model, sum(n - 1) AS n, sum(cost - first) AS cost FROM (
             SELECT max(feature) AS feature, max(model_served) AS model, count(*) AS n, sum(cost) AS cost, arg_min(cost, ts) AS first
-            FROM calls WHERE {WITHIN} AND status = 'ok' AND cost > 0 AND request_hash <> '' AND operation NOT IN ('retry', 'fallback')
-                 AND hash(request_hash) % $sample = 0
+            FROM calls WHERE {LATELY} AND status = 'ok' AND cost > 0 AND request_hash <> '' AND operation NOT IN ('retry', 'fallback')
             GROUP BY hash(tenant, request_hash, model_served, date_trunc('day', ts)) HAVING count(*) > 1)
         GROUP BY feature, model ORDER BY sum(cost - first) DESC, feature, model LIMIT {REPEATS}""")  # fmt: skip
     repeats = tuple(
-        Line("repeat", row["feature"] or "(unnamed)", pico(row["cost"]) * ask.sample, int(row["n"]) * ask.sample, f"on {row['model']}")
+        Line("repeat", row["feature"] or "(unnamed)", ask.all(pico(row["cost"])), ask.all(int(row["n"])), f"on {row['model']}")
         for row in rows
     )
     read = share(int(ask.total["read"] or 0), int(ask.total["whole"] or 0))
-    return Cached(ask.calls, ask.total["answered"], pico(ask.total["kept"]), read, repeats, _prompts(ask), ask.sample)
+    return Cached(ask.calls, ask.total["answered"], pico(ask.total["kept"]), read, repeats, _prompts(ask), (ask.until - ask.latest) // 1_000_000 if ask.latest > ask.since else 0)
 
 
 def _prompts(ask: Asker) -> tuple[Line, ...]:
@@ -167,8 +179,8 @@ def _prompts(ask: Asker) -> tuple[Line, ...]:
               FROM (SELECT feature, provider, model_served AS model, prefix_hash, hash(conversation) AS talk, epoch_us(ts) AS us, try,
                            {WHOLE} AS whole, coalesce(cache_read, 0) AS read,
                            coalesce(cache_write, 0) + coalesce(cache_write_1h, 0) AS written
-                    FROM calls WHERE {WITHIN} AND conversation <> '' AND status = 'ok' AND purpose <> 'embedding'
-                         AND operation <> 'fallback' AND hash(conversation) % $sample = 0)
+                    FROM calls WHERE {LATELY} AND conversation <> '' AND status = 'ok' AND purpose <> 'embedding'
+                         AND operation <> 'fallback')
               WINDOW talk AS (PARTITION BY talk ORDER BY us, try))
         GROUP BY ALL""")  # fmt: skip
     found: dict[str, tuple[int, int]] = {}
@@ -177,7 +189,7 @@ def _prompts(ask: Asker) -> tuple[Line, ...]:
         kept = (int(row["unread"]) * (fresh - read) - int(row["fresh"]) * max(write - fresh, 0)) // 1000
         if 0 < read < fresh and kept > 0:
             cost, calls = found.get(row["feature"], (0, 0))
-            found[row["feature"]] = cost + kept * ask.sample, calls + row["calls"] * ask.sample
+            found[row["feature"]] = cost + ask.all(kept), calls + ask.all(row["calls"])
     lines = [Line("prompt", name or "(unnamed)", cost, calls) for name, (cost, calls) in found.items()]
     return tuple(sorted(lines, key=lambda line: (-line.cost, line.name))[:REPEATS])
 

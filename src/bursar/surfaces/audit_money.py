@@ -28,13 +28,15 @@ def spent(ask: Asker) -> Spent:
             cost, tries = found.get(key, (0, 0))
             found[key] = cost + pico(row["cost"]), tries + row["tries"]
 
+    purposes: set[str] = set()
     for row in ask.query(("cost", "tries"), ("purpose", "operation", "cause", "model_requested", "model_served")):
         add(_multiplier(row), row)
-    for purpose, first, second in NAMED:
+        purposes.add(row["purpose"])
+    for purpose, first, second in (one for one in NAMED if one[0] in purposes):
         only = (Filter("purpose", (purpose,)), Filter("operation", (purpose,)), Filter("cause", ("loop",), True))
         for row in ask.query(("cost", "tries"), (first, second), *only):
             add((purpose, row[first] or row[second]), row)
-    again = _again(ask) if any(kind == "embedding" for kind, _ in found) else {}
+    again = _again(ask) if "embedding" in purposes else {}
     lines = [
         Line(kind, name, cost, tries, again.get(name, "") if kind == "embedding" else "")
         for (kind, name), (cost, tries) in found.items()
@@ -77,7 +79,7 @@ def _again(ask: Asker) -> dict[str, str]:
     rows = ask.sql(
         f"""SELECT corpus, day, sum(whole) AS tokens, sum(whole) FILTER (again) AS again
             FROM (SELECT coalesce(nullif(map_extract_value(labels, 'corpus'), ''), flow) AS corpus, date_trunc('day', ts) AS day,
-                         {WHOLE} AS whole, {seen if ask.total["rows"] <= LOOKED_AT else "false"} AS again
+                         {WHOLE} AS whole, {seen if ask.rows <= LOOKED_AT else "false"} AS again
                   FROM calls WHERE {WITHIN} AND purpose = 'embedding' AND operation = 'embedding' AND status = 'ok')
             GROUP BY ALL ORDER BY corpus, day""",
         columns=("labels",),
