@@ -73,7 +73,7 @@ def attribution(spent: Spent, rules: Limits, per: Scale) -> Answer:
     named = against(share(nobody, cost), rules.unattributed)
     verdict = worst((named, WATCH if share(wasted, cost) > rules.waste else GOOD, WATCH if spent.unpriced else GOOD))
     said = "All of it names its feature" if not nobody else f"{per_cent(share(nobody, cost))} of the dollars name no feature"
-    sentence = f"{said}; {per_cent(share(wasted, cost))} went into retries, repairs and loops."
+    sentence = f"{said[:1].upper()}{said[1:]}; {per_cent(share(wasted, cost))} went into retries, repairs and loops."
     if spent.unpriced:
         sentence += f" {spent.unpriced:,} tries have no price and are not in it."
     figures = [
