@@ -41,6 +41,7 @@ class Bounds(NamedTuple):
     hard: tuple[str, ...]  # budgets that refuse
     soft: int
     loops: bool
+    names: frozenset[str] = frozenset()  # of all budgets
 
 
 def bounds(policy: Policy) -> Bounds:
@@ -57,7 +58,8 @@ def bounds(policy: Policy) -> Bounds:
                 money.add(_flow(budget))
     loops = stops[""] and bool(guard.repeats_max or guard.mode == "on")
     soft = sum(not budget.hard for budget in policy.budget)
-    return Bounds(frozenset(money), frozenset(depth), frozenset(guard.flow), tuple(hard), soft, loops)
+    names = frozenset(budget.name for budget in policy.budget)
+    return Bounds(frozenset(money), frozenset(depth), frozenset(guard.flow), tuple(hard), soft, loops, names)
 
 
 def _of_conversations(budget: Budget) -> bool:
@@ -148,10 +150,13 @@ def growth(talks: Talks, held: Bounds, rules: Limits, per: Scale) -> Answer:
     )
     beyond = sum(flow.beyond for flow in unbounded)
     shorter = sum(flow.shorter for flow in talks.flows)
-    paste = "\n\n".join(_budget(flow) for flow in unbounded[:PROPOSED_MOST] if _worth(flow, talks))
+    worth = [flow for flow in unbounded[:PROPOSED_MOST] if _worth(flow, talks)]
+    paste = "\n\n".join(_budget(flow) for flow in worth if _name(flow) not in held.names)
     action = "nothing to do: every flow has its limit"
     if paste:
         action = "give conversations a limit of dollars, from your own p99; it warns until you say hard = true"
+    elif worth:
+        action = f"say hard = true in budget {_name(worth[0])!r}, when its warnings look right"
     elif unbounded:
         action = f"wait for {CONVERSATIONS_LEAST} conversations of a flow: then its p99 makes a limit"
     return Answer(3, "growth", question, verdict, sentence, figures, lines, per.month(beyond + shorter), how, action, paste,
@@ -168,12 +173,16 @@ def _told(flow: Flow, held: bool) -> str:
     return f"p99 {show(flow.p99_cost)}, {flow.p99_turns:,} turns; {said}{'; ' + flow.why if flow.why else ''}"
 
 
+def _name(flow: Flow) -> str:
+    return (flow.name or flow.feature or "any") + " conversation"
+
+
 def _budget(flow: Flow) -> str:
     where = f'{{flow = {quote(flow.name)}, conversation = "*"}}' if flow.name else (
         f'{{feature = {quote(flow.feature)}, conversation = "*"}}' if flow.feature else '"conversation"')  # fmt: skip
     passed = f"{flow.over:,} of {flow.conversations:,} would have passed it"
     return (f"[[budget]]  # p99 {show(flow.p99_cost)}; {passed}\n"
-            f'name = {quote((flow.name or flow.feature or "any") + " conversation")}\nscope = {where}\nwindow = "conversation"\n'
+            f'name = {quote(_name(flow))}\nscope = {where}\nwindow = "conversation"\n'
             f'limit = "{dollars(flow.limit)}"\nhard = false')  # fmt: skip
 
 

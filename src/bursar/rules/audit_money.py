@@ -66,7 +66,8 @@ def told(line: Line) -> str:
     return words.format(line.name or "(unnamed)")
 
 
-def attribution(spent: Spent, rules: Limits, per: Scale) -> Answer:
+def attribution(spent: Spent, rules: Limits, per: Scale, defaults: bool = False) -> Answer:
+    """`defaults`: the policy has labels for calls that say nothing."""
     cost, nobody = spent.cost, spent.without["feature"]
     waste = [line for line in spent.multipliers if line.kind in WASTE]
     wasted = sum(line.cost for line in waste)
@@ -87,8 +88,8 @@ def attribution(spent: Spent, rules: Limits, per: Scale) -> Answer:
         action = "say which program each of these is, once; and send x-bursar-feature from now on"
         commands = tuple(f"bursar label --where prefix_hash={one.prefix_hash} feature=NAME" for one in spent.programs)
         if not commands:
-            action = "send x-bursar-feature with each call, or give what says nothing a default"
-            paste = '[labels]\nfeature = "unnamed-agent"'
+            action = "send x-bursar-feature with each call, or give what says nothing a default in [labels]"
+            paste = "" if defaults else '[labels]\nfeature = "unnamed-agent"'
     elif dearest is not None and dearest.cost:
         action = f"{ACTION.get(dearest.kind, 'see these calls, and what came before them')}: {show(per.month(dearest.cost))} a month"
         where = f"cause=tool:{dearest.name}" if dearest.kind == "tool" else f"cause={CAUSE.get(dearest.kind, dearest.kind)}"
@@ -128,7 +129,8 @@ class Fall(NamedTuple):
     instead: int | None
 
 
-def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: Scale) -> Answer:
+def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: Scale, names: frozenset[str] = frozenset()) -> Answer:
+    """`names`: of the budgets there are."""
     question = QUESTIONS["fallback"]
     how = "tries that another model answered, over the calls that had asked for the first; extra is against the first model's price"
     if not falls:
@@ -167,6 +169,7 @@ def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: S
         limit = dollars(round_up(max(per.month(spent) // 30, 10**12)))
         name = quote(f"{top.to} a day")
         paste = f'[[budget]]\nname = {name}\nscope = {{model = {quote(top.to)}}}\nwindow = "day"\nlimit = "{limit}"\nhard = false'
+        paste = "" if f"{top.to} a day" in names else paste
     if verdict == GOOD:
         action, paste = "nothing to do: look again when the rate moves", ""
     return Answer(2, "fallback", question, verdict, sentence, figures, lines, per.month(extra), how, action, paste,

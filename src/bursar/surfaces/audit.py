@@ -42,8 +42,8 @@ def take(reader: Reader, policy: Policy, period: periods.Period, now: int) -> Au
     loops = sum(line.cost for line in spent.multipliers if line.kind == "loop")
     stops = control.stops(ask, loops, sum(flow.beyond for flow in talks.flows))
     answers = (
-        audit_money.attribution(spent, limits, per),
-        audit_money.fallback(money.falls(ask), ask.cost, ask.calls, limits, per),
+        audit_money.attribution(spent, limits, per, bool(policy.labels)),
+        audit_money.fallback(money.falls(ask), ask.cost, ask.calls, limits, per, held.names),
         audit_control.growth(talks, held, limits, per),
         audit_control.tiers(control.used(ask), limits, per),
         audit_control.cache(control.cached(ask), ask.cost, limits, per),
