@@ -123,7 +123,8 @@ def growth(talks: Talks, held: Bounds, rules: Limits, per: Scale) -> Answer:
         "conversations; limits are 1.5 times the p99 of each flow"
     )
     if not talks.conversations:
-        return Answer(3, "growth", question, GOOD, "No call in this period belongs to a conversation.", (), (), 0, how, "nothing to do")
+        nobody = "No call in this period belongs to a conversation."
+        return Answer(3, "growth", question, GOOD, nobody, (), (), 0, how, "nothing to do")
     unbounded = [flow for flow in talks.flows if not {flow.name, ""} & held.dollars]
     tail, history = share(talks.tail, talks.total), share(talks.history, talks.spent)
     large = worst((against(tail, rules.tail), against(history, rules.history)))
@@ -137,7 +138,8 @@ def growth(talks: Talks, held: Bounds, rules: Limits, per: Scale) -> Answer:
         Figure("conversations", talks.conversations, "count", "conversations"),
         Figure("turns_p50", p50, "count", "turns at p50"), Figure("turns_p95", p95, "count", "turns at p95"),
         Figure("turns_max", most, "count", "turns at most"),
-        Figure("tokens_p50", talks.tokens[0], "tokens", "tokens at p50"), Figure("tokens_p95", talks.tokens[1], "tokens", "tokens at p95"),
+        Figure("tokens_p50", talks.tokens[0], "tokens", "tokens at p50"),
+        Figure("tokens_p95", talks.tokens[1], "tokens", "tokens at p95"),
         Figure("tokens_max", talks.tokens[2], "tokens", "tokens at most"),
         Figure("cost_p50", talks.cost[0], "usd", "at p50"), Figure("cost_p95", talks.cost[1], "usd", "at p95"),
         Figure("cost_max", talks.cost[2], "usd", "at most"),
@@ -235,7 +237,9 @@ def tiers(used: Used, rules: Limits, per: Scale) -> Answer:
         Figure("saved_share", share(saved, used.cost), "share", "of the bill"),
     )
     lines = used.models[:5] + tuple(
-        Line("move", f"{one.feature or '(unnamed)'}: {one.model} -> {one.to}", one.cost, one.calls, f"{show(one.then)} there; {one.why}")
+        Line(
+            "move", f"{one.feature or '(unnamed)'}: {one.model} -> {one.to}", one.cost, one.calls, f"{show(one.then)} there; {one.why}"
+        )
         for one in used.moves
     )
     action, commands = "nothing to do: work is where it belongs by its shape", ()
@@ -337,7 +341,9 @@ def guard(
     stop = f"{len(held.hard)} budget{' stops' if len(held.hard) == 1 else 's stop'}" if held.hard else "No budget stops anything"
     talk = "conversations have a limit of dollars" if held.dollars else "conversations have no limit"
     depth = "tool calls have one" if held.depth else "tool calls have none"
-    said = f"The last drill {'passed' if drill.passed else 'failed'} {age} days ago." if drill is not None else "No drill was ever held."
+    said = "No drill was ever held."
+    if drill is not None:
+        said = f"The last drill {'passed' if drill.passed else 'failed'} {age} day{'' if age == 1 else 's'} ago."
     sentence = f"{stop}; {talk}; {depth}. {said}"
     figures = (
         Figure("budgets_hard", len(held.hard), "count", "budgets stop"),
@@ -360,8 +366,8 @@ def guard(
     elif not fresh:
         action, commands = "hold a drill: a limit that was never seen to trip is a hope", ("bursar drill",)
     how = "limits and budgets as the policy has them; incidents and drills as the ledger has them"
-    return Answer(6, "guard", QUESTIONS["guard"], verdict, sentence, figures, (), per.month(max(stops.loops, stops.beyond)), how, action,
-                  paste, commands)  # fmt: skip
+    stake = per.month(max(stops.loops, stops.beyond))
+    return Answer(6, "guard", QUESTIONS["guard"], verdict, sentence, figures, (), stake, how, action, paste, commands)
 
 
 def _limits(flow: Flow) -> str:

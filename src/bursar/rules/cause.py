@@ -20,7 +20,9 @@ from .loop import Finding
 REASK_US = 600_000_000  # the same request within ten minutes of its failure is the same wish
 
 # Per cent. An error flag is somebody's word; a text is read; a result that is only unlike the others may be meant so.
-SURE: Mapping[str, int] = {"flag": 95, "exception": 90, "timeout": 90, "http": 90, "error": 85, "exit_code": 70, "malformed": 60, "empty": 55}
+SURE: Mapping[str, int] = {
+    "flag": 95, "exception": 90, "timeout": 90, "http": 90, "error": 85, "exit_code": 70, "malformed": 60, "empty": 55,
+}  # fmt: skip
 OWN_SIGN = 90
 
 

@@ -63,7 +63,8 @@ def talks(ask: Asker) -> Talks:
     turns, tokens, costs = (tuple(map(int, whole["turns"])), tuple(map(int, whole["tokens"])), tuple(map(pico, whole["costs"])))
     return Talks(
         number, (turns[0], turns[1], turns[2]), (tokens[0], tokens[1], tokens[2]), (costs[0], costs[1], costs[2]), pico(whole["cost"]),
-        pico(tail["cost"]), hundredth, history, ask.cost, tuple(_flow(ask, row, mains.get((row["flow"], row["feature"]))) for row in flows),
+        pico(tail["cost"]), hundredth, history, ask.cost,
+        tuple(_flow(ask, row, mains.get((row["flow"], row["feature"]))) for row in flows),
     )  # fmt: skip
 
 
@@ -114,7 +115,8 @@ def used(ask: Asker) -> Used:
     known = {(row["feature"], row["provider"], row["model"], row["purpose"]): row for row in looks}
     rows = ask.sql(f"""
         SELECT {by}, count(*) AS calls, sum(cost) AS cost, {", ".join(f"sum({n}) AS {n}" for n in TOKENS)}
-        FROM calls WHERE {WORK.format(when=WITHIN)} GROUP BY ALL HAVING sum(cost) > 0 ORDER BY sum(cost) DESC LIMIT 200""")  # fmt: skip
+        FROM calls WHERE {WORK.format(when=WITHIN)}
+        GROUP BY ALL HAVING sum(cost) > 0 ORDER BY sum(cost) DESC LIMIT 200""")  # fmt: skip
     moves: list[Move] = []
     for row in rows:
         look = known.get((row["feature"], row["provider"], row["model"], row["purpose"]))
@@ -138,7 +140,8 @@ def _move(ask: Asker, row: Mapping[str, Any], look: Mapping[str, Any]) -> Move |
     looks = shape.shape(
         shape.Work(
             row["feature"], row["model"], calls, cost, look["latency"] or 0, look["input_p50"] or 0, look["output_p50"] or 0,
-            look["output_p90"] or 0, look["tools"] / look["calls"], look["depth"] or 0, look["malformed"] / look["calls"], row["purpose"],
+            look["output_p90"] or 0, look["tools"] / look["calls"], look["depth"] or 0, look["malformed"] / look["calls"],
+            row["purpose"],
         )
     )  # fmt: skip
     to = TIERS.get(row["provider"], {}).get(looks.tier)
@@ -163,7 +166,8 @@ def cached(ask: Asker) -> Cached:
         for row in rows
     )
     read = share(int(ask.total["read"] or 0), int(ask.total["whole"] or 0))
-    return Cached(ask.calls, ask.total["answered"], pico(ask.total["kept"]), read, repeats, _prompts(ask), (ask.until - ask.latest) // 1_000_000 if ask.latest > ask.since else 0)
+    latest = (ask.until - ask.latest) // 1_000_000 if ask.latest > ask.since else 0
+    return Cached(ask.calls, ask.total["answered"], pico(ask.total["kept"]), read, repeats, _prompts(ask), latest)
 
 
 def _prompts(ask: Asker) -> tuple[Line, ...]:

@@ -40,7 +40,8 @@ def build_service(environment: Mapping[str, str]) -> str:
 
 # Variables with the name of what is built, and with what started it: GitHub, GitLab, Circle, Buildkite, Jenkins, Azure, TeamCity.
 SUITES = (
-    "GITHUB_WORKFLOW", "CI_JOB_NAME", "CIRCLE_JOB", "BUILDKITE_PIPELINE_SLUG", "JOB_NAME", "BUILD_DEFINITIONNAME", "TEAMCITY_BUILDCONF_NAME",
+    "GITHUB_WORKFLOW", "CI_JOB_NAME", "CIRCLE_JOB", "BUILDKITE_PIPELINE_SLUG", "JOB_NAME", "BUILD_DEFINITIONNAME",
+    "TEAMCITY_BUILDCONF_NAME",
 )  # fmt: skip
 TRIGGERS = ("GITHUB_EVENT_NAME", "CI_PIPELINE_SOURCE", "BUILDKITE_SOURCE", "BUILD_REASON")
 
