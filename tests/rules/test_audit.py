@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar.domain.policy import AuditPolicy, Budget, FlowGuard, Guard, Policy
-from bursar.rules import audit, audit_control, audit_money
+from bursar.domain.policy import AuditPolicy, Budget, Cache, FlowGuard, Guard, Policy
+from bursar.rules import audit, audit_control, audit_guard, audit_money
 from bursar.rules.audit import ACT, DAY_US, GOOD, WATCH, Line, Scale
-from bursar.rules.audit_control import Bounds, Cached, Drill, Flow, Move, Stops, Talks, Used
+from bursar.rules.audit_control import Cached, Move, Used
+from bursar.rules.audit_guard import Bounds, Drill, Flow, Stops, Talks
 from bursar.rules.audit_money import Fall, Program, Spent
 from bursar.surfaces import settings
 
@@ -68,8 +69,8 @@ def test_names_of_strangers_survive_the_policy_file(name: str) -> None:
 
 def test_a_proposed_limit_is_a_round_number_that_is_not_below_what_it_is_made_from() -> None:
     assert [audit.round_up(n) for n in (0, 9, 99, 101, 1234, 99_950)] == [0, 9, 99, 110, 1300, 100_000]
-    assert audit_control.limit_of(2 * USD) == 3 * USD
-    assert audit.dollars(audit_control.limit_of(0)) == "$0.01"  # never a limit that stops the first call
+    assert audit_guard.limit_of(2 * USD) == 3 * USD
+    assert audit.dollars(audit_guard.limit_of(0)) == "$0.01"  # never a limit that stops the first call
 
 
 # -- 1 -----------------------------------------------------------------------------------------------------------------
@@ -118,20 +119,20 @@ def test_a_fallback_to_a_cheaper_model_is_nothing_to_act_on() -> None:
 
 
 def test_conversations_without_a_limit_get_one_from_their_own_p99() -> None:
-    told = audit_control.growth(talks(flow(), flow("", feature="rare", conversations=3)), NOTHING, LIMITS, MONTH)
+    told = audit_guard.growth(talks(flow(), flow("", feature="rare", conversations=3)), NOTHING, LIMITS, MONTH)
     assert told.verdict == WATCH and told.stake == 10 * USD
     (budget,) = settings.parse(told.paste).budget
     assert (budget.scope, budget.window, budget.limit) == ({"flow": "chat", "conversation": "*"}, "conversation", "$3.00")
-    assert audit_control.growth(talks(flow(), tail=21), NOTHING, LIMITS, MONTH).verdict == ACT
-    assert audit_control.growth(talks(flow(), history=41), NOTHING, LIMITS, MONTH).verdict == ACT
+    assert audit_guard.growth(talks(flow(), tail=21), NOTHING, LIMITS, MONTH).verdict == ACT
+    assert audit_guard.growth(talks(flow(), history=41), NOTHING, LIMITS, MONTH).verdict == ACT
 
 
 def test_what_is_pasted_counts_as_a_limit_once_it_stops() -> None:
-    told = audit_control.growth(talks(flow()), NOTHING, LIMITS, MONTH)
-    warns = audit_control.bounds(settings.parse(told.paste))
-    stops = audit_control.bounds(settings.parse(told.paste.replace("hard = false", "hard = true")))
-    assert audit_control.growth(talks(flow()), warns, LIMITS, MONTH).verdict == WATCH
-    bounded = audit_control.growth(talks(flow()), stops, LIMITS, MONTH)
+    told = audit_guard.growth(talks(flow()), NOTHING, LIMITS, MONTH)
+    warns = audit_guard.bounds(settings.parse(told.paste))
+    stops = audit_guard.bounds(settings.parse(told.paste.replace("hard = false", "hard = true")))
+    assert audit_guard.growth(talks(flow()), warns, LIMITS, MONTH).verdict == WATCH
+    bounded = audit_guard.growth(talks(flow()), stops, LIMITS, MONTH)
     assert bounded.verdict == GOOD and bounded.paste == "" and bounded.stake == 0
 
 
@@ -149,7 +150,7 @@ def test_what_is_pasted_counts_as_a_limit_once_it_stops() -> None:
     ],
 )
 def test_a_limit_is_one_that_stops(policy: Policy, dollars: set[str], depth: set[str]) -> None:
-    held = audit_control.bounds(policy)
+    held = audit_guard.bounds(policy)
     assert (held.dollars, held.depth) == (dollars, depth)
 
 
@@ -160,8 +161,8 @@ def test_every_line_to_paste_is_one_that_the_policy_takes(names: list[str]) -> N
     pasted = [
         audit_money.attribution(spent(without={"feature": 90 * USD, "tenant": 0}), LIMITS, MONTH).paste,
         audit_money.fallback([Fall("a", names[0], "bursar", "5xx", 90, 100, USD, 1)], USD, 100, LIMITS, MONTH).paste,
-        audit_control.growth(talks(*flows), NOTHING, LIMITS, MONTH).paste,
-        audit_control.guard(NOTHING, Stops(0, 0, 0, 0), None, talks(*flows), 0, LIMITS, MONTH, Guard()).paste,
+        audit_guard.growth(talks(*flows), NOTHING, LIMITS, MONTH).paste,
+        audit_guard.guard(NOTHING, Stops(0, 0, 0, 0), None, talks(*flows), 0, LIMITS, MONTH, Guard()).paste,
     ]
     assert all(pasted)
     taken = settings.parse("\n\n".join(pasted))
@@ -172,7 +173,7 @@ def test_guards_are_good_when_they_stop_and_were_seen_to_lately() -> None:
     held = Bounds(frozenset(("",)), frozenset(("",)), frozenset(), ("tenants",), 0, True)
 
     def judged(bounds: Bounds, drill: Drill | None) -> str:
-        return audit_control.guard(bounds, Stops(0, 0, 0, 0), drill, talks(flow()), 40 * DAY_US, LIMITS, MONTH, Guard()).verdict
+        return audit_guard.guard(bounds, Stops(0, 0, 0, 0), drill, talks(flow()), 40 * DAY_US, LIMITS, MONTH, Guard()).verdict
 
     assert judged(held, Drill(39 * DAY_US, "p", True)) == GOOD
     for stale in (None, Drill(39 * DAY_US, "p", False), Drill(9 * DAY_US, "p", True)):
@@ -194,6 +195,6 @@ def test_tiers_are_judged_by_what_the_same_tokens_would_have_cost() -> None:
 
 def test_caches_are_judged_by_what_they_would_have_kept() -> None:
     line = Line("prompt", "chat", 11 * USD, 9)
-    told = audit_control.cache(Cached(100, 0, 0, 0, (), (line,), 0), 100 * USD, LIMITS, MONTH)
+    told = audit_control.cache(Cached(100, 0, 0, 0, (), (), 0, (line,), 0), 100 * USD, LIMITS, MONTH, Cache())
     assert told.verdict == ACT and told.stake == 11 * USD and "chat" in told.action
-    assert audit_control.cache(Cached(100, 20, USD, 900_000, (), (), 0), 100 * USD, LIMITS, MONTH).verdict == GOOD
+    assert audit_control.cache(Cached(100, 20, USD, 900_000, (), (), 0, (), 0), 100 * USD, LIMITS, MONTH, Cache()).verdict == GOOD

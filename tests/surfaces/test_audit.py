@@ -195,8 +195,13 @@ def test_a_corpus_that_is_embedded_again_each_night_is_told(tmp_path: Path) -> N
                           flow="reindex", request_hash=f"{n % 3 if n % 3 else n + 100:032x}")
         for n in range(30)
     ]  # fmt: skip
-    (line,) = answer(taken(tmp_path / "ledger", rows), "attribution").lines
+    made = taken(tmp_path / "ledger", rows)
+    (line,) = answer(made, "attribution").lines
     assert line.note == "60.0% sent before, to the byte; 90.0% as on the day before: done again?"
+    (twice,) = answer(made, "cache").lines
+    assert (twice.kind, twice.name, twice.calls) == ("vector", "reindex", 18) and twice.cost * 5 == made.cost * 3
+    assert figure(answer(made, "cache"), "embedded") == made.cost * 9 // 10
+    assert settings.parse(answer(made, "cache").paste).cache.embeddings
 
 
 def test_a_fallback_is_held_against_the_price_of_what_was_asked_for(tmp_path: Path) -> None:
@@ -276,6 +281,14 @@ def test_work_that_looks_cheap_is_priced_at_the_cheap_tier(tmp_path: Path) -> No
     found = answer(taken(tmp_path / "ledger", rows), "tiers")
     (move,) = [line for line in found.lines if line.kind == "move"]
     assert found.verdict == ACT and move.name == "triage: gpt-5 -> gpt-5-nano" and move.calls == 50
+    routed = settings.parse(found.paste)
+    assert routed.tiers.cheap == ["gpt-5-nano"] and [(route.when, route.tier, route.mode) for route in routed.route] == [
+        ({"feature": "triage"}, "cheap", "shadow")
+    ]
+    again = answer(taken(tmp_path / "again", rows, routed), "tiers")
+    assert again.paste == "" and "shadow" in again.action
+    own = answer(taken(tmp_path / "own", rows, settings.parse('[tiers]\ncheap = ["claude-haiku-4-5", "gpt-5-mini"]\n')), "tiers")
+    assert [line.name for line in own.lines if line.kind == "move"] == ["triage: gpt-5 -> gpt-5-mini"]
     assert figure(found, "saved") == 50 * ((10_000 * 1_250 + 20 * 10_000) - (10_000 * 50 + 20 * 400)) * 1000
 
 

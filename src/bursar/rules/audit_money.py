@@ -56,7 +56,7 @@ TOLD = {
     "sdk retry": "the SDK's own retries", "re-ask": "the same asked again", "repair": "repairing replies that do not parse",
     "fallback": "falling back, {}", "eval": "eval suite {}", "embedding": "embedding {}", "background": "background work, {}",
     "control": "bursar's own calls", "history": "history sent again, in all calls", "flow": "{}", "model": "{}", "move": "{}",
-    "repeat": "asked twice: {}", "prompt": "read anew: {}",
+    "repeat": "asked twice: {}", "vector": "embedded twice: {}", "prompt": "read anew: {}",
 }  # fmt: skip
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 
-from ..domain.policy import Policy
+from ..domain.policy import Compact, Policy
 from ..rules import audit as rules
-from ..rules import audit_control, audit_money
+from ..rules import audit_control, audit_guard, audit_money
 from ..rules.audit import Audit
-from ..rules.audit_control import Drill, Stops, Talks
+from ..rules.audit_guard import Stops, Talks
 from ..stores.query import Query
 from ..stores.reader import Reader
 from . import audit_control as control
+from . import audit_guard as guard
 from . import audit_money as money
 from . import periods
 from .audit_asker import Asker
@@ -29,33 +30,28 @@ def open_reader(folder: str | os.PathLike[str], *, skip_damaged: bool = False) -
 
 def take(reader: Reader, policy: Policy, period: periods.Period, now: int) -> Audit:
     """The audit of a period; without one, of the thirty days up to the ledger's last row. `now` in microseconds."""
-    limits, held, drill = rules.limits(policy.audit), audit_control.bounds(policy), last_drill(reader)
+    limits, held, drill = rules.limits(policy.audit), audit_guard.bounds(policy), guard.last_drill(reader)
     span = _span(reader, period)
     if span is None:
         per = rules.scale(0, 0)
         unasked = [rules.empty(key, number) for number, key in enumerate(rules.QUESTIONS, 1)][:-1]
-        sixth = audit_control.guard(held, Stops(0, 0, 0, 0), drill, NOBODY, now, limits, per, policy.guard)
+        sixth = audit_guard.guard(held, Stops(0, 0, 0, 0), drill, NOBODY, now, limits, per, policy.guard)
         return Audit(period.since, period.until, 0, 0, 0, 0, False, 0, (*unasked, sixth))
     per = rules.scale(*span)
     ask = Asker(reader, policy, *span)
-    spent, talks = money.spent(ask), control.talks(ask)
+    again = money.embedded(ask)
+    spent, talks = money.spent(ask, again), guard.talks(ask)
     loops = sum(line.cost for line in spent.multipliers if line.kind == "loop")
-    stops = control.stops(ask, loops, sum(flow.beyond for flow in talks.flows))
+    stops = guard.stops(ask, loops, sum(flow.beyond for flow in talks.flows))
     answers = (
         audit_money.attribution(spent, limits, per, bool(policy.labels)),
         audit_money.fallback(money.falls(ask), ask.cost, ask.calls, limits, per, held.names),
-        audit_control.growth(talks, held, limits, per),
+        audit_guard.growth(talks, held, limits, per, policy.compact == Compact()),
         audit_control.tiers(control.used(ask), limits, per),
-        audit_control.cache(control.cached(ask), ask.cost, limits, per),
-        audit_control.guard(held, stops, drill, talks, now, limits, per, policy.guard),
+        audit_control.cache(control.cached(ask, again), ask.cost, limits, per, policy.cache),
+        audit_guard.guard(held, stops, drill, talks, now, limits, per, policy.guard),
     )
     return Audit(*span, per.days, ask.calls, ask.cost, per.month(ask.cost), per.times != per.over, spent.unpriced, answers)
-
-
-def last_drill(reader: Reader) -> Drill | None:
-    """The newest drill that the ledger knows of."""
-    row = reader.sqlite.execute("SELECT ts, policy, passed FROM drills ORDER BY ts DESC, n DESC LIMIT 1").fetchone()
-    return None if row is None else Drill(row[0], row[1], bool(row[2]))
 
 
 def _span(reader: Reader, period: periods.Period) -> tuple[int, int] | None:

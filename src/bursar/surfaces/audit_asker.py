@@ -23,6 +23,7 @@ WHOLE = "(coalesce(input, 0) + coalesce(cache_read, 0) + coalesce(cache_write, 0
 WRITTEN = "(coalesce(output, 0) + coalesce(reasoning, 0))"
 WITHIN = "ts >= make_timestamptz($since) AND ts < make_timestamptz($until)"
 LATELY = "ts >= make_timestamptz($latest) AND ts < make_timestamptz($until)"
+KEPT = "list_has_any(string_split(saved_by, '+'), ['cache', 'near'])"  # a kept reply answered
 LABELS = ("feature", "tenant", "flow", "conversation")
 COLUMNS = (
     "operation", "purpose", "cause", "tenant", "feature", "flow", "conversation", "turn", "tool_depth", "try_no", "status", "error",
@@ -41,8 +42,8 @@ class Asker:
         unsaid = ", ".join(f"sum(cost) FILTER ({name} = '') AS without_{name}" for name in LABELS)
         (self.total,) = self.sql(f"""
             SELECT count(*) AS rows, sum(cost) AS cost, sum(cost_history) AS history, {unsaid}, sum({WHOLE}) AS whole,
-                   sum(cache_read) AS read, sum(saved) FILTER (saved_by IN ('cache', 'near')) AS kept,
-                   count(*) FILTER (saved_by IN ('cache', 'near')) AS answered
+                   sum(cache_read) AS read, sum(saved) FILTER ({KEPT}) AS kept,
+                   count(*) FILTER ({KEPT}) AS answered
             FROM calls WHERE {WITHIN}""")  # fmt: skip
         (counted,) = self.query(("calls", "unpriced"), ())
         self.calls, self.unpriced, self.cost = counted["calls"], counted["unpriced"], pico(self.total["cost"])

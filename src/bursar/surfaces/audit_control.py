@@ -1,20 +1,17 @@
-"""What questions three to six are answered from: conversations, the shape of work, what repeats, and what guards did."""
+"""What questions four and five are answered from: the shape of work, and what comes again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..domain.money import plain
-from ..rules import audit_control as rules
-from ..rules import prospect, shape
+from ..domain.policy import Tiers
+from ..rules import shape
 from ..rules.audit import Line, share
-from ..rules.audit_control import Cached, Flow, Move, Stops, Talks, Used
-from ..stores.query import Filter
+from ..rules.audit_control import Cached, Move, Used
 from .audit_asker import LATELY, TOKENS, WHOLE, WITHIN, WRITTEN, Asker, pico
+from .audit_money import Embedded
 
-FLOWS = 8
-RUNS = 2_000  # conversations of a flow that shortening is worked out on
 MOVES = 5
 MOVE_LEAST = 1_000  # millionths of the bill that work must have cost to be looked at
 MODELS = 40
@@ -27,73 +24,6 @@ TIERS = {
     "anthropic": {"cheap": "claude-haiku-4-5", "standard": "claude-sonnet-4-5"},
     "gemini": {"cheap": "gemini-2.5-flash-lite", "standard": "gemini-2.5-flash"},
 }
-
-# -- 3 -----------------------------------------------------------------------------------------------------------------
-
-
-def talks(ask: Asker) -> Talks:
-    ask.sql(f"""
-        CREATE OR REPLACE TEMP TABLE audited AS
-        SELECT hash(conversation) AS id, any_value(flow) AS flow, any_value(feature) AS feature, sum(cost) AS cost, max(turn) AS turns,
-               max(tool_depth) AS depth, sum({WHOLE}) AS prompt, sum({WRITTEN}) AS completion,
-               count(*) FILTER (attempt_kind <> 'correction') AS calls
-        FROM calls WHERE {WITHIN} AND conversation <> '' AND purpose = 'primary'
-        GROUP BY hash(conversation) HAVING sum(cost) IS NOT NULL""")  # fmt: skip
-    (whole,) = ask.sql("""
-        SELECT count(*) AS n, sum(cost) AS cost, quantile_disc(coalesce(turns, 0), [0.5, 0.95, 1.0]) AS turns,
-               quantile_disc(prompt + completion, [0.5, 0.95, 1.0]) AS tokens, quantile_disc(cost, [0.5, 0.95, 1.0]) AS costs
-        FROM audited""")  # fmt: skip
-    history, number = pico(ask.total["history"]), whole["n"]
-    if not number:
-        return Talks(0, (0, 0, 0), (0, 0, 0), (0, 0, 0), 0, 0, 0, history, ask.cost, ())
-    hundredth = -(-number // 100)
-    (tail,) = ask.sql(
-        "SELECT sum(cost) AS cost FROM (SELECT cost FROM audited ORDER BY cost DESC LIMIT $number)", {"number": hundredth}
-    )
-    flows = ask.sql(
-        """SELECT flow, CASE WHEN flow = '' THEN feature ELSE '' END AS feature, count(*) AS n, sum(cost) AS cost,
-                  quantile_disc(cost, 0.99) AS p99_cost, quantile_disc(coalesce(turns, 0), 0.99) AS p99_turns,
-                  quantile_disc(coalesce(depth, 0), 0.99) AS p99_depth
-           FROM audited GROUP BY ALL ORDER BY sum(cost) DESC, flow LIMIT $most""",
-        {"most": FLOWS},
-    )
-    mains: dict[tuple[str, str], tuple[str, str]] = {}  # the model that most of a flow's dollars went to, and who sells it
-    for row in ask.query(("cost",), ("flow", "feature", "provider", "model_served"), Filter("purpose", ("primary",))):
-        mains.setdefault((row["flow"], "" if row["flow"] else row["feature"]), (row["provider"], row["model_served"]))
-    turns, tokens, costs = (tuple(map(int, whole["turns"])), tuple(map(int, whole["tokens"])), tuple(map(pico, whole["costs"])))
-    return Talks(
-        number, (turns[0], turns[1], turns[2]), (tokens[0], tokens[1], tokens[2]), (costs[0], costs[1], costs[2]), pico(whole["cost"]),
-        pico(tail["cost"]), hundredth, history, ask.cost,
-        tuple(_flow(ask, row, mains.get((row["flow"], row["feature"]))) for row in flows),
-    )  # fmt: skip
-
-
-def _flow(ask: Asker, row: Mapping[str, Any], main: tuple[str, str] | None) -> Flow:
-    p99 = pico(row["p99_cost"])
-    limit = rules.limit_of(p99)
-    mine = "flow = $flow" if row["flow"] else "flow = '' AND feature = $feature"
-    its = {"flow": row["flow"], "feature": row["feature"], "limit": plain(limit), "most": RUNS}
-    (over,) = ask.sql(
-        f"""SELECT count(*) AS n, sum(cost - CAST($limit AS DECIMAL(38,12))) AS beyond
-            FROM audited WHERE {mine} AND cost > CAST($limit AS DECIMAL(38,12))""",
-        its,
-    )
-    made = Flow(
-        row["flow"], row["feature"], row["n"], pico(row["cost"]), p99, row["p99_turns"], row["p99_depth"], limit, over["n"],
-        pico(over["beyond"]),
-    )  # fmt: skip
-    rates = [ask.rate(*main, unit) for unit in ("input", "output")] if main is not None else [0]
-    if not all(rates):
-        return made
-    runs = [
-        prospect.Run(one["calls"], int(one["prompt"]), int(one["completion"]), pico(one["cost"]))
-        for one in ask.sql(f"SELECT calls, prompt, completion, cost FROM audited WHERE {mine} ORDER BY id LIMIT $most", its)
-    ]
-    found = prospect.look_ahead(runs, rates[0], rates[1], prospect.Strategy("mask"))
-    if not found.gain:
-        return made
-    return made._replace(shorter=made.cost * int(found.net * 1000) // 1000, why=f"masking old tool results keeps {found.net:.0%}")
-
 
 # -- 4 -----------------------------------------------------------------------------------------------------------------
 
@@ -129,7 +59,20 @@ def used(ask: Asker) -> Used:
         for row in ask.query(("cost", "tries"), ("model_served",), top=MODELS)
         if row["cost"]
     )
-    return Used(models, ask.cost, tuple(moves[:MOVES]))
+    return Used(models, ask.cost, tuple(moves[:MOVES]), ask.policy.tiers, tuple(ask.policy.route))
+
+
+def _model(ask: Asker, provider: str, tier: str) -> str | None:
+    """The model that a tier is at this provider: the policy's, or what is usual where it says nothing."""
+    said: str | list[str] = getattr(ask.policy.tiers, tier)
+    for name in [said] if isinstance(said, str) else said:
+        whose, slash, model = name.partition("/")
+        if slash and whose == provider:
+            return model
+        price = ask.price(provider, name) if name and not slash else None
+        if price is not None and not price.estimated:  # estimated: it is not this provider's
+            return name
+    return TIERS.get(provider, {}).get(tier) if ask.policy.tiers == Tiers() else None
 
 
 def _move(ask: Asker, row: Mapping[str, Any], look: Mapping[str, Any]) -> Move | None:
@@ -144,7 +87,7 @@ def _move(ask: Asker, row: Mapping[str, Any], look: Mapping[str, Any]) -> Move |
             row["purpose"],
         )
     )  # fmt: skip
-    to = TIERS.get(row["provider"], {}).get(looks.tier)
+    to = _model(ask, row["provider"], looks.tier)
     then = None if to is None or row["model"].startswith(to) else ask.bill(row["provider"], to, row, calls)
     if to is None or then is None or then * 10 > cost * 9:
         return None
@@ -154,11 +97,12 @@ def _move(ask: Asker, row: Mapping[str, Any], look: Mapping[str, Any]) -> Move |
 # -- 5 -----------------------------------------------------------------------------------------------------------------
 
 
-def cached(ask: Asker) -> Cached:
+def cached(ask: Asker, again: Mapping[str, Embedded]) -> Cached:
     rows = ask.sql(f"""
         SELECT feature, model, sum(n - 1) AS n, sum(cost - first) AS cost FROM (
             SELECT max(feature) AS feature, max(model_served) AS model, count(*) AS n, sum(cost) AS cost, arg_min(cost, ts) AS first
-            FROM calls WHERE {LATELY} AND status = 'ok' AND cost > 0 AND request_hash <> '' AND operation NOT IN ('retry', 'fallback')
+            FROM calls WHERE {LATELY} AND status = 'ok' AND cost > 0 AND request_hash <> '' AND purpose <> 'embedding'
+                 AND operation NOT IN ('retry', 'fallback')
             GROUP BY hash(tenant, request_hash, model_served, date_trunc('day', ts)) HAVING count(*) > 1)
         GROUP BY feature, model ORDER BY sum(cost - first) DESC, feature, model LIMIT {REPEATS}""")  # fmt: skip
     repeats = tuple(
@@ -166,8 +110,11 @@ def cached(ask: Asker) -> Cached:
         for row in rows
     )
     read = share(int(ask.total["read"] or 0), int(ask.total["whole"] or 0))
+    vectors = tuple(Line("vector", name or "(unnamed)", one.cost, one.calls, one.note) for name, one in again.items() if one.cost)
     latest = (ask.until - ask.latest) // 1_000_000 if ask.latest > ask.since else 0
-    return Cached(ask.calls, ask.total["answered"], pico(ask.total["kept"]), read, repeats, _prompts(ask), latest)
+    steady = sum(one.steady for one in again.values())
+    answered, kept = ask.total["answered"], pico(ask.total["kept"])
+    return Cached(ask.calls, answered, kept, read, repeats, vectors, steady, _prompts(ask), latest)
 
 
 def _prompts(ask: Asker) -> tuple[Line, ...]:
@@ -196,16 +143,3 @@ def _prompts(ask: Asker) -> tuple[Line, ...]:
             found[row["feature"]] = cost + ask.all(kept), calls + ask.all(row["calls"])
     lines = [Line("prompt", name or "(unnamed)", cost, calls) for name, (cost, calls) in found.items()]
     return tuple(sorted(lines, key=lambda line: (-line.cost, line.name))[:REPEATS])
-
-
-# -- 6 -----------------------------------------------------------------------------------------------------------------
-
-
-def stops(ask: Asker, loops: int, beyond: int) -> Stops:
-    """What guards did in the period. `loops` and `beyond`: dollars, as the other questions found them."""
-    rows = ask.reader.sqlite.execute(
-        "SELECT act, count(*) FROM incidents WHERE last_ts >= ? AND ts < ? GROUP BY act", (ask.since, ask.until)
-    ).fetchall()
-    acts = {str(act): int(number) for act, number in rows}
-    stopped = acts.pop("stopped", 0) + acts.pop("refused", 0)
-    return Stops(stopped, sum(acts.values()), loops, beyond)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..rules.audit import Line, per_cent, share
 from ..rules.audit_money import Fall, Program, Spent
@@ -20,7 +20,43 @@ RETRIES = {"sdk_retry": "sdk retry", "reask": "re-ask", "repair": "repair"}
 NAMED = (("eval", f"{LABEL}suite", "flow"), ("embedding", f"{LABEL}corpus", "flow"), ("background", "feature", "flow"))
 
 
-def spent(ask: Asker) -> Spent:
+class Embedded(NamedTuple):
+    """Of one corpus, what was embedded before: requests that came again byte for byte (`cost`, `calls`), and dollars for as much as
+    the day before had too (`steady`; of a corpus that is done once, none). `note` says both in words."""
+
+    cost: int
+    calls: int
+    steady: int
+    note: str
+
+
+def embedded(ask: Asker) -> dict[str, Embedded]:
+    seen = "row_number() OVER (PARTITION BY tenant, request_hash, model_served ORDER BY ts) > 1"
+    rows = ask.sql(
+        f"""SELECT corpus, day, sum(whole) AS tokens, sum(cost) AS whole_cost, sum(whole) FILTER (again) AS again,
+                   sum(cost) FILTER (again) AS cost, count(*) FILTER (again) AS calls
+            FROM (SELECT coalesce(nullif(map_extract_value(labels, 'corpus'), ''), flow) AS corpus, date_trunc('day', ts) AS day, cost,
+                         {WHOLE} AS whole, {seen if ask.rows <= LOOKED_AT else "false"} AS again
+                  FROM calls WHERE {WITHIN} AND purpose = 'embedding' AND operation = 'embedding' AND status = 'ok')
+            GROUP BY ALL ORDER BY corpus, day""",
+        columns=("labels",),
+    )
+    made: dict[str, Embedded] = {}
+    for corpus in {row["corpus"] for row in rows}:
+        mine = [row for row in rows if row["corpus"] == corpus]
+        days = [int(row["tokens"] or 0) for row in mine]
+        again, steady = sum(int(row["again"] or 0) for row in mine), sum(min(pair) for pair in pairwise(days))
+        told = [f"{per_cent(share(again, sum(days)))} sent before, to the byte"] if again else []
+        if len(days) >= DAYS_LEAST and share(steady, sum(days)) >= STEADY:
+            told.append(f"{per_cent(share(steady, sum(days)))} as on the day before: done again?")
+        else:
+            steady = 0
+        common = sum(pico(row["whole_cost"]) for row in mine) * steady // max(sum(days), 1)
+        made[corpus] = Embedded(sum(pico(row["cost"]) for row in mine), sum(row["calls"] for row in mine), common, "; ".join(told))
+    return made
+
+
+def spent(ask: Asker, again: Mapping[str, Embedded]) -> Spent:
     found: dict[tuple[str, str], tuple[int, int]] = {}
 
     def add(key: tuple[str, str] | None, row: Mapping[str, Any]) -> None:
@@ -36,9 +72,9 @@ def spent(ask: Asker) -> Spent:
         only = (Filter("purpose", (purpose,)), Filter("operation", (purpose,)), Filter("cause", ("loop",), True))
         for row in ask.query(("cost", "tries"), (first, second), *only):
             add((purpose, row[first] or row[second]), row)
-    again = _again(ask) if "embedding" in purposes else {}
+    notes = {name: corpus.note for name, corpus in again.items()}
     lines = [
-        Line(kind, name, cost, tries, again.get(name, "") if kind == "embedding" else "")
+        Line(kind, name, cost, tries, notes.get(name, "") if kind == "embedding" else "")
         for (kind, name), (cost, tries) in found.items()
     ]
     lines.sort(key=lambda line: (-line.cost, line.kind, line.name))
@@ -71,29 +107,6 @@ def _programs(ask: Asker) -> tuple[Program, ...]:
         models = ", ".join(one["model_served"] for one in ask.query(("cost",), ("model_served",), unsaid, mine, top=2))
         made.append(Program(row["prefix_hash"], models, row["calls"], pico(row["cost"])))
     return tuple(made)
-
-
-def _again(ask: Asker) -> dict[str, str]:
-    """By corpus, how much of it was embedded before: requests sent again byte for byte, and days that are like the day before."""
-    seen = "row_number() OVER (PARTITION BY tenant, request_hash, model_served ORDER BY ts) > 1"
-    rows = ask.sql(
-        f"""SELECT corpus, day, sum(whole) AS tokens, sum(whole) FILTER (again) AS again
-            FROM (SELECT coalesce(nullif(map_extract_value(labels, 'corpus'), ''), flow) AS corpus, date_trunc('day', ts) AS day,
-                         {WHOLE} AS whole, {seen if ask.rows <= LOOKED_AT else "false"} AS again
-                  FROM calls WHERE {WITHIN} AND purpose = 'embedding' AND operation = 'embedding' AND status = 'ok')
-            GROUP BY ALL ORDER BY corpus, day""",
-        columns=("labels",),
-    )
-    made: dict[str, str] = {}
-    for corpus in {row["corpus"] for row in rows}:
-        mine = [row for row in rows if row["corpus"] == corpus]
-        days = [int(row["tokens"] or 0) for row in mine]
-        again, steady = sum(int(row["again"] or 0) for row in mine), sum(min(pair) for pair in pairwise(days))
-        told = [f"{per_cent(share(again, sum(days)))} sent before, to the byte"] if again else []
-        if len(days) >= DAYS_LEAST and share(steady, sum(days)) >= STEADY:
-            told.append(f"{per_cent(share(steady, sum(days)))} as on the day before: done again?")
-        made[corpus] = "; ".join(told)
-    return made
 
 
 def falls(ask: Asker) -> list[Fall]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..domain.policy import Policy
 from ..rules.audit import DAY_US, Audit, limits, per_cent
-from ..rules.audit_control import Drill, bounds
+from ..rules.audit_guard import Drill, bounds
 
 
 class Check(NamedTuple):

@@ -14,7 +14,7 @@ from ..domain.money import plain, show
 from ..rules.audit import ACT, GOOD, MILLION, WATCH, Answer, Audit, Figure, Line, per_cent, share, times
 from ..rules.audit_money import told
 from . import audit as asking
-from . import audit_ready, periods, settings, tables, wiring
+from . import audit_guard, audit_ready, periods, settings, tables, wiring
 from .cli_common import Common, common
 
 STYLE = {GOOD: "green", WATCH: "yellow", ACT: "bold red"}
@@ -37,7 +37,7 @@ def audit(common: Common, ready: bool, brief: bool, markdown: bool, config: str 
     now = wiring.now_us()
     with asking.open_reader(common.existing(config), skip_damaged=skip_damaged) as reader:
         made = asking.take(reader, policy, common.period(), now)
-        checks = audit_ready.checks(made, policy, asking.last_drill(reader), now) if ready else ()
+        checks = audit_ready.checks(made, policy, audit_guard.last_drill(reader), now) if ready else ()
         skipped = list(reader.skipped)
     for name in skipped:
         click.echo(f"without segment {name}, which is missing or damaged", err=True)
