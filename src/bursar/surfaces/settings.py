@@ -135,6 +135,9 @@ def _check_alarms(policy: Policy, text: str, name: str) -> None:
         if missing is not None:
             raise BadPolicy(f"{name}:{_line(text, where)}: {what}: there is no channel {missing!r}; [channels] has {known}")
 
+    place = policy.guard.handoff
+    if place and not re.match(r"https?://", place):
+        channels([place], ["guard", "handoff"], "guard.handoff")
     seen: set[str] = set()
     for number, alarm in enumerate(policy.alarm):
         line = _line(text, ["alarm", number])
