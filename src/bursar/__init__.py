@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .surfaces.context import labels, operation
+    from .surfaces.conversations import conversations
     from .surfaces.spend import spend
+    from .surfaces.tool import tool
     from .surfaces.wrap import instrument, wrap
 
 _HOME = {
+    "conversations": "surfaces.conversations",
     "instrument": "surfaces.wrap",
     "labels": "surfaces.context",
     "operation": "surfaces.context",
     "spend": "surfaces.spend",
+    "tool": "surfaces.tool",
     "wrap": "surfaces.wrap",
 }
 
-__all__ = ["instrument", "labels", "operation", "spend", "wrap"]
+__all__ = ["conversations", "instrument", "labels", "operation", "spend", "tool", "wrap"]
 
 
 def __getattr__(name: str) -> object:

@@ -147,6 +147,15 @@ class History(Shape, frozen=True, gc=False):
     print: int  # fingerprint of the system's first message
 
 
+LONG_LINE = 40  # characters of a line that is not likely to come twice by chance
+LINES = 8
+
+
+def long_lines(text: str) -> tuple[int, ...]:
+    """Hashes of the first long lines of a text: a summary is carried on with something put around it. In this process only."""
+    return tuple([hash(line) for line in map(str.strip, text[:8192].split("\n")) if len(line) >= LONG_LINE][:LINES])
+
+
 class Reply(Shape, frozen=True, gc=False):
     """What was answered, in the same terms: it stands in the next request's messages."""
 
@@ -155,4 +164,4 @@ class Reply(Shape, frozen=True, gc=False):
     parts: tuple[int, ...] = ()  # digests of the messages or items that it will be
     uses: tuple[Use, ...] = ()
     prompts: tuple[int, ...] = ()  # hashes of long texts given to tools: a sub-agent begins with one
-    lines: tuple[int, ...] = ()  # hashes of long lines: a summary carries them on
+    text: str = ""  # where it is long enough to be a summary, which somebody carries on

@@ -62,12 +62,16 @@ class Fallback(Record, frozen=True):
     on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = msgspec.field(
         default_factory=lambda: ["5xx", "connect"]
     )
+    ceiling: str = ""  # "$20": most that its tries may cost in a day (UTC); beyond that the client gets the failure
 
 
 class PriceOverride(Record, frozen=True):
-    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win."""
+    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win. Of a tool: dollars a
+    call."""
 
-    model: str  # exact, or with * as a wildcard
+    model: str = ""  # exact, or with * as a wildcard
+    tool: str = ""  # in place of a model, its name as the messages have it; with * as a wildcard
+    call: str | int | None = None  # dollars that one call of the tool costs
     provider: str = ""
     input: str | int | None = None
     output: str | int | None = None
@@ -149,6 +153,15 @@ class Guard(Record, frozen=True):
     # Sent upstream under a hard dollar budget. Every chat model still sold takes 4,096; a cap above a model's own is an error.
     output_cap: int = 4_096
     output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output
+
+
+class SpendPolicy(Record, frozen=True):
+    """`[spend]`: how reports count."""
+
+    shared_by: Literal["cost", "calls", "tokens"] = "cost"  # how cost that is nobody's is divided among customers
+    overhead: list[str] = []  # tenants that are no customers: their cost is divided too
+    human_cost: str = ""  # dollars that a person costs who handles one conversation: "$6.50"
+    resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
 
 
 class Alarm(Record, frozen=True):
@@ -253,6 +266,7 @@ class Policy(Record, frozen=True):
     watch: Watch = Watch()
     server: Server = Server()
     ledger: LedgerPolicy = LedgerPolicy()
+    spend: SpendPolicy = SpendPolicy()
     guard: Guard = Guard()
     cache: Cache = Cache()
     tiers: Tiers = Tiers()

@@ -35,29 +35,36 @@ class Cause(Shape, frozen=True, gc=False):
     failed: tuple[Failed, ...] = ()  # tools whose failure may be why: what the reply calls decides
 
 
-def infer(retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "") -> Cause:
+def infer(
+    retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "", raised: tuple[str, ...] = ()
+) -> Cause:
     """What is known before the call goes out. `retries` is how often an SDK says it has tried before; `ci` names the build
-    service whose environment a wrapped client runs in."""
+    service whose environment a wrapped client runs in; `raised`: tools that have failed in it since its last call, whatever the
+    messages make of that."""
     base = _purpose(asked, labels, key, ci)
     said = labels.operation
-    if said in ("retry", "fallback"):
-        return replace(base, kind=said, operation=said, cause="label", confidence=100)
-    if said == "primary":
-        return base
+    if said:
+        if said in ("retry", "fallback"):
+            return replace(base, kind=said, operation=said, cause="label", confidence=100)
+        if said == "primary":
+            return base
     if retries != b"0" and retries.isdigit():
         evidence: tuple[tuple[str, str | int], ...] = (("retry_count", int(retries[:9])),)
         if placed is not None and placed.again is not None:
             evidence += (("of", placed.again.call),)
         return replace(base, kind="retry", operation="retry", cause="sdk_retry", confidence=100, evidence=evidence)
-    if placed is not None:
+    history = asked.history
+    if placed is not None and (placed.again is not None or placed.after is not None or (history is not None and history.repair)):
         again = _again(base, asked, placed)
         if again is not None:
             return again
         repair = _repair(base, asked, placed)
         if repair is not None:
             return repair
-    if asked.history is not None and asked.history.failed:
-        failed = asked.history.failed
+    failed = history.failed if history is not None else ()
+    if not failed and raised and placed is not None and placed.fresh_pairs:
+        failed = tuple([Failed(name, "exception", 0) for name in raised if name in placed.pairs.names[-placed.fresh_pairs :]])
+    if failed:
         first = failed[0]
         return replace(base,
             operation="retry", cause=f"tool:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN) - 30,
@@ -71,6 +78,8 @@ PRIMARY = Cause()
 
 def _purpose(asked: Asked, labels: Labels, key: str, ci: str) -> Cause:
     word = labels.operation
+    if not word and not asked.embedding and not key and not ci:
+        return PRIMARY
     if asked.embedding and word in ("", "embedding"):
         return Cause("first", "embedding", "embedding")
     if word == "primary":

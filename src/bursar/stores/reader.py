@@ -11,7 +11,7 @@ import duckdb
 
 from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import alarms, marks
+from . import alarms, closed, incidents, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -34,6 +34,10 @@ class Segment(NamedTuple):
     rows: int
     bytes: int
     sha256: str
+
+
+INCIDENTS_MAX = 10_000  # asked for at once, the newest
+INCIDENT_NUMBERS = frozenset(("n", "ts", "last_ts", "calls", "spent", "limit", "kept"))
 
 
 class Reader:
@@ -81,8 +85,10 @@ class Reader:
     def query(self, query: Query) -> list[Row]:
         """Answer a closed question. Money is Decimal, counts are int, periods ISO text; LedgerFault(code="query") says which
         name is not known."""
-        plan = compile_query(query)
-        self._view(plan.columns, query.since_us, query.until_us)
+        plan = compile_query(query._replace(since_us=None, until_us=None))
+        if None not in (query.since_us, query.until_us) and query.since_us >= query.until_us:  # type: ignore[operator]
+            plan = compile_query(query)
+        self._view(plan.columns, query.since_us, query.until_us, cut=True)
         return self._run(plan.sql, plan.values)
 
     def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
@@ -117,6 +123,10 @@ class Reader:
         """What people put on the time line in [since, until), oldest first."""
         return marks.between(self.sqlite, since_us, until_us)
 
+    def closed(self) -> list[closed.Closed]:
+        """Months as they were closed, oldest first."""
+        return closed.every(self.sqlite)
+
     def _run(self, text: str, values: Mapping[str, object] | Sequence[object] | None) -> list[Row]:
         try:
             result = self.duck.execute(text, values)
@@ -140,9 +150,10 @@ class Reader:
 
     # -- views -------------------------------------------------------------------------------------------------------
 
-    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None) -> None:
+    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None, *, cut: bool = False) -> None:
         """`entries`, with at least these columns, over the segments that can have rows of this time, and the tail; and `calls`, which
-        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls."""
+        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls. `cut`: no rows of other
+        times either; most segments lie within the time as they are, and then nobody has to look at the times of their rows."""
         wanted = frozenset(columns) | {"ts", "attempt_kind"}
         try:
             if not wanted <= self._loaded:
@@ -152,11 +163,16 @@ class Reader:
         except OF_DISK as error:
             raise from_error(error, self.place.file) from error
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
-        tail = f"SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail"
-        if files:
-            paths = ", ".join(literal(str(self.place.segments / s.name)) for s in files)
-            names = ", ".join(quoted(shown(c)) for c in self._shown)
-            tail = f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true) UNION ALL {tail}"
+        whole = [s for s in files if (since_us is None or s.min_ts >= since_us) and (until_us is None or s.max_ts < until_us)]
+        bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if cut and us is not None]
+        within = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+        names = ", ".join(quoted(shown(c)) for c in self._shown)
+        parts = [f"SELECT * FROM (SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail){within}"]
+        for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
+            if some:
+                paths = ", ".join(literal(str(self.place.segments / s.name)) for s in some)
+                parts.insert(0, f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true){only}")
+        tail = " UNION ALL ".join(parts)
         try:
             self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
             self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")
@@ -173,7 +189,13 @@ class Reader:
         self.duck.execute(f"CREATE TABLE raw_holds ({raw})")
         append(self.duck, "raw_holds", [tuple(h.entry) for h, _ in self.holds()])
         self.duck.execute(f"CREATE VIEW holds AS SELECT {', '.join(shape(c) for c in COLUMNS)} FROM raw_holds")
-        self.duck.execute("CREATE TABLE incidents (ts TIMESTAMPTZ, code VARCHAR, scope VARCHAR, reason VARCHAR, conversation VARCHAR)")
+        columns = ", ".join(f"{quoted(c)} {'BIGINT' if c in INCIDENT_NUMBERS else 'VARCHAR'}" for c in incidents.COLUMNS)
+        self.duck.execute(f"CREATE TABLE raw_incidents ({columns})")
+        append(self.duck, "raw_incidents", incidents.listed(self.sqlite, most=INCIDENTS_MAX))
+        self.duck.execute(
+            """CREATE VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
+               CAST(CAST(kept AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_incidents"""
+        )
         self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
         append(self.duck, "raw_marks", self.marks())
         self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -15,8 +16,8 @@ from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
 from ..rules import guard, reuse
 from ..rules.alarm_policy import compile_alarm, length
-from ..rules.budget import compile_budget
-from ..stores.price_override import compile_override
+from ..rules.budget import ceilings, compile_budget
+from ..stores.price_override import compile_override, compile_tool
 from ..wire import failure
 
 PLACES = ("bursar.toml",)
@@ -80,6 +81,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
         compile_controls(policy)
     except ValueError as bad:
         raise BadPolicy(f"{name}: [tiers], [[route]], [compact]: {bad}") from None
+    try:
+        ceilings(policy.fallback, UTC)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['fallback'])}: [[fallback]]: {bad}") from None
     for number, line in enumerate(policy.fallback):
         targets = [line.to] if isinstance(line.to, str) else line.to
         if line.from_ in targets:
@@ -98,7 +103,7 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             )
     for number, override in enumerate(policy.price):
         try:
-            compile_override(override, number)
+            (compile_tool if override.tool and not override.model else compile_override)(override, number)
         except ValueError as bad:
             raise BadPolicy(f"{name}:{_line(text, ['price', number])}: [[price]]: {bad}") from None
     for number, tool in enumerate(policy.tool):

@@ -18,7 +18,6 @@ PREVIEW = 80
 LONG = 40  # characters of a text, or of a line, that is not likely to come twice by chance
 TEXT_LONG = 6 * LONG  # of a text whose lines are worth looking up, and of a reply that may be a summary
 SUMMARY_LONG = 5 * LONG
-LINES = 8
 
 _sorted = msgspec.json.Encoder(order="deterministic")
 _any = msgspec.json.Decoder()
@@ -165,11 +164,6 @@ def _values(part: Any) -> list[Any]:
     if isinstance(part, dict):
         part = list(cast("dict[str, Any]", part).values())
     return cast("list[Any]", part)[:16] if isinstance(part, list) else []
-
-
-def long_lines(text: str) -> tuple[int, ...]:
-    """Hashes of the first long lines of a text: a summary is carried on with something put around it."""
-    return tuple([hash(line) for line in map(str.strip, text[:8192].splitlines()) if len(line) >= LONG][:LINES])
 
 
 def payload(text: str) -> str:
