@@ -17,7 +17,7 @@ from bursar.rules.alarm_judge import MINUTE_US, Fed, Judge, judge_of
 from bursar.rules.alarm_policy import compile_alarm
 from bursar.rules.alarm_state import Look
 
-from .alarm_made import LOOP, TICKS, Client, clients, streams
+from .alarm_made import CASES, LOOP, TICKS, Client, clients, streams
 from .test_alarm_rate import ordinary, poisson
 
 CALLS = Alarm(metric="calls", per="tenant", learned=True)
@@ -144,7 +144,7 @@ def measured(some: list[Client], alarm: Alarm) -> tuple[float, float]:
         born = next(n for n, calls in enumerate(client.calls) if calls)
         first = born + WEEK
         weeks += max(0, TICKS - first)
-        starts = sorted(chance.randrange(first, TICKS - 2 * LOOP) for _ in range(2)) if first < TICKS - 2 * LOOP else []
+        starts = sorted(chance.randrange(first, TICKS - 2 * LOOP) for _ in range(CASES)) if first < TICKS - 2 * LOOP else []
         rows = [Fed(tick * 10, (client.name,), calls) for tick, calls in enumerate(client.calls) if calls]
         often += len(alarms_of(run(judge(alarm), rows, TICKS * 10)))
         for start in starts:
