@@ -189,6 +189,7 @@ def test_a_tool_from_200_a_day_to_2000_an_hour_alarms_within_15_minutes() -> Non
     opened = alarms_of(found)
     assert len(opened) == 1 and 0 < opened[0].at_us // MINUTE_US - len(week) <= 15
     assert opened[0].value > 1000 and 0 <= opened[0].normal <= 30
+    assert abs(opened[0].since_us // MINUTE_US - len(week)) <= 1
 
 
 # -- judgements ------------------------------------------------------------------------------------------------------------

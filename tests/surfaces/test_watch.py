@@ -485,7 +485,7 @@ def test_a_bad_policy_leaves_the_last_good_one_in_force(ledger: Path) -> None:
 
 # -- killed ----------------------------------------------------------------------------------------------------------------
 
-MINUTES = [5, 12, 25, 41, 130, 131, 132, 150, 151]
+MINUTES = [5, 12, 25, 41, 130, 131, 150, 151, 152, 153]
 
 
 def rig(ledger: Path, config: Path, step: int = 0) -> subprocess.Popen[bytes]:

@@ -324,7 +324,7 @@ class Surges(_Taught):
         normal = ceil(over.expected * 60 / over.minutes) if over.expected else -1
         score = over.tail / log(self._pace.tail) if over.tail else hourly / max(1, self._pace.line)
         level = "page" if over.expected else "line"
-        return Look(at_us, True, bool(surges), hourly, normal, self._pace.line, score, level, at_us - over.minutes * MINUTE_US)
+        return Look(at_us, True, bool(surges), hourly, normal, self._pace.line, score, level, calls.began_us())
 
 
 def scope_key(rule: AlarmRule, scope: str) -> Key:
