@@ -13,12 +13,15 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from bell_rig import Receiver
 from click.testing import CliRunner
 from google import genai
 from google.genai import types as genai_types
 
+from bursar.domain.money import plain
 from bursar.surfaces import cli_guard, gateway, settings
 from bursar.surfaces.cli import main
+from bursar.surfaces.watch import Watch
 from bursar.testing.provider import Provider
 
 TEXT = "A person goes on from here."
@@ -356,6 +359,33 @@ def test_an_sdk_shows_the_reply_or_gives_up_after_one_refused_call(serve: Serve,
     assert "402" in str(caught.value) or "stopped_by_order" in str(caught.value)
     asked = [row for row in rows(refusing) if row.status == "refused" and row.http_status == 402]
     assert len(asked) == 1
+
+
+def test_a_stopped_conversation_is_handed_to_a_person_once(serve: Serve) -> None:
+    """By the clockwork, with what he must know; taken and ended from the command line; told again when it happens again."""
+    with Receiver() as bell:
+        text = f'[guard]\nrepeats_max = 4\nhandoff = "desk"\n[channels.desk]\nurl = "{bell.url}"\nkind = "webhook"\nprivate = true\n'
+        handle = serve(text + "[watch]\nevery_s = 0\n")
+        agent = Loop(handle)
+        agent.run(7)
+        watch = Watch(handle.gateway.shop.folder, policy=handle.gateway.shop.policy)
+        try:
+            watch.cycle()
+            watch.cycle()
+            (got,) = bell.got
+            told = got.json
+            assert told["kind"] == "handoff" and told["code"] == "runaway_loop"
+            assert told["conversation"] == rows(handle)[0].conversation
+            spent = sum(row.cost or 0 for row in rows(handle))
+            assert told["cost"] == plain(spent) and told["command"] == "bursar guard take 1"
+            assert "is taken" in order(handle, "take", "1", "--reason", "on it")
+            assert incidents(handle)[0]["state"] == "taken"
+            order(handle, "resume", "1")
+            agent.run(14)
+            watch.cycle()
+            assert len(bell.got) == 2 and bell.got[1].json["id"] != told["id"]
+        finally:
+            watch.close()
 
 
 def test_budgets_and_orders_are_shown_on_one_page(serve: Serve) -> None:

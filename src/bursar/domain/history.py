@@ -37,6 +37,7 @@ class Result(Shape, frozen=True, gc=False):
     weight: int = 0
     shape: int = 0  # EMPTY, TEXT, JSON, BROKEN
     own: tuple[tuple[str, str], ...] = ()  # (tool, name) of the operator's patterns that it matches
+    code: bool = False  # it says that a program ended with a code other than 0, which may be what was asked for
 
 
 EMPTY, TEXT, JSON, BROKEN = range(4)  # of a text: nothing, prose, JSON that parses, JSON that does not
@@ -113,11 +114,13 @@ NO_PAIRS = pairs()
 
 
 class Failed(Shape, frozen=True, gc=False):
-    """A tool whose newest result is none."""
+    """A tool whose newest result is none. `doubt`: digest of the call (64 bits) where the result may be meant so, nothing found, a
+    test that fails: then it has failed only if the same is asked again in the same words. 0: no doubt."""
 
     tool: str
     why: str
     weight: int
+    doubt: int = 0
 
 
 class History(Shape, frozen=True, gc=False):

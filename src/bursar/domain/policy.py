@@ -250,6 +250,19 @@ class Compact(Record, frozen=True):
     model: str = ""  # that writes summaries: of the same dialect as the call; a name or provider/name
 
 
+class AuditPolicy(Record, frozen=True):
+    """`[audit]`: from what share on a finding is one. Above it the verdict is `act`, from half of it on `watch`."""
+
+    unattributed: str = "10%"  # of the dollars that no feature names
+    waste: str = "5%"  # … that went into retries, repairs and loops
+    fallback: str = "5%"  # of the calls to one model that a dearer one answered, or of the dollars
+    tail: str = "20%"  # of the dollars of all conversations in the dearest hundredth of them
+    history: str = "40%"  # of the dollars that are history sent again
+    tiers: str = "10%"  # … that the same tokens would cost less at the tier that the work looks like
+    cache: str = "10%"  # … that caches would have kept
+    drill_days: int = 30  # how old the last drill may be
+
+
 class Policy(Record, frozen=True):
     """The whole file."""
 
@@ -272,6 +285,7 @@ class Policy(Record, frozen=True):
     tiers: Tiers = Tiers()
     route: list[Route] = []
     compact: Compact = Compact()
+    audit: AuditPolicy = AuditPolicy()
 
 
 UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}

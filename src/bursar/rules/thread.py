@@ -368,10 +368,11 @@ def _failing(before: tuple[Failing, ...], history: History) -> tuple[Failing, ..
     """Tools that have failed lately in this turn, and not answered since."""
     if history.fresh_human:
         return ()
-    pairs, failed = history.pairs, {one.tool for one in history.failed}
+    certain = [one for one in history.failed if not one.doubt]
+    pairs, failed = history.pairs, {one.tool for one in certain}
     answered = set(pairs.names[-history.fresh_pairs :]) if history.fresh_pairs else set[str]()
     kept = [replace(one, calls=one.calls + 1) for one in before if one.tool not in answered | failed and one.calls < AGAIN_WITHIN]
-    return (*kept, *[Failing(one.tool, one.why, 0) for one in history.failed])[-8:]
+    return (*kept, *[Failing(one.tool, one.why, 0) for one in certain])[-8:]
 
 
 def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:

@@ -52,6 +52,7 @@ class Reader:
         self.skipped: list[str] = []
         self._loaded: frozenset[str] = frozenset()
         self._shown: tuple[str, ...] = ()
+        self._made: object = None  # columns and files that the views are made of
         self._side_views = False
         self.sqlite = connect(self.place, busy_ms=5_000, read_only=True)
         try:
@@ -166,6 +167,9 @@ class Reader:
         whole = [s for s in files if (since_us is None or s.min_ts >= since_us) and (until_us is None or s.max_ts < until_us)]
         bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if cut and us is not None]
         within = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+        made = (self._shown, tuple([s.name for s in files]), tuple([s.name for s in whole]), within)
+        if made == self._made:
+            return  # DuckDB opens every file to make a view of them
         names = ", ".join(quoted(shown(c)) for c in self._shown)
         parts = [f"SELECT * FROM (SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail){within}"]
         for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
@@ -176,6 +180,7 @@ class Reader:
         try:
             self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
             self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")
+            self._made = made
         except duckdb.Error as error:
             self._blame(error)
             raise _unanswerable(error) from error

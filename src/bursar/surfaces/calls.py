@@ -70,7 +70,7 @@ class Call:
         self.error: Exception | None = None
         self.ordered: Callable[[], bool] | None = None  # asks whether the stream under way is to end
         said = context.current()
-        found = langgraph.labels()
+        found = {**shop.built, **langgraph.labels()} if shop.built else langgraph.labels()
         failed, kept = tool.told()
         caller = Caller(
             context={**found, **said} if found else said, ci=shop.ci, tools=tool.costs, failed=failed, kept=kept, proxy=False

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Place] = {
     "export": Place("cli_export", "export", "The ledger's rows for other tools: JSONL, CSV, Parquet, FOCUS, OTLP."),
     "why": Place("cli_why", "why", "Why the bill changed: what, and where, adding up to the cent."),
     "forecast": Place("cli_forecast", "forecast", "What the month will cost, and which budgets it passes."),
+    "audit": Place("cli_audit", "audit", "The six questions: verdicts, dollars a month, what to do next."),
     "label": Place("cli_label", "label", "Names past rows; totals stay as they were."),
     "mark": Place("cli_why", "mark", "Puts an event on the time line, to read changes beside."),
     "alarms": Place("cli_alarms", "alarms", "What fires and what fired; test, ack, silence, judge, replay."),

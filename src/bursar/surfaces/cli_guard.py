@@ -157,12 +157,14 @@ def listed(common: Common, number: int | None, state: str) -> None:
     if not found:
         tables.line(out, "No incidents.")
         return
-    cells = [[str(i.n), shown(i.last_ts)[5:], i.act, WORDS.get(i.code, i.code), _where(i), f"{i.calls:,}", tables.money(i.kept), i.state]
-             for i in found]  # fmt: skip
+    cells = [
+        [str(i.n), shown(i.last_ts)[5:], i.act, WORDS.get(i.code, i.code), _where(i), f"{i.calls:,}", tables.money(i.kept), i.state]
+        for i in found
+    ]
     columns = [tables.number("n"), tables.Column("last", True, True), tables.Column("act"), tables.Column("why"), tables.Column("who"),
                tables.number("calls"), tables.number("stopped"), tables.Column("state")]  # fmt: skip
     out.print(tables.table(columns, cells))
-    tables.line(out, "\nAll of one: bursar guard incidents N · let it go on: bursar guard resume N · take it: bursar guard take N", "dim")
+    tables.line(out, "\nAll of one: bursar guard incidents N · go on: bursar guard resume N · take it: bursar guard take N", "dim")
 
 
 WORDS = {
@@ -215,7 +217,8 @@ def _by_number(place: Place, given: str | None) -> str | None:
 @REASON
 @common("as_json", "ledger", "where")
 def stop(common: Common, conversation: str | None, span: str | None, reason: str) -> None:
-    """Stop a CONVERSATION (or an incident's, by its number), or all that --where fits: running streams end, new calls are refused. Sub-agents too."""
+    """Stop a CONVERSATION (or an incident's, by its number), or all that --where fits: running streams end, new calls are refused.
+    Sub-agents too."""
     place, until = Place.at(common.existing()), _until(span)
     conversation = _by_number(place, conversation)
     _done(common, lambda: orders.stop(place, _match(common, conversation), _who(), wiring.now_us(), reason=reason, until_us=until))

@@ -206,7 +206,7 @@ class Gateway:
         await self.server.listen(host, port, ssl=tls, reuse_port=reuse_port)
         self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
         policy = self.shop.policy
-        wanted = policy.watch.every_s > 0 and (policy.ledger.compact_every_s > 0 or policy.alarm)
+        wanted = policy.watch.every_s > 0 and (policy.ledger.compact_every_s > 0 or policy.alarm or policy.guard.handoff)
         if wanted and os.environ.get("BURSAR_WORKER", "0") == "0":  # one for all workers
             self._tasks.append(asyncio.create_task(self._watch()))
         return self.server.port

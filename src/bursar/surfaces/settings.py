@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
-from ..rules import guard, reuse
+from ..rules import audit, guard, reuse
 from ..rules.alarm_policy import compile_alarm, length
 from ..rules.budget import ceilings, compile_budget
 from ..stores.price_override import compile_override, compile_tool
@@ -115,6 +115,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
         if tool.polls < 0:
             raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: polls is {tool.polls}; write how often, from 1 up")
     _check_alarms(policy, text, name)
+    try:
+        audit.limits(policy.audit)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['audit'])}: [audit]: {bad}") from None
     names = [b.name for b in policy.budget if b.name]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
@@ -131,6 +135,9 @@ def _check_alarms(policy: Policy, text: str, name: str) -> None:
         if missing is not None:
             raise BadPolicy(f"{name}:{_line(text, where)}: {what}: there is no channel {missing!r}; [channels] has {known}")
 
+    place = policy.guard.handoff
+    if place and not re.match(r"https?://", place):
+        channels([place], ["guard", "handoff"], "guard.handoff")
     seen: set[str] = set()
     for number, alarm in enumerate(policy.alarm):
         line = _line(text, ["alarm", number])

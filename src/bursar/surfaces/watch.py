@@ -29,7 +29,7 @@ from ..stores.fault import OF_DISK, LedgerFault
 from ..stores.reader import Reader
 from ..stores.schema import Place, connect
 from ..stores.writer import Ledger
-from . import bell, links, settings, wiring
+from . import bell, handoff, links, settings, wiring
 from .watch_judge import Bench, Step, Told, advance
 from .watch_words import Reason, compose, reason
 
@@ -219,12 +219,18 @@ class Bell:
             lead = alarms.Lead(connection, mine=self._watch.lead.mine)
             while not stop.is_set():
                 if self._watch.leads:
+                    self._watch._chore("hand-off", lambda: self._hand_off(connection))
                     self._watch._chore("outbox", lambda: self._round(connection, lead))
                 stop.wait(SEND_S)
             self._watch._chore("outbox", lambda: self._collect(connection, self.longest_s))
 
+    def _hand_off(self, connection: apsw.Connection) -> None:
+        watch = self._watch
+        handoff.hand_off(connection, watch.policy, watch._clock_us(), lambda: Reader(watch.path, skip_damaged=True))
+
     def send_due(self) -> None:
         """What is due now, and waits for what comes of it: a round by hand."""
+        self._hand_off(self._watch._connection)
         while self._round(self._watch._connection, self._watch.lead):
             self._collect(self._watch._connection, self.longest_s)
 
@@ -254,7 +260,7 @@ class Bell:
         self._ended.put(name)
 
     def _deliver(self, name: str, delivery: Delivery) -> bell.Delivered | bell.Failed:
-        channel = self._watch.policy.channels.get(name)
+        channel = handoff.channel(self._watch.policy, name)
         if channel is None:
             return bell.Failed("no_channel", f"there is no channel {name!r} in the policy", "write [channels.…], or name another")
         try:

@@ -172,6 +172,7 @@ class Shop(NamedTuple):
     clock_us: Callable[[], int]
     watch: OrderWatch
     ci: str = ""  # the build service that a wrapped client's process runs in
+    built: Mapping[str, str] = {}  # … and what calls say there where nobody says it
 
 
 def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Address]:
@@ -268,7 +269,8 @@ def open_shop(
     )  # fmt: skip
     watch = OrderWatch(opened.place, clock_us)
     watch.look(desk)
-    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, watch, context.build_service(os.environ))
+    service, built = context.build_service(os.environ), context.build_labels(os.environ)
+    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, watch, service, built)
 
 
 def provider_for(places: Mapping[str, Address], url: str) -> str:

@@ -369,14 +369,20 @@ def _answered(state: _State, results: Sequence[Result], unanswered: dict[str, Us
         for tool, own in result.own:
             if not tool or tool == name:
                 why = own
+        doubt = 0
         if not why:
-            if result.shape == JSON:
+            if result.shape == JSON and not result.code:
                 if name not in state.habits:
                     state.habits = (*state.habits[-15:], name)
-            elif result.shape != TEXT and name in state.habits:
-                why = "empty" if result.shape == EMPTY else "malformed"
+            elif result.shape != TEXT:
+                why = "exit_code" if result.code else "empty" if result.shape == EMPTY else "malformed"
+                if result.code or name not in state.habits:
+                    doubt = _doubt(use, result, pairs)
+                    why = why if use is not None else ""
         if why and len(state.failed) < OPEN_MAX:
-            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight))
+            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight, doubt))
+        if doubt:
+            why = ""
         if use is None:
             if len(state.loose) < OPEN_MAX:
                 state.loose = (*state.loose, result)
@@ -388,6 +394,13 @@ def _answered(state: _State, results: Sequence[Result], unanswered: dict[str, Us
         pairs = paired(pairs, name, use.digest, result.digest, result.error or (result.digest if why else 0))
         state.fresh_pairs = min(fresh + 1, TAIL)
     return pairs
+
+
+def _doubt(use: Use | None, result: Result, pairs: Pairs) -> int:
+    """The digest of a call whose result may be meant so; 0 where the same was asked before, with the same result."""
+    if use is None or (use.digest, result.digest) in zip(pairs.calls, pairs.results):
+        return 0
+    return use.digest
 
 
 def _told(state: _State, message: Message, digest: int, after_reply: bool, pairs: Pairs) -> Pairs:
