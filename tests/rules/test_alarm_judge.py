@@ -106,6 +106,22 @@ def test_in_whatever_strides_time_goes_the_looks_are_the_same(seed: int, stride:
     assert made.missed == 0  # type: ignore[attr-defined]
 
 
+def test_what_comes_after_its_minute_was_closed_is_left_out_and_counted() -> None:
+    made = judge(Alarm(metric="calls", per="tenant", threshold=10))
+    assert run(made, [Fed(5, ("a",), 6)], 5) == []
+    assert run(made, [Fed(5, ("a",), 6)], 6) == [] and made.missed == 1  # type: ignore[attr-defined]
+
+
+def test_a_tick_of_which_half_is_closed_is_judged_whole() -> None:
+    """Rows only in its first minutes, and time asked for in the middle of it."""
+    rows = burst(12, [])
+    at = 11 * DAY * 10
+    made = judge()
+    run(made, [row for row in rows if row.minute < at], at - 1)
+    assert run(made, [Fed(at + 1, ("a",), 500)], at + 4) == []
+    assert [look.value for _, _, look in run(made, [], at + 9)] == [525]
+
+
 def test_a_judge_that_begins_anew_from_its_reach_goes_on_as_if_nothing_had_been() -> None:
     """What a restart does: the rows of the last so many weeks, then live. Of a series that is older than that."""
     chance = Random(4)

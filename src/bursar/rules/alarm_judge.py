@@ -273,9 +273,8 @@ class Learned(_Taught):
             self._over.discard(key)
             return None
         self._over.add(key)
-        said = any(signal.at_us == at_us and signal.level == over.level for signal in signals)
         threshold = self._rule.threshold if over.level == "line" else 0
-        return Look(at_us, True, said, over.value, over.normal, threshold, over.score, over.level, series.began_us())
+        return Look(at_us, True, bool(signals), over.value, over.normal, threshold, over.score, over.level, series.began_us())
 
 
 class Surges(_Taught):
