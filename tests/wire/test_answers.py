@@ -278,3 +278,21 @@ def test_streams_on_other_paths_are_read_if_they_speak_a_dialect_and_pass_throug
     assert fed.out == audio and isinstance(fed.reading.usage, Unknown)
     assert wire.passthrough.read("/v1/audio", audio) == Asked()
     assert wire.passthrough.read("/v1/messages/count_tokens", b'{"model":"m"}').model == ""
+
+
+@pytest.mark.parametrize(
+    ("parts", "finish", "malformed"),
+    [
+        ([{"text": '{"a": 1}'}], "STOP", False),
+        ([{"text": '{"a": '}], "STOP", True),
+        ([{"text": '{"a"'}, {"text": ": 1}"}], "STOP", False),
+        ([{"text": "let me think", "thought": True}, {"text": "[]"}], "STOP", False),
+        ([{"text": "Sure."}, {"functionCall": {"name": "f", "args": {}}}], "STOP", False),
+        ([{"text": '{"a": '}], "MAX_TOKENS", False),
+        ([], "STOP", False),
+    ],
+)
+def test_gemini_s_reply_is_malformed_where_json_was_demanded_and_is_none(parts: list[Any], finish: str, malformed: bool) -> None:
+    body = json.dumps({"candidates": [{"content": {"parts": parts}, "finishReason": finish}]}).encode()
+    assert bool(wire.DIALECTS["gemini_generate"].whole(200, body, True).malformed) is malformed
+    assert wire.DIALECTS["gemini_generate"].whole(200, body, False).malformed == ""

@@ -114,6 +114,15 @@ def test_a_result_that_may_be_meant_so_is_in_doubt_until_the_same_is_asked_again
     assert elsewhere.doubt and elsewhere.doubt != first.doubt
 
 
+def test_what_frameworks_and_proxies_make_of_a_failure_is_one() -> None:
+    """An MCP client's words around an exception; an HTTP answer passed on with its status. A page that was fetched is none."""
+    assert answer("Error executing tool lookup: HTTPError: 503 Server Error: Service Unavailable for url: https://x").failed
+    assert answer('{"statusCode": 500, "body": "Internal Server Error"}').failed == "http"
+    assert answer('{"statusCode": 200, "body": "Internal Server Error"}').failed == ""
+    assert answer(json.dumps({"status": 404, "body": "x" * 400})).failed == ""
+    assert answer("Error executing on the plan was the theme of the meeting").failed == ""
+
+
 def test_a_program_that_ended_well_has_not_failed() -> None:
     for text in ('{"output": "ok", "metadata": {"exit_code": 0}}', '{"exit_code": false}', '{"metadata": "exit_code 1"}', '{"exit_code": "1"}'):
         assert history("openai_responses", (Human("go"), Says("", (("shell", {}, text, False),)))).failed == ()

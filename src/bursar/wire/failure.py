@@ -39,6 +39,7 @@ _EXCEPTION = re.compile(
 _ERROR = re.compile(
     r"[<\[(*]{0,3}(?:(?:fatal |internal |unexpected |tool |function |mcp |server |api |validation )?error|failed|failure|exception)"
     r"[\])>*]{0,3}(?: ?:|: | - |!| code| \d{3}\b|$)"
+    r"|error (?:executing|calling|invoking|running) .{1,80}?: "
     r"|\[error\]|<(?:tool_)?error>|\*\*error"
     r"|(?:tool|function|command|call|request|execution|connection)(?: [\w\"'`./:-]{1,60})?"
     r" (?:failed|errored|timed out|was refused|not found|does not exist|is not available)\b"
@@ -120,7 +121,10 @@ def of_json(value: Any) -> str:
     body = {str(key).lower(): part for key, part in cast("dict[Any, Any]", value).items()}
     if body.get("iserror") is True or body.get("is_error") is True:
         return "flag"
+    said_in = _SAYING & body.keys()
     rest = [key for key, part in body.items() if key not in _ENVELOPE and not _nothing(part)]
+    if rest == ["body"] and isinstance(body["body"], str) and len(body["body"]) <= SHORT:
+        rest, said_in = [], said_in | {"body"}  # an HTTP answer passed on, with its words
     said = body.get("error")
     said = body.get("errors") if _nothing(said) else said
     if rest:
@@ -136,7 +140,7 @@ def of_json(value: Any) -> str:
             why = "error"
         for key in ("status", "status_code", "statuscode", "code"):
             number = body.get(key)
-            if isinstance(number, int) and 400 <= number < 600 and _SAYING & body.keys():
+            if isinstance(number, int) and 400 <= number < 600 and said_in:
                 why = "http"
     if why and _TIMEOUT.search(str(cast("object", said) or body.get("message") or body.get("detail") or "")[:LOOK]):
         return "timeout"

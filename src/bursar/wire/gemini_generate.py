@@ -16,7 +16,7 @@ from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
 from . import edges, error, gemini_usage, generated, opening, splice, usage, wind_down
-from .dialect import EVENTS, JSON, Reader, broken, encode, event, refusal_headers, refusal_message, session, text_of, texts
+from .dialect import EVENTS, JSON, Reader, broken, encode, event, is_json, refusal_headers, refusal_message, session, text_of, texts
 from .gemini_array import ArrayRelay
 from .gemini_history import answered, gemini_content, system, tools
 from .history import BUILT_IN, NO_PREFACE, Signs, printed
@@ -148,6 +148,8 @@ class _Generate:
         if status >= 400 or bytes(answer.error) not in (b"", b"null"):
             code, message = error.read(body)
             reading = replace(reading, error=code or str(status), error_message=message, output_bytes=0)
+        elif json_demanded and reading.finish == "STOP" and not _parses(tally.parts):
+            reading = replace(reading, malformed="JSON was demanded, the reply is not JSON")
         return reading
 
     def edges(self, head: bytes, tail: bytes) -> Reading:
@@ -240,6 +242,25 @@ def _bytes(parts: bytes) -> int:
     for found in _ARGS.finditer(parts):
         total += max(splice.value_end(parts, found.end()) - found.end(), 0)
     return total
+
+
+class _Piece(msgspec.Struct):
+    text: Any = None
+    thought: Any = False
+    functionCall: Raw = Raw(b"")
+
+
+_pieces = msgspec.json.Decoder(list[_Piece])
+
+
+def _parses(parts: list[bytes]) -> bool:
+    """Whether a reply's text is JSON; one that calls a function, or says nothing, has none to be."""
+    try:
+        pieces = [piece for part in parts for piece in _pieces.decode(part)]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return True
+    said = [piece.text for piece in pieces if isinstance(piece.text, str) and not piece.thought]
+    return not said or any(bytes(piece.functionCall) for piece in pieces) or is_json("".join(said))
 
 
 class _Tally:
