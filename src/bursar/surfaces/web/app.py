@@ -164,12 +164,13 @@ class Web:
     def _html(self, request: Request, page: Page, ask: Ask | None, skipped: tuple[str, ...], status: int) -> Response:
         notices = [f"Without segment {name}, which is missing or damaged; run `bursar check`." for name in skipped]
         given = {} if ask is None else dict(ask.given)
-        custom = bool(ask and (given.get("until") or given.get("since", "") not in ("", *[w for w, _ in asks.words()])))
+        named = ("", *[word for word, _ in asks.words()])
+        custom = bool(ask and (given.get("until") or (given.get("since", "") not in named and asks.period_name(ask.said) == ask.said)))
         words = list(asks.words())
         if ask and ask.said and ask.said not in dict(words) and not custom:
-            words.insert(0, (ask.said, ask.said))
+            words.insert(0, (ask.said, asks.period_name(ask.said)))
         if custom:
-            words.insert(0, (given.get("since", ""), f"{ask.shown(ask.period.since) if ask and ask.period.since is not None else 'beginning'} on"))
+            words.insert(0, (given.get("since", ""), "as given"))
         text = self.jinja.get_template("page.html").render(
             page=page, ask=ask, notices=notices, nav=[(n, title) for n, (title, _) in PAGES.items()],
             nav_link=lambda name: ask.again(name) if ask else f"/{name}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -146,10 +146,30 @@ def read(
         if newest_us is not None and this.since is not None and newest_us < this.since:
             since = said = _wall(newest_us, zone).strftime("%Y-%m")
     span = local_period("" if since == ALL else since, until, now_us, zone)
+    if span.before is None and not until and re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", since):
+        span = span._replace(before=_earlier(since, span, zone))
     if span.until is None:
         # One microsecond on: a row written at this very moment counts.
         span = span._replace(until=now_us + 1)
     return Ask(page, where, bound, span, zone, now_us, tuple(given), said)
+
+
+def _earlier(named: str, span: periods.Period, zone: str) -> tuple[int, int] | None:
+    """The month before a month, the day before a day; as much of it as the present one has where that still runs."""
+    assert span.since is not None
+    first = datetime.fromisoformat(named + "-01" if len(named) == 7 else named) - timedelta(days=1)
+    start = _us((first.replace(day=1) if len(named) == 7 else first).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC))
+    if start < 0:
+        return None
+    return start, span.since
+
+
+def period_name(text: str) -> str:
+    """A period of the URL as people say it."""
+    found = re.fullmatch(r"(\d{4})-(\d{2})", text)
+    if found and 1 <= int(found[2]) <= 12:
+        return datetime(int(found[1]), int(found[2]), 1).strftime("%B %Y")
+    return dict(words()).get(text, text)
 
 
 def _typed(name: str, value: str) -> str | int:
@@ -265,7 +285,7 @@ def grain_for(since: int, until: int) -> str:
     return "hour" if days <= 2 else "day" if days <= 62 else "week" if days <= 420 else "month"
 
 
-def words(period: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+def words() -> tuple[tuple[str, str], ...]:
     """Periods to choose from: (as in the URL, as people say)."""
     return (
         ("today", "Today"), ("24h", "Last 24 hours"), ("7d", "Last 7 days"), ("30d", "Last 30 days"), ("month", "This month"),

@@ -209,15 +209,16 @@ def _strip(ask: Ask, now: Layers, before: Layers | None) -> Strip:
         if not cost and not was:
             continue
         row = [
-            Cell(part.name, part.id, _href(ask, part), note=part.told, colour=COLOURS[part.id]),
+            Cell(part.name, part.id, _href(ask, part), colour=COLOURS[part.id]),
+            Cell(part.told, part.told, tone="dim wide"),
             blocks.money(cost, _href(ask, part), live=f"layers/{part.id}"),
             blocks.share(cost, now.total),
         ]
         if before is not None:
             row += [blocks.money(was), blocks.change(cost, was)]
         rows.append(row)
-    columns = [Column("Part", "part"), Column("Cost", "cost", True), Column("Share", "share", True)]
-    total = [Cell("Total", "total"), blocks.money(now.total, ask.rows(), live="layers/total"), blocks.share(now.total, now.total)]
+    columns = [Column("Part", "part"), Column("What it is", "told"), Column("Cost", "cost", True), Column("Share", "share", True)]
+    total = [Cell("Total", "total"), Cell("", None), blocks.money(now.total, ask.rows(), live="layers/total"), blocks.share(now.total, now.total)]
     if before is not None:
         columns += [Column("Before", "before", True), Column("Change", "change", True)]
         total += [blocks.money(before.total), blocks.change(now.total, before.total)]

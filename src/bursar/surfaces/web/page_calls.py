@@ -103,10 +103,10 @@ def _row(ask: Ask, row: Mapping[str, Any], of: str) -> list[Cell]:
     broken = row["status"] in ("error", "refused", "unknown")
     money = row["money"]
     return [
-        Cell(ask.shown(moment, seconds=True), program_row({"ts": row["ts"]})["ts"], one, note=row["call"]),
+        Cell(ask.shown(moment, seconds=True), program_row({"ts": row["ts"]})["ts"], one, tone="nowrap"),
         blocks.label(row["feature"]), blocks.label(row["tenant"]),
         Cell(row["operation"], row["operation"], note=row["cause"]),
-        Cell(row["model_served"] or row["model_requested"], row["model_served"] or row["model_requested"]),
+        Cell(row["model_served"] or row["model_requested"], row["model_served"] or row["model_requested"], tone="wide"),
         Cell(tables.brief(row["read"]), int(row["read"])), Cell(tables.brief(row["written"]), int(row["written"])),
         blocks.money(None if money is None else pico(money), one, 4, note=unsure),
         blocks.count(row["latency_ms"]) if row["latency_ms"] is not None else Cell("", None),

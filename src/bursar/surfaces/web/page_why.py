@@ -15,7 +15,7 @@ from .blocks import Block, Cell, Column, Lane, Mark, Note, Page, Strip, Table, T
 from .shelf import dollars
 
 EVENTS_MAX = 12
-DEARER, CHEAPER = 4, 2  # colours: of a driver that added, of one that took away
+DEARER, CHEAPER = 3, 2  # colours: of a driver that added, of one that took away
 
 
 def page(ask: Ask, reader: Reader) -> Page:
@@ -60,19 +60,7 @@ def _spans(ask: Ask, reader: Reader) -> tuple[why.Span, why.Span]:
         other = local_period(given, "", ask.now_us, ask.zone)
         if other.since is not None:
             return (since, until), (other.since, other.until or since)
-    before = ask.period.before or cli_span(ask, since)
-    return (since, until), before if before is not None else (max(0, 2 * since - until), since)
-
-
-def cli_span(ask: Ask, since: int) -> why.Span | None:
-    """The whole month or day before one that is named by its date."""
-    if not ask.said or ask.word("until"):
-        return None
-    try:
-        _, before = periods.span(ask.said, ask.now_us)
-    except ValueError:
-        return None
-    return before if ask.zone == "UTC" and before[1] <= since else None
+    return (since, until), ask.period.before or (max(0, 2 * since - until), since)
 
 
 def _between(ask: Ask, span: why.Span) -> str:
@@ -119,12 +107,10 @@ def _places(ask: Ask, reader: Reader, made: why.Report, to: cli_why._Rounding, t
     rows: list[list[Cell]] = []
     for place, before, now in zip(places, befores, nows, strict=True):
         links = ["", ""]
-        where = _filters(place)
-        if where is not None:
-            links = [
-                _rows(ask, where, span) if _sum(reader, ask, where, span) == pico else ""
-                for span, pico in ((versus, place.before), (this, place.now))
-            ]
+        for where in _candidates(place, places):
+            if _sum(reader, ask, where, this) == place.now and _sum(reader, ask, where, versus) == place.before:
+                links = [_rows(ask, where, versus), _rows(ask, where, this)]
+                break
         leading = next(iter(place.drivers), "")
         name = cli_why._name(place)
         rows.append([
@@ -140,6 +126,19 @@ def _places(ask: Ask, reader: Reader, made: why.Report, to: cli_why._Rounding, t
              Cell(to.show(to.now), plain(made.explained.now), _rows(ask, (), this)), Cell(to.show(to.change, plus=True), plain(made.explained.now - made.explained.before)),
              Cell("", None)]  # fmt: skip
     return Table("slices", "Where it changed", heads, rows, total, note="Slices do not overlap and add up to the change.")
+
+
+def _candidates(place: Place, places: Sequence[Place]) -> list[tuple[Filter, ...]]:
+    """Conditions that may be a slice's rows: its own, or its own without the rows that other slices took before."""
+    own = _filters(place)
+    if own is None and place.where:
+        return []
+    others = [f._replace(negate=True) for other in places if other is not place for f in (_filters(other) or ()) if len(other.where) == 1]
+    own = own or ()
+    free = tuple(f for f in others if (f.name, f.values) not in [(mine.name, mine.values) for mine in own])
+    earlier = places[: places.index(place)]
+    before = tuple(f for f in free if any((f.name, f.values) == (g.name, g.values) for p in earlier for g in (_filters(p) or ())))
+    return [own, (*own, *free), (*own, *before)] if own else [free]
 
 
 def _filters(place: Place) -> tuple[Filter, ...] | None:
