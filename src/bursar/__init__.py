@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .surfaces.context import labels, operation
+    from .surfaces.conversations import conversations
     from .surfaces.spend import spend
     from .surfaces.wrap import instrument, wrap
 
 _HOME = {
+    "conversations": "surfaces.conversations",
     "instrument": "surfaces.wrap",
     "labels": "surfaces.context",
     "operation": "surfaces.context",
@@ -17,7 +19,7 @@ _HOME = {
     "wrap": "surfaces.wrap",
 }
 
-__all__ = ["instrument", "labels", "operation", "spend", "wrap"]
+__all__ = ["conversations", "instrument", "labels", "operation", "spend", "wrap"]
 
 
 def __getattr__(name: str) -> object:

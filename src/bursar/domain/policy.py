@@ -151,6 +151,15 @@ class Guard(Record, frozen=True):
     output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output
 
 
+class SpendPolicy(Record, frozen=True):
+    """`[spend]`: how reports count."""
+
+    shared_by: Literal["cost", "calls", "tokens"] = "cost"  # how cost that is nobody's is divided among customers
+    overhead: list[str] = []  # tenants that are no customers: their cost is divided too
+    human_cost: str = ""  # dollars that a person costs who handles one conversation: "$6.50"
+    resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
+
+
 class Policy(Record, frozen=True):
     """The whole file."""
 
@@ -163,6 +172,7 @@ class Policy(Record, frozen=True):
     labels: dict[str, str] = {}  # defaults for calls that say nothing
     server: Server = Server()
     ledger: LedgerPolicy = LedgerPolicy()
+    spend: SpendPolicy = SpendPolicy()
     guard: Guard = Guard()
 
 

@@ -94,6 +94,11 @@ def _is(column: str, *values: str) -> exp.Expression:
     return exp.column(column, quoted=True).isin(*[exp.Literal.string(v) for v in values])
 
 
+# Words in the flags of rows that name past ones: booked again under new labels, and taken back under the old ones. What was a
+# try counts with the new ones; a refused one is a call, and no try.
+_NAMED, _UNNAMED, _NAMED_REFUSED, _UNNAMED_REFUSED = "named", "unnamed", "named-refused", "unnamed-refused"
+
+
 def _count(condition: exp.Expression) -> exp.Expression:
     return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=condition))
 
@@ -189,23 +194,41 @@ class _Compiler:
         self._column(column)
         return _count(_is(column, *values))
 
+    def _renamed(self, its: exp.Expression, only: exp.Expression | None = None, more: str = "", less: str = "") -> exp.Expression:
+        """A count of tries with those that were named afterwards counted under their new labels."""
+        self._column("flags")
+        for words, sign in (([_NAMED, more], exp.Add), ([_UNNAMED, less], exp.Sub)):
+            condition = _is("flags", *filter(None, words))
+            its = sign(this=its, expression=_count(condition if only is None else exp.and_(only.copy(), condition)))
+        return exp.Paren(this=its)
+
+    def _priced(self, word: str) -> exp.Expression:
+        """Rows with that price status, those that take a named one back taken off: an unpriced try is one before and after."""
+        self._column("price_status")
+        self._column("flags")
+        back = exp.column("flags", quoted=True).like(exp.Literal.string(f"{_UNNAMED}%"))
+        twice = exp.Mul(this=exp.Literal.number(2), expression=_count(exp.and_(_is("price_status", word), back)))
+        return exp.Paren(this=exp.Sub(this=_count(_is("price_status", word)), expression=twice))
+
     def _m_calls(self) -> exp.Expression:
         # Every call has exactly one first try, and a retry's dollars are not another call: so calls foot over any partition.
         first = exp.EQ(this=self._column("try_no"), expression=exp.Literal.number(1))
         self._column("attempt_kind")
-        return _count(exp.and_(first, exp.not_(_is("attempt_kind", "correction"))))
+        its = _count(exp.and_(first, exp.not_(_is("attempt_kind", "correction"))))
+        return self._renamed(its, first, _NAMED_REFUSED, _UNNAMED_REFUSED)
 
     def _m_tries(self) -> exp.Expression:
         self._column("attempt_kind")
         self._column("status")
-        return _count(exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused"))))
+        return self._renamed(_count(exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
 
     def _m_billed(self) -> exp.Expression:
         charged = exp.GT(this=self._column("cost"), expression=exp.Literal.number(0))
         answered = exp.or_(_is("status", "ok", "unknown"), charged)
         self._column("attempt_kind")
         self._column("status")
-        return _count(exp.and_(answered, exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+        its = _count(exp.and_(answered, exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+        return self._renamed(its)
 
     def _m_first(self) -> exp.Expression:
         return exp.Anonymous(this="epoch_us", expressions=[exp.Min(this=self._column("ts"))])
@@ -256,10 +279,10 @@ class _Compiler:
         return self._flag("attempt_kind", "fallback")
 
     def _m_unpriced(self) -> exp.Expression:
-        return self._flag("price_status", "unpriced")
+        return self._priced("unpriced")
 
     def _m_estimated(self) -> exp.Expression:
-        return self._flag("price_status", "estimated")
+        return self._priced("estimated")
 
     def _local(self) -> exp.Expression:
         zone = self._query.zone

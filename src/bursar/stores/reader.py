@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import marks
+from . import closed, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -110,6 +110,10 @@ class Reader:
     def marks(self, since_us: int | None = None, until_us: int | None = None) -> list[marks.Mark]:
         """What people put on the time line in [since, until), oldest first."""
         return marks.between(self.sqlite, since_us, until_us)
+
+    def closed(self) -> list[closed.Closed]:
+        """Months as they were closed, oldest first."""
+        return closed.every(self.sqlite)
 
     def _run(self, text: str, values: Mapping[str, object] | Sequence[object] | None) -> list[Row]:
         try:

@@ -99,6 +99,8 @@ def _first() -> list[str]:
            withdrawn INTEGER NOT NULL) STRICT""",
         """CREATE TABLE drills (n INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, policy TEXT NOT NULL,
            passed INTEGER NOT NULL, report TEXT NOT NULL, signature TEXT NOT NULL) STRICT""",
+        # Months as they were closed (stores/closed.py): JSON, written once.
+        "CREATE TABLE closed (month TEXT PRIMARY KEY, document TEXT NOT NULL) STRICT, WITHOUT ROWID",
         "CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT",
     ]
 

@@ -12,7 +12,7 @@ import click
 
 from ..domain.money import plain
 from ..stores.columns import shown
-from ..stores.query import DIMENSIONS, LABEL, table
+from ..stores.query import Query, compile_filter, table
 from ..stores.reader import Reader
 from ..stores.schema import STORED
 from . import periods, tables
@@ -28,22 +28,11 @@ PARSED = ("other_units", "label_sources", "legs", "evidence")
 
 def newest(reader: Reader, period: periods.Period, where: Sequence[tuple[str, str]], limit: int) -> list[dict[str, Any]]:
     """At most `limit` rows, newest first, every column."""
-    tests: list[str] = []
-    values: list[object] = []
-    for name, (value,), _ in filters(where):
-        if name.startswith(LABEL):
-            tests.append("coalesce(map_extract_value(labels, ?), '') = ?")
-            values.append(name.removeprefix(LABEL))
-        else:
-            tests.append(f'"{shown(DIMENSIONS[name])}" = ?')
-        values.append(value)
-    for bound, sign in ((period.since, ">="), (period.until, "<")):
-        if bound is not None:
-            tests.append(f"epoch_us(ts) {sign} ?")
-            values.append(bound)
+    asked = filters(where)
+    only = compile_filter(Query(where=asked, since_us=period.since, until_us=period.until))
     columns = ", ".join(f'"{c}"' for c in COLUMNS)
-    only = f"WHERE {' AND '.join(tests)}" if tests else ""
-    return reader.sql(f'SELECT {columns} FROM {table(filters(where))} {only} ORDER BY ts DESC, "id" DESC LIMIT ?', [*values, limit])
+    ask = f'SELECT {columns} FROM {table(asked)} WHERE {only.sql} ORDER BY ts DESC, "id" DESC LIMIT $most'
+    return reader.sql(ask, {**only.values, "most": limit})
 
 
 def program_row(row: dict[str, Any]) -> dict[str, Any]:

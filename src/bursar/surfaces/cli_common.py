@@ -63,7 +63,7 @@ def _pairs(_context: click.Context, _option: click.Parameter, given: tuple[str, 
     found: list[tuple[str, str]] = []
     for text in given:
         name, equals, value = text.partition("=")
-        if not equals or not name.strip():
+        if not equals or not name.strip().removesuffix("!"):
             raise click.BadParameter(f"{text!r} is not label=value")
         found.append((name.strip(), value))
     if len(found) > FILTERS_MAX:
@@ -108,7 +108,7 @@ def common(*used: str) -> Callable[[Command], Command]:
             return click.option(flag, name, help=text, hidden=name not in used, **more)
 
         for add in (
-            option("where", "--where", "only rows with that label or column; repeat to narrow", metavar="LABEL=VALUE",
+            option("where", "--where", "only rows with that label or column (!= without); repeat to narrow", metavar="LABEL=VALUE",
                    multiple=True, callback=_pairs),
             option("until", "--until", "before then, exclusive; same forms", metavar="TIME"),
             option("since", "--since", "from then on: 24h, 7d, 'last month', 2026-11-01", metavar="TIME"),
@@ -129,18 +129,20 @@ def dimension(name: str) -> str:
 
 
 def filters(where: Sequence[tuple[str, str]]) -> tuple[Filter, ...]:
-    """What --where asks for. A usage error where a column holds numbers and the value is none."""
+    """What --where asks for; `name!=value` all others, also those that nobody named. A usage error where a column holds numbers
+    and the value is none."""
     from ..stores.query import DIMENSIONS, Filter
 
     made: list[Filter] = []
     for name, value in where:
-        found = dimension(name)
+        negate = name.endswith("!")
+        found = dimension(name.removesuffix("!"))
         if DIMENSIONS.get(found) in INT_COLUMNS:
             if not re.fullmatch(r"-?[0-9]{1,18}", value):
                 raise click.UsageError(f"--where {name}={value!r}: that column holds whole numbers")
-            made.append(Filter(found, (int(value),)))
+            made.append(Filter(found, (int(value),), negate))
         else:
-            made.append(Filter(found, (value,)))
+            made.append(Filter(found, (value,), negate))
     return tuple(made)
 
 

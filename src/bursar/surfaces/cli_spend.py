@@ -9,9 +9,10 @@ import click
 from rich.console import Console
 
 from ..domain.money import plain
+from ..rules.full import KEYS
 from ..stores.query import GRAINS, LABEL, TOP_MAX, Filter, Query
 from ..stores.reader import Reader
-from . import periods, provenance, tables
+from . import drivers, periods, provenance, tables
 from .cli_common import Common, common, dimension, filters, pico
 from .statement import Key, Line, Statement, Sum, state
 
@@ -73,33 +74,49 @@ def statement(
 @click.option("--by", metavar="A,B", help="columns or labels: tenant,operation, model, label:team …")
 @click.option("--grain", type=click.Choice(GRAINS), help="a line per hour, day, week or month (UTC) as well")
 @click.option("--top", type=click.IntRange(1, 10_000), help="the dearest N lines, the rest summed as (other)")
+@click.option("--full", "loaded", is_flag=True, help="one number per customer: its own cost and its share of what is nobody's")
+@click.option("--key", type=click.Choice(KEYS), help="how --full divides shared cost (default: the policy's, else cost)")
+@click.option("--close", metavar="MONTH", help="close a month, 2026-10: later changes are shown as its adjustments")
+@click.option("--closed", is_flag=True, help="the closed months, each beside what it comes to now")
 @click.option("--skip-damaged", is_flag=True, help="read on without segments that are missing or damaged, and name them")
 @common("as_json", "ledger", "since", "until", "where")
-def spend(common: Common, by: str | None, grain: str | None, top: int | None, skip_damaged: bool) -> None:
-    """What cost us that. Without --by: the total, and by feature, tenant, operation and cause. Lines always add up."""
+def spend(
+    common: Common, by: str | None, grain: str | None, top: int | None, loaded: bool, key: str | None, close: str | None, closed: bool,
+    skip_damaged: bool,
+) -> None:  # fmt: skip
+    """What cost us that. Without --by: the few things that say most of it, then by feature, tenant, operation and cause. Lines
+    always add up, and those of the first table do not overlap."""
     period, where = common.period(), filters(common.where)
     names = [name.strip() for name in (by or "").split(",") if name.strip()]
     if by is not None and not names:
         raise click.UsageError("--by names nothing: write --by tenant, --by tenant,operation or --by label:team")
     if len(names) > DIMENSIONS_MAX or len({dimension(name) for name in names}) < len(names):
         raise click.UsageError(f"--by {by}: at most {DIMENSIONS_MAX} names, each once")
+    if loaded or close or closed or key:
+        _customers(common, names, grain, top, loaded, key, close, closed, skip_damaged)
+        return
+    said: drivers.Answer | None = None
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
         if names or grain:
             made = [statement(reader, names, where, period, grain=grain or "", top=top)]
         else:
+            said = drivers.answer(reader, where, period, most=top)
             made = [statement(reader, (name,), where, period, top=top or OVERVIEW_TOP) for name in OVERVIEW]
         origin = provenance.parts(reader, where, period)
         skipped = list(reader.skipped)
     if common.json:
-        _as_document(made, period, skipped, origin, overview=not (names or grain))
+        _as_document(made, said, period, skipped, origin)
         return
     out = tables.console()
     for name in skipped:
         tables.line(out, f"without segment {name}, which is missing or damaged", "bold red")
     tables.line(out, f"{amount(made[0].total)}, {_many(made[0].total.calls, 'call')}", "bold")
-    tables.line(out, _scope(period, common.where), "dim")
+    tables.line(out, scope(period, common.where), "dim")
     for told in provenance.lines(origin):
         tables.line(out, told, "yellow")
+    if said is not None and len(said.rows) > 1:
+        out.print()
+        driver_table(out, said)
     for one in made:
         if not names and not grain and not any(line.key != (None,) for line in one.lines):
             tables.line(out, f"\nNo call has a {one.by[0]}." if one.by[0] != "cause" else "\nNo retry and no fallback.", "dim")
@@ -113,7 +130,31 @@ def spend(common: Common, by: str | None, grain: str | None, top: int | None, sk
             tables.line(out, f"no call has a label named {tables.safe(label.removeprefix(LABEL))}", "yellow")
 
 
-def _scope(period: periods.Period, where: Sequence[tuple[str, str]]) -> str:
+def _customers(
+    common: Common, names: Sequence[str], grain: str | None, top: int | None, loaded: bool, key: str | None, close: str | None,
+    closed: bool, skip_damaged: bool,
+) -> None:  # fmt: skip
+    """What goes by customer and by month. Usage errors for what does not go together."""
+    from . import cli_full
+
+    if loaded + bool(close) + closed != 1 or grain or (names and names != ["tenant"]) or (key and closed):
+        raise click.UsageError("write --by tenant --full [--key cost|calls|tokens], --close MONTH or --closed, each by itself")
+    folder = common.existing()
+    if close:
+        if common.since or common.until or common.where or top:
+            raise click.UsageError(f"--close {close} closes the whole month; leave --since, --until, --where and --top out")
+        cli_full.close(common, folder, close, key)
+        return
+    period, where = common.period(), filters(common.where)
+    with Reader(folder, skip_damaged=skip_damaged) as reader:
+        if closed:
+            cli_full.listed(common, reader)
+        else:
+            cli_full.report(common, reader, where, period, key, top, scope(period, common.where))
+
+
+def scope(period: periods.Period, where: Sequence[tuple[str, str]]) -> str:
+    """What a statement is about, as a line below its total."""
     since = periods.shown(period.since) if period.since is not None else "the beginning"
     until = periods.shown(period.until) if period.until is not None else "now"
     only = "".join(f" · {tables.safe(name)}={tables.safe(value) or tables.UNATTRIBUTED}" for name, value in where)
@@ -160,6 +201,27 @@ def _table(out: Console, one: Statement) -> None:
     out.print(tables.table(columns, rows, total=last))
 
 
+def driver_table(out: Console, said: drivers.Answer) -> None:
+    """The lines that do not overlap, everything else last, as a table that adds up."""
+    compared = said.before is not None
+    columns = [tables.Column("what"), tables.number("cost"), tables.number("share")]
+    columns += [tables.number("before"), tables.number("change")] if compared else []
+    columns += [tables.number("calls"), tables.number("tokens")]
+
+    def figures(now: Sum, before: Sum | None) -> list[str]:
+        was = [tables.money(before.cost), tables.change(now.cost, before.cost)] if before is not None else []
+        share = tables.share(now.cost, said.total.cost)
+        return [tables.money(now.cost), share, *was, tables.count(now.calls), tables.brief(now.tokens)]
+
+    rows = [[_told(row), *figures(row.now, row.before)] for row in said.rows]
+    out.print(tables.table(columns, rows, total=[tables.TOTAL, *figures(said.total, said.before)]))
+
+
+def _told(row: drivers.Row) -> str:
+    aside = ", ".join(f"{tables.safe(told)} {tables.money(cost)}" for told, cost in row.parts)
+    return tables.safe(row.told) + (f"\nof it {aside}" if aside else "")
+
+
 def _names(line: Line, by: Sequence[str]) -> list[str]:
     if line.other:
         return [tables.OTHER, *[""] * (len(by) - 1)]
@@ -173,9 +235,10 @@ def _names(line: Line, by: Sequence[str]) -> list[str]:
 
 
 def _as_document(
-    made: Sequence[Statement], period: periods.Period, skipped: list[str], origin: list[provenance.Part], *, overview: bool
+    made: Sequence[Statement], said: drivers.Answer | None, period: periods.Period, skipped: list[str], origin: list[provenance.Part]
 ) -> None:
     """Rows carry one field per dimension; the overview's carry `by` and `value`, since each of its parts adds up by itself."""
+    overview = said is not None
     rows: list[dict[str, Any]] = []
     for one in made:
         for line in one.lines:
@@ -190,6 +253,7 @@ def _as_document(
         before=None if before is None or period.before is None else {
             **_figures(before), "since": periods.iso(period.before[0]), "until": periods.iso(period.before[1]),
         },
+        **({} if said is None else {"drivers": [driver_record(row, said.total) for row in said.rows]}),
         by=[list(one.by) for one in made] if overview else list(made[0].by),
         since=None if period.since is None else periods.iso(period.since),
         until=None if period.until is None else periods.iso(period.until),
@@ -201,3 +265,14 @@ def _as_document(
 
 def _figures(of: Sum) -> dict[str, Any]:
     return {**of._asdict(), "cost": plain(of.cost), "estimated_cost": plain(of.estimated_cost)}
+
+
+def driver_record(row: drivers.Row, total: Sum) -> dict[str, Any]:
+    """A driver for programs: `where` are the `--where` conditions that select its rows."""
+    made = {"told": row.told, "by": row.name or None, "value": row.value or None, "where": list(row.where), **_figures(row.now)}
+    made["share"] = tables.fraction(row.now.cost, total.cost)
+    if row.before is not None:
+        made["before"] = _figures(row.before)
+    if row.parts:
+        made["parts"] = [{"told": told, "cost": plain(cost)} for told, cost in row.parts]
+    return made

@@ -38,7 +38,7 @@ def spend(
     query = Query(
         MEASURES,
         tuple(_dimension(name) for name in names),
-        tuple(Filter(_dimension(name), (value,)) for name, value in (where or {}).items()),
+        filters(where),
         span.since,
         span.until,
         grain,
@@ -51,3 +51,8 @@ def spend(
 
 def _dimension(name: str) -> str:
     return name if name in DIMENSIONS or name.startswith(LABEL) else LABEL + name
+
+
+def filters(where: Mapping[str, str | int] | None) -> tuple[Filter, ...]:
+    """What a program's `where` asks for."""
+    return tuple(Filter(_dimension(name), (value,)) for name, value in (where or {}).items())

@@ -68,13 +68,14 @@ def state(
         lines = [*lines[:top], Line((None,) * len(by), folded, before, other=True)]
     if in_time:
         lines.sort(key=lambda line: (line.other, line.key[0] or ""))
-    _foot("the lines", [line.now for line in lines], total)
+    foot([line.now for line in lines], total)
     if earlier_total is not None:
-        _foot("the lines of the period before", [line.before for line in lines if line.before is not None], earlier_total)
+        foot([line.before for line in lines if line.before is not None], earlier_total, "the lines of the period before")
     return Statement(tuple(by), tuple(lines), total, earlier_total)
 
 
-def _foot(what: str, parts: Sequence[Sum], total: Sum) -> None:
+def foot(parts: Sequence[Sum], total: Sum, what: str = "the lines") -> None:
+    """DoesNotFoot unless the parts are the total, to the digit. Calls are not looked at: one may count in several lines."""
     for name in ("cost", "tries", "tokens", "unpriced", "estimated", "estimated_cost"):
         found, wanted = sum(getattr(p, name) for p in parts), getattr(total, name)
         if found != wanted:

@@ -1,0 +1,165 @@
+"""`bursar label`: totals stay to the digit, the new names carry calls and dollars, twice is once, and nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ledger_rows
+from bursar.domain.entry import Entry
+from bursar.stores import segments
+from bursar.stores.check import check
+from bursar.stores.query import Filter, Query
+from bursar.stores.reader import Reader
+from bursar.stores.writer import Ledger
+from bursar.surfaces import naming, wiring
+from bursar.surfaces.cli import main
+from bursar.surfaces.periods import Period
+
+Run = Callable[..., Result]
+MEASURES = ("cost", "tokens", "calls", "tries", "unpriced", "estimated", "saved", "billed", "cost_history", "reasoning")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """Half in segments, half in the tail."""
+    rows = ledger_rows.month(count=1000)[-160:]
+    ledger_rows.write(tmp_path / "ledger", rows[:100])
+    segments.compact(tmp_path / "ledger", everything=True)
+    ledger_rows.write(tmp_path / "ledger", rows[100:])
+    return tmp_path / "ledger"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BURSAR_LEDGER", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wiring, "now_us", lambda: ledger_rows.END)
+    monkeypatch.setattr(naming, "LOT", 37)
+
+    def go(*words: object, code: int = 0) -> Result:
+        ran = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+        assert ran.exit_code == code, ran.output
+        return ran
+
+    return go
+
+
+def ask(book: Path, *by: str, where: tuple[Filter, ...] = (), grain: str = "") -> list[dict]:
+    with Reader(book) as reader:
+        return reader.query(Query(MEASURES, by, where, grain=grain))
+
+
+def totals(book: Path) -> list[list[dict]]:
+    """The whole, and the bill cut by what a name does not change."""
+    with Reader(book) as reader:
+        cuts: list[tuple[str, ...]] = [(), ("cause",), ("price_status",)]
+        return [*[reader.query(Query(MEASURES, by)) for by in cuts], reader.query(Query(MEASURES, grain="day"))]
+
+
+def test_a_name_moves_everything_and_changes_no_total(run: Run, book: Path) -> None:
+    before, mine = totals(book), ask(book, where=(Filter("tenant", ("",)),))
+    assert "would be tenant=nova" in run("label", "--ledger", book, "--where", "tenant=", "tenant=nova", "--dry-run").stdout
+    assert totals(book) == before and not ask(book, where=(Filter("tenant", ("nova",)),))[0]["tries"]
+    run("label", "--ledger", book, "--where", "tenant=", "tenant=nova")
+    assert totals(book) == before
+    assert ask(book, where=(Filter("tenant", ("nova",)),)) == mine
+    nobody = ask(book, where=(Filter("tenant", ("",)),))[0]
+    assert not any(nobody[name] for name in MEASURES)
+    assert check(book).findings == ()
+    segments.compact(book, everything=True)
+    assert totals(book) == before and check(book).findings == ()
+
+
+def test_twice_is_once_and_a_name_can_be_taken_back(run: Run, book: Path) -> None:
+    before = ask(book, "tenant")
+    for _ in range(2):
+        ran = run("label", "--ledger", book, "--where", "tenant=acme", "tenant=zeta", "--json")
+    assert json.loads(ran.stdout)["named"] == 0
+    with Reader(book) as reader:
+        rows = reader.sql("SELECT count(*) AS n FROM calls")[0]["n"]
+    for old, new in (("zeta", "acme"), ("acme", "zeta"), ("zeta", "acme")):
+        run("label", "--ledger", book, "--where", f"tenant={old}", f"tenant={new}")
+    sums = {row["tenant"]: row for row in ask(book, "tenant") if row["tries"]}
+    assert sums == {row["tenant"]: row for row in before}
+    with Reader(book) as reader:
+        assert reader.sql("SELECT count(*) AS n FROM calls")[0]["n"] > rows
+    assert check(book).findings == ()
+
+
+def test_an_interrupted_naming_is_mended_by_doing_it_again(run: Run, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between a row's two corrections: the sum is then too large, and right again after the second run."""
+    before = totals(book)
+    booked = Ledger.book_all
+
+    def killed(self: Ledger, settlements: list) -> None:
+        booked(self, settlements[:21])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "book_all", killed)
+        with pytest.raises(KeyboardInterrupt):
+            naming.book(
+                book, (reader := Reader(book)), naming.rows(reader, (Filter("tenant", ("",)),), Period()), {"tenant": "nova"}, print
+            )
+        reader.close()
+    assert totals(book) != before
+    run("label", "--ledger", book, "--where", "tenant=", "tenant=nova")
+    assert totals(book) == before
+    assert check(book).findings == ()
+
+
+def test_what_somebody_said_is_not_overruled_by_the_way(run: Run, book: Path) -> None:
+    refused = run("label", "--ledger", book, "--where", "feature=search", "tenant=nova", code=2).stderr
+    assert "already say tenant=" in refused and "--where tenant=" in refused
+    run("label", "--ledger", book, "--where", "feature=search", "--where", "tenant=", "tenant=nova")
+    run("label", "--ledger", book, "--where", "feature=search", "--replace", "tenant=nova")
+    assert {row["tenant"] for row in ask(book, "tenant", where=(Filter("feature", ("search",)),)) if row["tries"]} == {"nova"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["team=red"], "every row of the ledger"),
+        (["--all", "team"], "is not NAME=VALUE"),
+        (["--all", "team=a", "team=b"], "named twice"),
+        (["--all", "cost=1"], "cost is no label"),
+        (["--dry-run"], "nothing to name"),
+    ],
+)
+def test_nonsense_is_refused_with_a_remedy(run: Run, book: Path, words: list[str], told: str) -> None:
+    assert told in run("label", "--ledger", book, *words, code=2).stderr
+
+
+def test_programs_without_a_feature_are_proposed_by_their_prompt(run: Run, tmp_path: Path) -> None:
+    """From nothing labelled to all of it in two commands."""
+    rows: list[Entry] = [
+        row._replace(feature="", prefix_hash="aaaa" if n % 3 else "bbbb")
+        for n, row in enumerate(ledger_rows.month(count=60, huge=False))
+    ]
+    ledger_rows.write(tmp_path / "bare", rows)
+    text = run("label", "--ledger", tmp_path / "bare").stdout
+    assert "feature=NAME" in text and text.index("aaaa") < text.index("bbbb")
+    for found in json.loads(run("label", "--ledger", tmp_path / "bare", "--json").stdout)["rows"]:
+        where = ("--where", f"prefix_hash={found['prefix_hash']}", "--where", "feature=")
+        run("label", "--ledger", tmp_path / "bare", *where, f"feature=f-{found['prefix_hash']}")
+    sums = {row["feature"]: row["cost"] for row in ask(tmp_path / "bare", "feature") if row["tries"]}
+    assert set(sums) == {"f-aaaa", "f-bbbb"}
+    assert sum(sums.values()) == sum((Decimal(row.cost or 0) for row in rows), Decimal(0)).scaleb(-12)
+
+
+def test_a_conversation_is_told_once_with_its_newest_name(run: Run, book: Path) -> None:
+    talk = ledger_rows.month(count=160)[0].conversation
+    before = json.loads(run("conversation", talk, "--json", "--ledger", book).stdout)
+    run("label", "--ledger", book, "--where", f"conversation={talk}", "--replace", "tenant=nova", "outcome=resolved")
+    after = json.loads(run("conversation", talk, "--json", "--ledger", book).stdout)
+    assert after["rows"] == before["rows"]
+    assert (after["tenant"], after["outcome"], after["cost"]) == ("nova", "resolved", before["cost"])
+    found = json.loads(run("conversations", "--where", "tenant=nova", "--json", "--ledger", book).stdout)
+    assert [(row["conversation"], row["cost"], row["calls"]) for row in found["rows"]] == [(talk, before["cost"], before["calls"])]
