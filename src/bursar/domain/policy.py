@@ -160,6 +160,19 @@ class SpendPolicy(Record, frozen=True):
     resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
 
 
+class AuditPolicy(Record, frozen=True):
+    """`[audit]`: from what share on a finding is one. Above it the verdict is `act`, from half of it on `watch`."""
+
+    unattributed: str = "10%"  # of the dollars that no feature names
+    waste: str = "5%"  # … that went into retries, repairs and loops
+    fallback: str = "5%"  # of the calls to one model that a dearer one answered, or of the dollars
+    tail: str = "20%"  # of the dollars of all conversations in the dearest hundredth of them
+    history: str = "40%"  # of the dollars that are history sent again
+    tiers: str = "10%"  # … that the same tokens would cost less at the tier that the work looks like
+    cache: str = "10%"  # … that caches would have kept
+    drill_days: int = 30  # how old the last drill may be
+
+
 class Policy(Record, frozen=True):
     """The whole file."""
 
@@ -174,6 +187,7 @@ class Policy(Record, frozen=True):
     ledger: LedgerPolicy = LedgerPolicy()
     spend: SpendPolicy = SpendPolicy()
     guard: Guard = Guard()
+    audit: AuditPolicy = AuditPolicy()
 
 
 UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}

@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from ..domain.policy import Policy
 from ..rules import guard
+from ..rules import audit
 from ..rules.budget import compile_budget
 from ..stores.price_override import compile_override
 from ..wire import failure
@@ -99,6 +100,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: failed: {bad}") from None
         if tool.polls < 0:
             raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: polls is {tool.polls}; write how often, from 1 up")
+    try:
+        audit.limits(policy.audit)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['audit'])}: [audit]: {bad}") from None
     names = [b.name for b in policy.budget if b.name]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
