@@ -23,17 +23,23 @@ from ...stores.fault import LedgerFault
 from ...stores.query import DIMENSIONS, LABEL, Filter, Query
 from ...stores.reader import Reader
 from .. import settings
-from . import asks, blocks, page_bill, page_calls, page_why
+from . import asks, blocks, page_audit, page_bill, page_calls, page_guards, page_settings, page_talks, page_tools, page_why
 from .asks import Ask, BadAsk
 from .blocks import Note, Page
 from .shelf import Shelf, newest_us
 
-PAGES: dict[str, tuple[str, Callable[[Ask, Reader], Page | None]]] = {
+Maker = Callable[[Ask, Reader, Shelf], Page | None]
+PAGES: dict[str, tuple[str, Maker]] = {
     "bill": ("Bill", page_bill.page),
     "why": ("Why", page_why.page),
+    "conversations": ("Conversations", page_talks.page),
+    "tools": ("Tools and models", page_tools.page),
     "calls": ("Calls", page_calls.page),
+    "guards": ("Guards", page_guards.page),
+    "audit": ("Audit", page_audit.page),
+    "settings": ("Settings", page_settings.page),
 }
-INNER: dict[str, Callable[[Ask, Reader], Page | None]] = {"call": page_calls.one}
+INNER: dict[str, Maker] = {"call": page_calls.one, "conversation": page_talks.one}
 
 # Nothing may run or load but our own two files; nothing may frame us, and no form goes elsewhere.
 CSP = (
@@ -65,7 +71,7 @@ class Desk:
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._lock = threading.Lock()
 
-    def answer(self, name: str, make: Callable[[Ask, Reader], Page | None], pairs: asks.Pairs, zone: str, bound: tuple[Filter, ...]) -> Kept | None:
+    def answer(self, name: str, make: Maker, pairs: asks.Pairs, zone: str, bound: tuple[Filter, ...]) -> Kept | None:
         key = (name, tuple(pairs), zone, bound)
         with self._lock:  # whoever asks the same meanwhile waits for this answer rather than for his own
             kept = self._kept.get(key)
@@ -73,7 +79,7 @@ class Desk:
                 return kept
             with self.shelf.open() as reader:
                 ask = asks.read(name, pairs, self.shelf.clock_us(), newest_us=newest_us(reader), zone=zone, bound=bound)
-                page = make(ask, reader)
+                page = make(ask, reader, self.shelf)
                 if page is None:
                     return None
                 kept = Kept(time.monotonic() + KEEP_S, page, ask, tuple(reader.skipped))

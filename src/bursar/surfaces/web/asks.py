@@ -198,7 +198,7 @@ def local_period(since: str, until: str, now_us: int, zone: str) -> periods.Peri
     tz = ZoneInfo(zone)
     wall = _us(_wall(now_us, zone).replace(tzinfo=UTC))
     try:
-        if zone == "UTC" or _moment(since) and (not until or _moment(until)):
+        if zone == "UTC" or (_moment(since) and (not until or _moment(until))):
             return periods.period(since or None, until or None, now_us)
         first = _bound(since, now_us, wall, tz)
         last = _bound("", 0, 0, tz) if not until else _bound(until, now_us, wall, tz)

@@ -12,7 +12,7 @@ from ..statement import Sum
 from . import blocks, plots
 from .asks import Ask, cell_span, cells, dimension, grain_for
 from .blocks import Block, Cell, Choice, Column, Lane, Mark, Page, Strip, Table, Tile, Tiles
-from .shelf import dollars
+from .shelf import Shelf, dollars
 
 LABELS = ("feature", "tenant", "flow", "operation", "model", "cause", "user", "provider", "tier", "key")
 TOP = 12
@@ -80,7 +80,7 @@ def layers(reader: Reader, where: tuple[Filter, ...], since: int | None, until: 
     return Layers(parts, total, calls, saved, refused, unpriced, estimated)
 
 
-def page(ask: Ask, reader: Reader) -> Page:
+def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
     by = ask.word("by", "feature")
     name = dimension(by)
     span = ask.period

@@ -16,7 +16,7 @@ from ..cli_common import pico
 from . import blocks, shelf
 from .asks import Ask, BadAsk, link
 from .blocks import Block, Cell, Column, Facts, Note, Page, Table, Tile, Tiles
-from .shelf import dollars
+from .shelf import Shelf, dollars
 
 EACH = 50
 PAGES_MAX = 2_000
@@ -42,7 +42,7 @@ SHOWN = ("id", "ts", "call", "try_no", "operation", "cause", "tenant", "feature"
 NEEDED = (*SHOWN, "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "cost")
 
 
-def page(ask: Ask, reader: Reader) -> Page:
+def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
     of = ask.word("of", "cost")
     if of not in SUMS:
         raise BadAsk(f"of={of!r} is no sum of money; it is one of {', '.join(SUMS)}")
@@ -130,7 +130,7 @@ HOW = ("usage_source", "price_id", "price_status", "hold", "saved", "saved_by", 
        "prefix_hash", "response_id", "policy_hash", "node", "source", "corrects", "flags", "id")  # fmt: skip
 
 
-def one(ask: Ask, reader: Reader) -> Page | None:
+def one(ask: Ask, reader: Reader, _: Shelf) -> Page | None:
     """The row with that id; None when there is none, or it is not for this viewer."""
     columns = ", ".join(f'"{c}"' for c in ALL_COLUMNS)
     id = ask.word("id")

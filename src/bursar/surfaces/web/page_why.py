@@ -12,13 +12,13 @@ from .. import cli_why, periods, tables, why
 from . import blocks
 from .asks import Ask, dimension, local_period
 from .blocks import Block, Cell, Column, Lane, Mark, Note, Page, Strip, Table, Tile, Tiles
-from .shelf import dollars
+from .shelf import Shelf, dollars
 
 EVENTS_MAX = 12
 DEARER, CHEAPER = 3, 2  # colours: of a driver that added, of one that took away
 
 
-def page(ask: Ask, reader: Reader) -> Page:
+def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
     this, versus = _spans(ask, reader)
     labels = tuple(dimension(name.strip()) for name in (ask.word("by") or ",".join(why.LABELS)).split(",") if name.strip())[:5]
     made = why.report(reader, labels, ask.filters, this, versus)
