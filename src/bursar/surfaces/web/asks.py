@@ -118,9 +118,7 @@ def dimension(name: str) -> str:
     raise BadAsk(f"{name!r} is neither a column of the ledger nor label:NAME")
 
 
-def read(
-    page: str, pairs: Pairs, now_us: int, *, newest_us: int | None, zone: str = "", bound: tuple[Filter, ...] = ()
-) -> Ask:  # fmt: skip
+def read(page: str, pairs: Pairs, now_us: int, *, newest_us: int | None, zone: str = "", bound: tuple[Filter, ...] = ()) -> Ask:
     """The question of a URL. Without a period it is this month, or the month of the ledger's newest row where this one has none."""
     found: dict[tuple[str, bool], list[str | int]] = {}
     given: list[tuple[str, str]] = []
@@ -275,7 +273,11 @@ def cells(since: int, until: int, grain: str, zone: str) -> list[str]:
     made: list[str] = []
     while day <= last:
         made.append(day.strftime("%Y-%m-%d"))
-        day = day + timedelta(days={"day": 1, "week": 7}.get(grain, 0)) if grain != "month" else (day + timedelta(days=32)).replace(day=1)
+        day = (
+            day + timedelta(days={"day": 1, "week": 7}.get(grain, 0))
+            if grain != "month"
+            else (day + timedelta(days=32)).replace(day=1)
+        )
     return made
 
 
@@ -288,6 +290,12 @@ def grain_for(since: int, until: int) -> str:
 def words() -> tuple[tuple[str, str], ...]:
     """Periods to choose from: (as in the URL, as people say)."""
     return (
-        ("today", "Today"), ("24h", "Last 24 hours"), ("7d", "Last 7 days"), ("30d", "Last 30 days"), ("month", "This month"),
-        ("last month", "Last month"), ("year", "This year"), (ALL, "Everything"),
-    )  # fmt: skip
+        ("today", "Today"),
+        ("24h", "Last 24 hours"),
+        ("7d", "Last 7 days"),
+        ("30d", "Last 30 days"),
+        ("month", "This month"),
+        ("last month", "Last month"),
+        ("year", "This year"),
+        (ALL, "Everything"),
+    )

@@ -175,6 +175,7 @@ class Note(NamedTuple):
     text: Sequence[str] = ()
     code: str = ""
     tone: str = ""
+    acts: Sequence[Act] = ()
     kind: str = "note"
 
 

@@ -44,7 +44,7 @@ PARTS = (
     Part("embedding", "Embeddings", 2, (Filter("operation", ("embedding",)),), "", "indexing and searching"),
     Part("background", "Background work", 2, (Filter("operation", ("background",)),), "", "digests, summaries, jobs"),
     Part("control", "Bursar's own calls", 3, (Filter("operation", ("control",)),), "", "routing and summarising"),
-)  # fmt: skip
+)
 COLOURS = {part.id: n for n, part in enumerate(PARTS)}
 
 
@@ -104,12 +104,15 @@ def _by(now: str) -> Choice:
 
 def _nothing(ask: Ask) -> blocks.Note:
     if ask.where:
-        return blocks.Note("empty", "No call fits", ["No call in this period fits these filters. Take one away, or choose a longer period above."])
+        return blocks.Note(
+            "empty", "No call fits", ["No call in this period fits these filters. Take one away, or choose a longer period above."]
+        )
     return blocks.Note(
-        "empty", "No calls in this period",
+        "empty",
+        "No calls in this period",
         ["Choose a longer period above, or send the first call: point an SDK's base URL at the gateway."],
         "bursar serve\nexport OPENAI_BASE_URL=http://127.0.0.1:8787/v1\nexport ANTHROPIC_BASE_URL=http://127.0.0.1:8787",
-    )  # fmt: skip
+    )
 
 
 def _unattributed(reader: Reader, ask: Ask) -> tuple[int, int]:
@@ -138,32 +141,60 @@ def _tiles(ask: Ask, now: Layers, before: Layers | None, unattributed: tuple[int
     nobody = unattributed[0]
     made = [
         Tile(
-            "total", "Spent", tables.money(now.total), blocks.plain(now.total), ask.rows(),
+            "total",
+            "Spent",
+            tables.money(now.total),
+            blocks.plain(now.total),
+            ask.rows(),
             f"{tables.change(now.total, before.total)} against {tables.money(before.total)} before" if before else "",
             "bad" if before and now.total > before.total else "",
         ),
         Tile(
-            "hidden", "Hidden multipliers", tables.money(hidden), blocks.plain(hidden), "",
+            "hidden",
+            "Hidden multipliers",
+            tables.money(hidden),
+            blocks.plain(hidden),
+            "",
             f"{tables.share(hidden, now.total)} of the bill" if now.total > 0 else "",
         ),
-        Tile("saved", "Saved by control", tables.money(now.saved), blocks.plain(now.saved), ask.again("savings"),
-             f"{now.refused:,} calls refused" if now.refused else "nothing was refused"),
-        Tile("calls", "Calls", tables.count(now.calls), now.calls, ask.rows(),
-             f"{tables.money(now.total // now.calls, 4)} each" if now.calls and now.total > 0 else ""),
         Tile(
-            "unattributed", "Without a feature", tables.share(nobody, now.total) or "0.0%", tables.fraction(nobody, now.total),
-            ask.rows(Filter("feature", ("",))) if nobody else "",
-            tables.money(nobody) if nobody else "every dollar has a feature", "bad" if nobody * 20 > now.total > 0 else "",
+            "saved",
+            "Saved by control",
+            tables.money(now.saved),
+            blocks.plain(now.saved),
+            ask.again("savings"),
+            f"{now.refused:,} calls refused" if now.refused else "nothing was refused",
         ),
-    ]  # fmt: skip
+        Tile(
+            "calls",
+            "Calls",
+            tables.count(now.calls),
+            now.calls,
+            ask.rows(),
+            f"{tables.money(now.total // now.calls, 4)} each" if now.calls and now.total > 0 else "",
+        ),
+        Tile(
+            "unattributed",
+            "Without a feature",
+            tables.share(nobody, now.total) or "0.0%",
+            tables.fraction(nobody, now.total),
+            ask.rows(Filter("feature", ("",))) if nobody else "",
+            tables.money(nobody) if nobody else "every dollar has a feature",
+            "bad" if nobody * 20 > now.total > 0 else "",
+        ),
+    ]
     if now.unpriced or now.estimated:
         made.append(
             Tile(
-                "unsure", "Not certain", f"{now.unpriced + now.estimated:,} tries", now.unpriced + now.estimated,
+                "unsure",
+                "Not certain",
+                f"{now.unpriced + now.estimated:,} tries",
+                now.unpriced + now.estimated,
                 ask.rows(Filter("price_status", ("unpriced", "estimated"))),
-                f"{now.unpriced:,} without a price, {now.estimated:,} estimated", "warn",
+                f"{now.unpriced:,} without a price, {now.estimated:,} estimated",
+                "warn",
             )
-        )  # fmt: skip
+        )
     return Tiles("figures", made)
 
 
@@ -196,13 +227,27 @@ def _strip(ask: Ask, now: Layers, before: Layers | None) -> Strip:
         tip = f"Saved: {tables.money(now.saved)} that was not spent"
         third.append(Mark(1000 * now.total / scale, 0, 1000 * now.saved / scale, 1, 8, tip, ask.again("savings"), hatched=True))
     lanes = (
-        Lane("Visible", tables.money(visible), tables.share(visible, now.total), lane(PARTS[:1], 0), "first tries, what is new in them"),
-        Lane("Multipliers", tables.money(multiplied), tables.share(multiplied, now.total), lane(hidden, visible),
-             "sent again, tried again, or nobody's question"),
-        Lane("Control", f"{tables.money(now.saved)} saved", tables.share(control, now.total), third,
-             f"its own calls cost {tables.money(control)}" if control else
-             ("reply cache, tiers, compaction" if now.saved else "no control saved anything in this period"), ask.again("savings")),
-    )  # fmt: skip
+        Lane(
+            "Visible", tables.money(visible), tables.share(visible, now.total), lane(PARTS[:1], 0), "first tries, what is new in them"
+        ),
+        Lane(
+            "Multipliers",
+            tables.money(multiplied),
+            tables.share(multiplied, now.total),
+            lane(hidden, visible),
+            "sent again, tried again, or nobody's question",
+        ),
+        Lane(
+            "Control",
+            f"{tables.money(now.saved)} saved",
+            tables.share(control, now.total),
+            third,
+            f"its own calls cost {tables.money(control)}"
+            if control
+            else ("reply cache, tiers, compaction" if now.saved else "no control saved anything in this period"),
+            ask.again("savings"),
+        ),
+    )
     rows: list[list[Cell]] = []
     for part in PARTS:
         cost, was = now.parts[part.id], before.parts[part.id] if before else 0
@@ -218,7 +263,12 @@ def _strip(ask: Ask, now: Layers, before: Layers | None) -> Strip:
             row += [blocks.money(was), blocks.change(cost, was)]
         rows.append(row)
     columns = [Column("Part", "part"), Column("What it is", "told"), Column("Cost", "cost", True), Column("Share", "share", True)]
-    total = [Cell("Total", "total"), Cell("", None), blocks.money(now.total, ask.rows(), live="layers/total"), blocks.share(now.total, now.total)]
+    total = [
+        Cell("Total", "total"),
+        Cell("", None),
+        blocks.money(now.total, ask.rows(), live="layers/total"),
+        blocks.share(now.total, now.total),
+    ]
     if before is not None:
         columns += [Column("Before", "before", True), Column("Change", "change", True)]
         total += [blocks.money(before.total), blocks.change(now.total, before.total)]
@@ -236,9 +286,7 @@ def _over_time(ask: Ask, reader: Reader, name: str) -> blocks.Plot:
     values = tuple(str(row[name]) for row in top if row[name] is not None)
     series: list[str | None] = [*values]
     keep = ((name, values),) if isinstance(top[0][name] if top else "", str) else ()
-    found = reader.query(
-        Query(("cost", "rows"), (name,), ask.filters, ask.period.since, ask.period.until, grain, ask.zone, keep=keep)
-    )  # fmt: skip
+    found = reader.query(Query(("cost", "rows"), (name,), ask.filters, ask.period.since, ask.period.until, grain, ask.zone, keep=keep))
     cost: dict[tuple[str, str | None], int] = {}
     for row in found:
         value = None if row[name] is None or str(row[name]) not in values else str(row[name])
@@ -252,11 +300,17 @@ def _over_time(ask: Ask, reader: Reader, name: str) -> blocks.Plot:
 
     along = [period for period in cells(since, until, grain, ask.zone)]
     return plots.stacked(
-        "time", f"By {grain}, split by {name.removeprefix(LABEL)}", along, series, cost, href,
+        "time",
+        f"By {grain}, split by {name.removeprefix(LABEL)}",
+        along,
+        series,
+        cost,
+        href,
         lambda value: "everything else" if value is None else value or UNSAID,
-        lambda period: _named(ask, period, grain), grain,
+        lambda period: _named(ask, period, grain),
+        grain,
         lambda value: ask.rows(*_of(name, value, values)),
-    )  # fmt: skip
+    )
 
 
 def _of(name: str, value: str | None, values: Sequence[str]) -> tuple[Filter, ...]:
@@ -296,11 +350,21 @@ def _lines(ask: Ask, reader: Reader, by: str, name: str) -> Table:
             where = None if numeric and value is None else (Filter(name, (int(value) if numeric and value else value or "",)),)
             first = blocks.label(value, nobody="first tries" if name == "cause" else UNSAID)
         href = ask.rows(*where) if where is not None else ""
-        rows.append([first._replace(href=href), *_figures(line.now, line.before, made.total, href, most, value if not line.other else "(other)")])
+        rows.append(
+            [
+                first._replace(href=href),
+                *_figures(line.now, line.before, made.total, href, most, value if not line.other else "(other)"),
+            ]
+        )
     heads = [Column(by.removeprefix(LABEL), by), Column("Cost", "cost", True), Column("Share", "share", True)]
     if made.before is not None:
         heads += [Column("Before", "before", True), Column("Change", "change", True)]
-    heads += [Column("Calls", "calls", True), Column("Tries", "tries", True), Column("Tokens", "tokens", True), Column("Unpriced", "unpriced", True)]
+    heads += [
+        Column("Calls", "calls", True),
+        Column("Tries", "tries", True),
+        Column("Tokens", "tokens", True),
+        Column("Unpriced", "unpriced", True),
+    ]
     total = [Cell("Total", None), *_figures(made.total, made.before, made.total, ask.rows(), 0, "total")]
     return Table("by", f"By {by.removeprefix(LABEL)}", tuple(heads), rows, total)
 
@@ -310,7 +374,10 @@ def _figures(now: Sum, before: Sum | None, total: Sum, href: str, most: int, key
     made = [blocks.money(now.cost, href, bar=bar, live=f"by/{key or ''}"), blocks.share(now.cost, total.cost)]
     if before is not None:
         made += [blocks.money(before.cost), blocks.change(now.cost, before.cost)]
-    return [*made, blocks.count(now.calls), blocks.count(now.tries), Cell(tables.brief(now.tokens), now.tokens),
-            Cell(tables.count(now.unpriced) if now.unpriced else "", now.unpriced, tone="bad")]  # fmt: skip
-
-
+    return [
+        *made,
+        blocks.count(now.calls),
+        blocks.count(now.tries),
+        Cell(tables.brief(now.tokens), now.tokens),
+        Cell(tables.count(now.unpriced) if now.unpriced else "", now.unpriced, tone="bad"),
+    ]

@@ -21,7 +21,7 @@ from .blocks import Act, Block, Card, Cards, Cell, Column, Meter, Meters, Note, 
 from .shelf import Shelf
 
 SHOWN = 12  # scopes of one budget
-LISTED = 50
+LISTED = 25
 ACTED = ("stopped", "refused")
 
 
@@ -33,19 +33,56 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     budgets = _budgets(ask, reader, rules, raised)
     held = [(hold, alive) for hold, alive in reader.holds() if _mine(ask, hold.entry)]
     since = ask.period.since or 0
-    logged = [one for one in incidents.listed(reader.sqlite, since_us=since, most=1_000) if _mine(ask, one) and one.ts < (ask.period.until or 2**62)]
+    logged = [
+        one
+        for one in incidents.listed(reader.sqlite, since_us=since, most=1_000)
+        if _mine(ask, one) and one.ts < (ask.period.until or 2**62)
+    ]
     open_ = [one for one in incidents.listed(reader.sqlite, states=("open", "taken"), most=100) if _mine(ask, one)]
     stopped = sum(one.calls for one in logged if one.act in ACTED)
     kept = sum(one.kept for one in logged if one.act in ACTED)
     tight = [m for m in budgets.meters if m.share >= 0.8]
-    figures = Tiles("figures", (
-        Tile("budgets", "Near their limit", tables.count(len(tight)), len(tight), "", f"of {len(budgets.meters)} standings shown", "bad" if tight else ""),
-        Tile("held", "Held at this moment", tables.money(sum(h.amount for h, _ in held)), blocks.plain(sum(h.amount for h, _ in held)), "",
-             f"{len(held)} tries under way"),
-        Tile("stopped", "Calls stopped", tables.count(stopped), stopped, "", f"could have cost up to {tables.money(kept)}" if kept else "in this period"),
-        Tile("open", "Waiting for a person", tables.count(len(open_)), len(open_), "", "hand-offs", "bad" if open_ else ""),
-    ))  # fmt: skip
-    made: list[Block] = [figures, _handoffs(ask, open_), budgets, _holds(ask, held), _incidents(ask, logged), _orders(ask, orders), _drill(ask, reader, policy_hash)]
+    figures = Tiles(
+        "figures",
+        (
+            Tile(
+                "budgets",
+                "Near their limit",
+                tables.count(len(tight)),
+                len(tight),
+                "",
+                f"of {len(budgets.meters)} standings shown",
+                "bad" if tight else "",
+            ),
+            Tile(
+                "held",
+                "Held at this moment",
+                tables.money(sum(h.amount for h, _ in held)),
+                blocks.plain(sum(h.amount for h, _ in held)),
+                "",
+                f"{len(held)} tries under way",
+            ),
+            Tile(
+                "stopped",
+                "Calls stopped",
+                tables.count(stopped),
+                stopped,
+                "",
+                f"could have cost up to {tables.money(kept)}" if kept else "in this period",
+            ),
+            Tile("open", "Waiting for a person", tables.count(len(open_)), len(open_), "", "hand-offs", "bad" if open_ else ""),
+        ),
+    )
+    made: list[Block] = [
+        figures,
+        _handoffs(ask, open_),
+        budgets,
+        _holds(ask, held),
+        _incidents(ask, logged),
+        _orders(ask, orders),
+        _stop(),
+        _drill(ask, reader, policy_hash),
+    ]
     lead = f"{stopped:,} calls were stopped, {len(tight)} budgets are near their limit, {len(open_)} conversations wait for a person."
     return Page("guards", "Guards", made, lead, live=True, main="incidents")
 
@@ -96,11 +133,34 @@ def _budgets(ask: Ask, reader: Reader, rules: list[BudgetRule], raised: dict[str
             left = "" if resets <= 0 else f"window ended {ask.shown(resets)}" if over else f"begins anew {ask.shown(resets)}"
             kind = "stops at its limit" if rule.hard else "only warns"
             told = f"{_amount(spent, limit.unit)} of {_amount(limit.amount, limit.unit)}"
-            note = " · ".join(part_ for part_ in (kind, left, f"{_amount(held, limit.unit)} held" if held else "", "raised by order" if rule.name in raised else "") if part_)
+            note = " · ".join(
+                part_
+                for part_ in (
+                    kind,
+                    left,
+                    f"{_amount(held, limit.unit)} held" if held else "",
+                    "raised by order" if rule.name in raised else "",
+                )
+                if part_
+            )
             tone = "bad" if part >= 1 else "warn" if part >= 0.8 else ""
-            made.append(Meter(name, told, share, note, tone, _rows(ask, rule, values, counter, resets), max(0.0, min(1.0, part) - min(1.0, share)), counter, acts))
+            made.append(
+                Meter(
+                    name,
+                    told,
+                    share,
+                    note,
+                    tone,
+                    _rows(ask, rule, values, counter, resets),
+                    max(0.0, min(1.0, part) - min(1.0, share)),
+                    counter,
+                    acts,
+                )
+            )
         if not shown:
-            made.append(Meter(rule.name, f"0 of {_amount(limit.amount, limit.unit)}", 0.0, "nothing counted yet in this window", acts=acts))
+            made.append(
+                Meter(rule.name, f"0 of {_amount(limit.amount, limit.unit)}", 0.0, "nothing counted yet in this window", acts=acts)
+            )
     made.sort(key=lambda m: -m.share)
     empty = "No budget: nothing limits what is spent. Four lines of the policy file make one: [[budget]] with scope, limit and window."
     return Meters("budgets", "Budgets", made, empty)
@@ -139,16 +199,25 @@ def _rows(ask: Ask, rule: BudgetRule, values: list[str], counter: str, resets: i
 def _holds(ask: Ask, held: list[tuple[Any, bool]]) -> Table:
     rows = [
         [
-            Cell(ask.shown(hold.ts, seconds=True), periods.iso(hold.ts)), blocks.label(hold.entry.feature), blocks.label(hold.entry.tenant),
-            Cell(hold.entry.model_requested, hold.entry.model_requested), Cell(f"{max(0, ask.now_us - hold.ts) // 1_000_000:,} s", max(0, ask.now_us - hold.ts) // 1_000_000),
-            Cell("yes" if alive else "no: it becomes a row at its hold", alive, tone="" if alive else "bad"), blocks.money(hold.amount, "", 4),
+            Cell(ask.shown(hold.ts, seconds=True), periods.iso(hold.ts)),
+            blocks.label(hold.entry.feature),
+            blocks.label(hold.entry.tenant),
+            Cell(hold.entry.model_requested, hold.entry.model_requested),
+            Cell(f"{max(0, ask.now_us - hold.ts) // 1_000_000:,} s", max(0, ask.now_us - hold.ts) // 1_000_000),
+            Cell("yes" if alive else "no: it becomes a row at its hold", alive, tone="" if alive else "bad"),
+            blocks.money(hold.amount, "", 4),
         ]
         for hold, alive in held[:LISTED]
-    ]  # fmt: skip
+    ]
     heads = (
-        Column(f"Since ({ask.zone})", "ts"), Column("Feature", "feature"), Column("Tenant", "tenant"), Column("Model", "model"), Column("Age", "age_s", True),
-        Column("Its process lives", "alive"), Column("Held", "held", True),
-    )  # fmt: skip
+        Column(f"Since ({ask.zone})", "ts"),
+        Column("Feature", "feature"),
+        Column("Tenant", "tenant"),
+        Column("Model", "model"),
+        Column("Age", "age_s", True),
+        Column("Its process lives", "alive"),
+        Column("Held", "held", True),
+    )
     return Table("holds", "Holds in flight", heads, rows, empty="No try is under way at this moment.")
 
 
@@ -159,16 +228,34 @@ def _who(one: Logged) -> str:
 def _incidents(ask: Ask, logged: list[Logged]) -> Table:
     rows = [
         [
-            Cell(ask.shown(one.last_ts), periods.iso(one.last_ts), tone="nowrap"), Cell(one.act.replace("_", " "), one.act, tone="bad" if one.act in ACTED else "warn"),
-            Cell(one.reason, one.reason, note=one.code, tone="wide"), Cell(_who(one), one.conversation, _talk(ask, one)), blocks.count(one.calls),
-            blocks.money(one.kept) if one.kept else Cell("", "0"), Cell(one.state, one.state, note=one.by),
+            Cell(ask.shown(one.last_ts), periods.iso(one.last_ts), tone="nowrap"),
+            Cell(one.act.replace("_", " "), one.act, tone="bad" if one.act in ACTED else "warn"),
+            Cell(one.reason, one.reason, note=one.code, tone="wide"),
+            Cell(_who(one), one.conversation, _talk(ask, one)),
+            blocks.count(one.calls),
+            blocks.money(one.kept) if one.kept else Cell("", "0"),
+            Cell(one.state, one.state, note=one.by),
         ]
         for one in logged[:LISTED]
-    ]  # fmt: skip
-    heads = (Column(f"Last ({ask.zone})", "last_ts"), Column("What", "act"), Column("Why", "reason"), Column("Whose", "conversation"), Column("Calls", "calls", True),
-             Column("Kept", "kept", True), Column("State", "state"))  # fmt: skip
+    ]
+    heads = (
+        Column(f"Last ({ask.zone})", "last_ts"),
+        Column("What", "act"),
+        Column("Why", "reason"),
+        Column("Whose", "conversation"),
+        Column("Calls", "calls", True),
+        Column("Kept", "kept", True),
+        Column("State", "state"),
+    )
     note = f"the newest {LISTED} of {len(logged):,}" if len(logged) > LISTED else ""
-    return Table("incidents", "Incidents", heads, rows, note=note, empty="No guard acted in this period. A drill (`bursar drill`) proves that they would.")
+    return Table(
+        "incidents",
+        "Incidents",
+        heads,
+        rows,
+        note=note,
+        empty="No guard acted in this period. A drill (`bursar drill`) proves that they would.",
+    )
 
 
 def _talk(ask: Ask, one: Logged) -> str:
@@ -178,29 +265,51 @@ def _talk(ask: Ask, one: Logged) -> str:
 def _handoffs(ask: Ask, open_: list[Logged]) -> Cards:
     cards = [
         Card(
-            _who(one), [one.reason], one.state, "warn" if one.state == "taken" else "bad", f"{one.calls:,} calls" if one.calls > 1 else "",
-            [("stopped", ask.shown(one.ts)), ("limit", one.budget or one.code), *([("taken by", one.by)] if one.by else [])], href=_talk(ask, one),
+            _who(one),
+            [one.reason],
+            one.state,
+            "warn" if one.state == "taken" else "bad",
+            f"{one.calls:,} calls" if one.calls > 1 else "",
+            [("stopped", ask.shown(one.ts)), ("limit", one.budget or one.code), *([("taken by", one.by)] if one.by else [])],
+            href=_talk(ask, one),
             raw={"n": one.n, "conversation": one.conversation, "ts": periods.iso(one.ts)},
-            acts=(*([Act("Take", "/act/take", (("n", str(one.n)),))] if one.state == "open" else []),
-                  Act("Let it go on", "/act/resume", (("n", str(one.n)), ("conversation", one.conversation))), Act("End it", "/act/end", (("n", str(one.n)),))),
+            acts=(
+                *([Act("Take", "/act/take", (("n", str(one.n)),))] if one.state == "open" else []),
+                Act("Let it go on", "/act/resume", (("n", str(one.n)), ("conversation", one.conversation))),
+                Act("End it", "/act/end", (("n", str(one.n)),)),
+            ),
         )
         for one in open_
-    ]  # fmt: skip
+    ]
     return Cards("handoffs", "Hand-offs to take", cards, "Nobody waits for a person.")
 
 
-def _orders(ask: Ask, orders: list[Order]) -> Table:
-    rows: list[list[Cell]] = []
+def _orders(ask: Ask, orders: list[Order]) -> Cards:
+    cards: list[Card] = []
     for one in orders:
-        if not all(dict(one.match).get(f.name) in f.values for f in ask.bound):
+        if not all(dict(one.match).get(f.name.removeprefix(LABEL)) in f.values for f in ask.bound):
             continue
         what = ", ".join(f"{name}={value}" for name, value in one.match) or one.budget
-        rows.append([
-            Cell(ask.shown(one.at), periods.iso(one.at), tone="nowrap"), Cell(one.kind, one.kind), Cell(what + (f" to {one.limit}" if one.limit else ""), what), Cell(one.by, one.by),
-            Cell(one.reason, one.reason), Cell(ask.shown(one.until) if one.until else "for ever", periods.iso(one.until) if one.until else None),
-        ])  # fmt: skip
-    heads = (Column(f"Given ({ask.zone})", "at"), Column("Order", "kind"), Column("What", "match"), Column("By", "by"), Column("Why", "reason"), Column("Until", "until"))
-    return Table("orders", "Orders in force", heads, rows, empty="Nobody ordered a stop, a resumption or a raise that is still in force.")
+        until = ask.shown(one.until) if one.until else "withdrawn"
+        cards.append(
+            Card(
+                f"{one.kind} {what}" + (f" to {one.limit}" if one.limit else ""),
+                [one.reason] if one.reason else (),
+                tone="warn",
+                facts=[("by", one.by), ("given", ask.shown(one.at)), ("until", until)],
+                acts=(Act("Withdraw", "/act/withdraw", (("n", str(one.n)),)),),
+                raw={"n": one.n, "kind": one.kind, "match": dict(one.match), "budget": one.budget, "limit": one.limit, "by": one.by},
+            )
+        )
+    return Cards("orders", "Orders in force", cards, "Nobody ordered a stop, a resumption or a raise that is still in force.")
+
+
+def _stop() -> Note:
+    told = "No call with this label and value goes out any more, and running streams end, within a second. It holds until it is withdrawn."
+    act = Act("Stop", "/act/stop", (), (("name", "label"), ("value", "value"), ("reason", "why")))
+    return Note(
+        "stop", "Stop something", [told, "Log in as an operator to do it here, or: bursar guard stop --where tenant=acme"], acts=(act,)
+    )
 
 
 def _drill(ask: Ask, reader: Reader, policy_hash: str) -> Note:
@@ -212,5 +321,3 @@ def _drill(ask: Ask, reader: Reader, policy_hash: str) -> Note:
     if policy != policy_hash:
         told.append("The policy has changed since then; hold it again.")
     return Note("drill", "Last drill", told, "" if passed and policy == policy_hash else "bursar drill", "" if passed else "warn")
-
-

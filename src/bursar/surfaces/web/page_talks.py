@@ -25,22 +25,70 @@ def page(question: Ask, reader: Reader, shelf: Shelf) -> Page:
     span = periods.Period(question.period.since, question.period.until)
     found = conversations.overview(reader, question.filters, span, top=TOP, resolved=policy.spend.resolved)
     if found is None:
-        return Page("conversations", "Conversations", [Note("empty", "No conversation in this period", [
-            "A conversation is one that a label names, or one that the gateway recognises by its messages: nothing has to change in a client. "
-            "Choose a longer period, or take a filter away."])])  # fmt: skip
+        return Page(
+            "conversations",
+            "Conversations",
+            [
+                Note(
+                    "empty",
+                    "No conversation in this period",
+                    [
+                        "A conversation is one that a label names, or one that the gateway recognises by its messages: nothing has to change in a client. "
+                        "Choose a longer period, or take a filter away."
+                    ],
+                )
+            ],
+        )
     worst = found.tails[0]
-    figures = Tiles("figures", (
-        Tile("conversations", "Conversations", tables.count(found.conversations), found.conversations, "", f"{found.calls:,} calls"),
-        Tile("cost", "They cost", tables.money(found.cost), blocks.plain(found.cost), question.rows(THREADED),
-             f"{tables.money(found.outside)} more in no conversation" if found.outside else "all calls are in one"),
-        Tile("turns", "Turns", f"{found.turns.p50} · {found.turns.p95} · {found.turns.max}", list(found.turns), "", "half · 95% · the most"),
-        Tile("tokens", "Tokens each", f"{tables.brief(found.tokens.p50)} · {tables.brief(found.tokens.p95)} · {tables.brief(found.tokens.max)}",
-             list(found.tokens), "", "half · 95% · the most"),
-        Tile("each", "Cost each", f"{tables.money(found.per_cost.p50)} · {tables.money(found.per_cost.p95)} · {tables.money(found.per_cost.max)}",
-             [blocks.plain(one) for one in found.per_cost], "", "half · 95% · the most"),
-        Tile("tail", f"The dearest {worst.per_cent}%", tables.share(worst.cost, found.cost), tables.fraction(worst.cost, found.cost), "",
-             f"{worst.conversations} conversations, {tables.money(worst.cost)}", "bad" if worst.cost * 5 > found.cost else ""),
-    ))  # fmt: skip
+    figures = Tiles(
+        "figures",
+        (
+            Tile(
+                "conversations", "Conversations", tables.count(found.conversations), found.conversations, "", f"{found.calls:,} calls"
+            ),
+            Tile(
+                "cost",
+                "They cost",
+                tables.money(found.cost),
+                blocks.plain(found.cost),
+                question.rows(THREADED),
+                f"{tables.money(found.outside)} more in no conversation" if found.outside else "all calls are in one",
+            ),
+            Tile(
+                "turns",
+                "Turns",
+                tables.count(found.turns.p95),
+                list(found.turns),
+                "",
+                f"95% have no more; half {found.turns.p50}, the most {found.turns.max}",
+            ),
+            Tile(
+                "tokens",
+                "Tokens each",
+                tables.brief(found.tokens.p95),
+                list(found.tokens),
+                "",
+                f"95% have no more; half {tables.brief(found.tokens.p50)}, the most {tables.brief(found.tokens.max)}",
+            ),
+            Tile(
+                "each",
+                "Cost each",
+                tables.money(found.per_cost.p95),
+                [blocks.plain(one) for one in found.per_cost],
+                "",
+                f"95% have no more; half {tables.money(found.per_cost.p50)}, the most {tables.money(found.per_cost.max)}",
+            ),
+            Tile(
+                "tail",
+                f"The dearest {worst.per_cent}%",
+                tables.share(worst.cost, found.cost),
+                tables.fraction(worst.cost, found.cost),
+                "",
+                f"{worst.conversations} conversations, {tables.money(worst.cost)}",
+                "bad" if worst.cost * 5 > found.cost else "",
+            ),
+        ),
+    )
     made: list[Block] = [figures, _curve(question, reader, found), _spread(reader, found), _dearest(question, found)]
     if found.outcomes:
         made.insert(3, _outcomes(found))
@@ -69,18 +117,36 @@ def _curve(question: Ask, reader: Reader, found: conversations.Overview) -> Plot
                 y -= height
                 tip = f"Turn {turn.turn}, {SPLIT[colour].lower()}: {tables.money(pico, 4)} of {tables.money(sum(parts), 4)}; {turn.reached:,} conversations got there"
                 marks.append(Mark(n * place + 0.1 * place, y, place * 0.8, height, colour, tip, href))
-        rows.append([
-            Cell(str(turn.turn), turn.turn), blocks.count(turn.reached), blocks.count(turn.calls), blocks.money(turn.cost, href),
-            blocks.money(turn.cost // turn.reached, "", 4), *[blocks.money(pico, "", 4) for pico in parts],
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(str(turn.turn), turn.turn),
+                blocks.count(turn.reached),
+                blocks.count(turn.calls),
+                blocks.money(turn.cost, href),
+                blocks.money(turn.cost // turn.reached, "", 4),
+                *[blocks.money(pico, "", 4) for pico in parts],
+            ]
+        )
     heads = (
-        Column("Turn", "turn"), Column("Got there", "reached", True), Column("Calls", "calls", True), Column("Cost of all", "cost", True),
-        Column("Mean", "mean", True), *[Column(name, name, True) for name in SPLIT],
-    )  # fmt: skip
+        Column("Turn", "turn"),
+        Column("Got there", "reached", True),
+        Column("Calls", "calls", True),
+        Column("Cost of all", "cost", True),
+        Column("Mean", "mean", True),
+        *[Column(name, name, True) for name in SPLIT],
+    )
     legend = [(name, n, "") for n, name in enumerate(SPLIT)]
     table = Table("curve", "What a turn costs", heads, rows, folded=True)
-    return Plot("curve", "What a turn costs, by its number (mean of those that got there)", marks, (), plots.axis(top, steps),
-                plots.along([str(turn.turn) for turn in turns]), legend, table)  # fmt: skip
+    return Plot(
+        "curve",
+        "What a turn costs, by its number (mean of those that got there)",
+        marks,
+        (),
+        plots.axis(top, steps),
+        plots.along([str(turn.turn) for turn in turns]),
+        legend,
+        table,
+    )
 
 
 def _turn(question: Ask, reader: Reader, turn: conversations.Curve) -> str:
@@ -97,28 +163,55 @@ def _spread(reader: Reader, found: conversations.Overview) -> Table:
     """Conversations by what they cost, from the table that the overview left in the reader."""
     bounds = [blocks.plain(bound) for bound in CLASSES]
     case = " ".join(f"WHEN cost < {bound} THEN {n}" for n, bound in enumerate(bounds))
-    rows_ = reader.duck.execute(f"SELECT CASE {case} ELSE {len(bounds)} END AS class, count(*), sum(cost) FROM talks GROUP BY 1 ORDER BY 1").fetchall()
-    names = [f"under {tables.money(CLASSES[0])}", *[f"{tables.money(a)} to {tables.money(b)}" for a, b in zip(CLASSES, CLASSES[1:])], f"{tables.money(CLASSES[-1])} and more"]
+    rows_ = reader.duck.execute(
+        f"SELECT CASE {case} ELSE {len(bounds)} END AS class, count(*), sum(cost) FROM talks GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    names = [
+        f"under {tables.money(CLASSES[0])}",
+        *[f"{tables.money(a)} to {tables.money(b)}" for a, b in zip(CLASSES, CLASSES[1:])],
+        f"{tables.money(CLASSES[-1])} and more",
+    ]
     most = max((number for _, number, _ in rows_), default=0)
     dear = max((dollars(cost) for _, _, cost in rows_), default=0)
     rows = [
-        [Cell(names[n], names[n]), blocks.count(number, bar=blocks.ratio(number, most)), blocks.share(number, found.conversations),
-         blocks.money(dollars(cost), bar=blocks.ratio(dollars(cost), dear)), blocks.share(dollars(cost), found.cost)]
+        [
+            Cell(names[n], names[n]),
+            blocks.count(number, bar=blocks.ratio(number, most)),
+            blocks.share(number, found.conversations),
+            blocks.money(dollars(cost), bar=blocks.ratio(dollars(cost), dear)),
+            blocks.share(dollars(cost), found.cost),
+        ]
         for n, number, cost in rows_
-    ]  # fmt: skip
-    heads = (Column("A conversation that cost", "class"), Column("Conversations", "conversations", True), Column("of all", "share", True),
-             Column("Together", "cost", True), Column("of all", "cost_share", True))  # fmt: skip
+    ]
+    heads = (
+        Column("A conversation that cost", "class"),
+        Column("Conversations", "conversations", True),
+        Column("of all", "share", True),
+        Column("Together", "cost", True),
+        Column("of all", "cost_share", True),
+    )
     total = [Cell("Total", None), blocks.count(found.conversations), blocks.share(1, 1), blocks.money(found.cost), blocks.share(1, 1)]
     return Table("spread", "How they are distributed", heads, rows, total)
 
 
 def _outcomes(found: conversations.Overview) -> Table:
     rows = [
-        [blocks.label(one.name, nobody="(nobody said)"), blocks.count(one.conversations), blocks.money(one.cost),
-         blocks.money(one.cost // one.conversations if one.conversations else None), Cell("yes" if one.resolved else "no", one.resolved)]
+        [
+            blocks.label(one.name, nobody="(nobody said)"),
+            blocks.count(one.conversations),
+            blocks.money(one.cost),
+            blocks.money(one.cost // one.conversations if one.conversations else None),
+            Cell("yes" if one.resolved else "no", one.resolved),
+        ]
         for one in found.outcomes
-    ]  # fmt: skip
-    heads = (Column("Outcome", "outcome"), Column("Conversations", "conversations", True), Column("Cost", "cost", True), Column("Mean", "mean", True), Column("Resolved", "resolved"))
+    ]
+    heads = (
+        Column("Outcome", "outcome"),
+        Column("Conversations", "conversations", True),
+        Column("Cost", "cost", True),
+        Column("Mean", "mean", True),
+        Column("Resolved", "resolved"),
+    )
     note = f"A resolved conversation costs {tables.money(found.per_resolved)}." if found.per_resolved is not None else ""
     return Table("outcomes", "How they ended", heads, rows, note=note)
 
@@ -129,16 +222,28 @@ def _dearest(question: Ask, found: conversations.Overview) -> Table:
     rows: list[list[Cell]] = []
     for one in found.dearest:
         who = Filter("conversation", (one.conversation,))
-        rows.append([
-            Cell(one.conversation, one.conversation, link("conversation", [("id", one.conversation), *zone])),
-            blocks.label(one.feature), blocks.label(one.tenant), blocks.count(one.turns), blocks.count(one.calls),
-            Cell(tables.brief(one.tokens), one.tokens), Cell(question.shown(one.first_us), periods.iso(one.first_us), tone="nowrap"),
-            blocks.money(one.cost, question.rows(who), bar=blocks.ratio(one.cost, most)),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(one.conversation, one.conversation, link("conversation", [("id", one.conversation), *zone])),
+                blocks.label(one.feature),
+                blocks.label(one.tenant),
+                blocks.count(one.turns),
+                blocks.count(one.calls),
+                Cell(tables.brief(one.tokens), one.tokens),
+                Cell(question.shown(one.first_us), periods.iso(one.first_us), tone="nowrap"),
+                blocks.money(one.cost, question.rows(who), bar=blocks.ratio(one.cost, most)),
+            ]
+        )
     heads = (
-        Column("Conversation", "conversation"), Column("Feature", "feature"), Column("Tenant", "tenant"), Column("Turns", "turns", True),
-        Column("Calls", "calls", True), Column("Tokens", "tokens", True), Column(f"Began ({question.zone})", "first"), Column("Cost", "cost", True),
-    )  # fmt: skip
+        Column("Conversation", "conversation"),
+        Column("Feature", "feature"),
+        Column("Tenant", "tenant"),
+        Column("Turns", "turns", True),
+        Column("Calls", "calls", True),
+        Column("Tokens", "tokens", True),
+        Column(f"Began ({question.zone})", "first"),
+        Column("Cost", "cost", True),
+    )
     return Table("dearest", "The dearest", heads, rows)
 
 
@@ -157,23 +262,51 @@ def one(question: Ask, reader: Reader, shelf: Shelf) -> Page | None:
     first, last = found.steps[0].ts_us, found.steps[-1].ts_us
     who = [one for one in (found.feature, found.flow, found.tenant) if one]
     everything = link("calls", [("conversation", id), ("since", "all")])
-    figures = Tiles("figures", (
-        Tile("cost", "Cost", tables.money(found.cost, 4), blocks.plain(found.cost), everything, " · ".join(who) or "nobody said for whom"),
-        Tile("turns", "Turns", tables.count(found.turns), found.turns, "", f"{found.calls:,} calls, {len(found.steps):,} tries"),
-        Tile("again", "History sent again", tables.money(again, 4), blocks.plain(again), link("calls", [("conversation", id), ("since", "all"), ("of", "cost_history")]),
-             f"{tables.share(again, found.cost)} of it" if found.cost > 0 else ""),
-        Tile("tokens", "Tokens", tables.brief(found.tokens), found.tokens, "", "read and written"),
-        Tile("when", "Lasted", _length(last - first), (last - first) // 1_000_000, "", f"from {question.shown(first)} ({question.zone})"),
-    ))  # fmt: skip
+    figures = Tiles(
+        "figures",
+        (
+            Tile(
+                "cost",
+                "Cost",
+                tables.money(found.cost, 4),
+                blocks.plain(found.cost),
+                everything,
+                " · ".join(who) or "nobody said for whom",
+            ),
+            Tile("turns", "Turns", tables.count(found.turns), found.turns, "", f"{found.calls:,} calls, {len(found.steps):,} tries"),
+            Tile(
+                "again",
+                "History sent again",
+                tables.money(again, 4),
+                blocks.plain(again),
+                link("calls", [("conversation", id), ("since", "all"), ("of", "cost_history")]),
+                f"{tables.share(again, found.cost)} of it" if found.cost > 0 else "",
+            ),
+            Tile("tokens", "Tokens", tables.brief(found.tokens), found.tokens, "", "read and written"),
+            Tile(
+                "when",
+                "Lasted",
+                _length(last - first),
+                (last - first) // 1_000_000,
+                "",
+                f"from {question.shown(first)} ({question.zone})",
+            ),
+        ),
+    )
     made: list[Block] = [figures, _course(found), _steps(question, found)]
     if found.incidents:
-        cards = [Card(one.code, [one.reason], "", "warn", question.shown(one.ts_us), raw={"ts": periods.iso(one.ts_us)}) for one in found.incidents]
+        cards = [
+            Card(one.code, [one.reason], "", "warn", question.shown(one.ts_us), raw={"ts": periods.iso(one.ts_us)})
+            for one in found.incidents
+        ]
         made.insert(1, Cards("incidents", "Where a guard acted", cards))
-    lead = f"{found.calls:,} calls in {found.turns:,} turns came to {tables.money(found.cost, 4)}"
+    lead = f"{found.calls:,} calls in {found.turns:,} turn{'s' if found.turns > 1 else ''} came to {tables.money(found.cost, 4)}"
     lead += f", {tables.share(again, found.cost)} of it for history sent again." if found.cost > 0 else "."
     if found.outcome:
         lead += f" It ended {found.outcome}."
-    return Page("conversation", f"Conversation {id}", made, lead, timed=False, main="steps", raw={"conversation": id, "outcome": found.outcome})
+    return Page(
+        "conversation", f"Conversation {id}", made, lead, timed=False, main="steps", raw={"conversation": id, "outcome": found.outcome}
+    )
 
 
 def _mine(question: Ask, reader: Reader, id: str) -> bool:
@@ -187,7 +320,9 @@ def _length(us: int) -> str:
     if seconds < 120:
         return f"{seconds} s"
     minutes = seconds // 60
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min" if minutes < 2880 else f"{minutes // 1440} days"
+    return (
+        f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min" if minutes < 2880 else f"{minutes // 1440} days"
+    )
 
 
 def _course(found: conversations.Timeline) -> Plot:
@@ -208,12 +343,23 @@ def _course(found: conversations.Timeline) -> Plot:
                 tip = f"Try {n + 1}, turn {step.turn or 1}{told}: {SPLIT[colour].lower()} {tables.money(pico, 4)}; so far {tables.money(step.so_far, 4)}"
                 marks.append(Mark(n * place + 0.08 * place, y, place * 0.84, height, colour, tip, _step(step)))
         points.append(f"{n * place + place / 2:.1f},{HEIGHT - HEIGHT * max(0, step.so_far) / total:.1f}")
-    legend = [*[(name, n, "") for n, name in enumerate(SPLIT)], (f"so far, up to {tables.money(found.cost)}", 3, "")]
+    legend = [*[(name, n, "") for n, name in enumerate(SPLIT)], (f"so far, up to {tables.money(found.cost)}", 10, "")]
     heads = (Column("Try", "n"), *[Column(name, name, True) for name in SPLIT], Column("So far", "so_far", True))
-    rows = [[Cell(str(n + 1), n + 1), *[blocks.money(p, "", 4) for p in split], blocks.money(step.so_far, "", 4)] for n, (step, split) in enumerate(zip(steps, parts))]
+    rows = [
+        [Cell(str(n + 1), n + 1), *[blocks.money(p, "", 4) for p in split], blocks.money(step.so_far, "", 4)]
+        for n, (step, split) in enumerate(zip(steps, parts))
+    ]
     table = Table("course", "Its course", heads, rows, folded=True)
-    return Plot("course", "What each try cost, and the sum so far", marks, ((" ".join(points), 3),), plots.axis(top, marks_up),
-                plots.along([str(n + 1) for n in range(len(steps))]), legend, table)  # fmt: skip
+    return Plot(
+        "course",
+        "What each try cost, and the sum so far",
+        marks,
+        ((" ".join(points), 10),),
+        plots.axis(top, marks_up),
+        plots.along([str(n + 1) for n in range(len(steps))]),
+        legend,
+        table,
+    )
 
 
 def _step(step: conversations.Step) -> str:
@@ -225,17 +371,35 @@ def _steps(question: Ask, found: conversations.Timeline) -> Table:
     for step in found.steps[:STEPS_SHOWN]:
         failed = step.status in ("error", "refused", "unknown")
         what = step.told or ("the person's turn" if not step.depth else f"tool result {step.depth}")
-        rows.append([
-            Cell(question.shown(step.ts_us, seconds=True), periods.iso(step.ts_us), tone="nowrap"), blocks.count(step.turn), Cell(what, what, note=", ".join(step.called)),
-            Cell(step.model, step.model), Cell(step.error or step.status, step.status, tone="bad" if failed else "dim"),
-            Cell(tables.brief(step.read), step.read), Cell(tables.brief(step.written), step.written), blocks.money(step.history, "", 4),
-            blocks.money(step.cost, _step(step), 4), blocks.money(step.so_far, "", 4),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(question.shown(step.ts_us, seconds=True), periods.iso(step.ts_us), tone="nowrap"),
+                blocks.count(step.turn),
+                Cell(what, what, note=", ".join(step.called)),
+                Cell(step.model, step.model, tone="wide"),
+                Cell(step.error or step.status, step.status, tone="bad" if failed else "dim"),
+                Cell(tables.brief(step.read), step.read),
+                Cell(tables.brief(step.written), step.written),
+                blocks.money(step.history, "", 4),
+                blocks.money(step.cost, _step(step), 4),
+                blocks.money(step.so_far, "", 4),
+            ]
+        )
     heads = (
-        Column(f"Time ({question.zone})", "ts"), Column("Turn", "turn", True), Column("What it was", "told"), Column("Model", "model"), Column("Ended", "status"),
-        Column("Read", "read", True), Column("Written", "written", True), Column("Sent again", "cost_history", True), Column("Cost", "cost", True),
+        Column(f"Time ({question.zone})", "ts"),
+        Column("Turn", "turn", True),
+        Column("What it was", "told"),
+        Column("Model", "model"),
+        Column("Ended", "status"),
+        Column("Read", "read", True),
+        Column("Written", "written", True),
+        Column("Sent again", "cost_history", True),
+        Column("Cost", "cost", True),
         Column("So far", "so_far", True),
-    )  # fmt: skip
-    note = f"The first {STEPS_SHOWN} of {len(found.steps):,}; all of them are rows of the conversation." if len(found.steps) > STEPS_SHOWN else ""
+    )
+    note = (
+        f"The first {STEPS_SHOWN} of {len(found.steps):,}; all of them are rows of the conversation."
+        if len(found.steps) > STEPS_SHOWN
+        else ""
+    )
     return Table("steps", "Try by try", heads, rows, note=note)
-

@@ -19,21 +19,50 @@ def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
     span = (ask.period.since, ask.period.until)
     (total,) = reader.query(Query(("cost", "calls", "tries"), (), ask.filters, *span))
     if not total["tries"]:
-        return Page("tools", "Tools and models", [Note("empty", "No call in this period", ["Choose a longer period, or take a filter away."])])
+        return Page(
+            "tools", "Tools and models", [Note("empty", "No call in this period", ["Choose a longer period, or take a filter away."])]
+        )
     cost = dollars(total["cost"])
     tools, wasted = _tools(ask, reader, cost)
     pairs, fell, extra = _pairs(ask, reader, cost)
     models = _models(ask, reader, cost)
     made: list[Block] = [
-        Tiles("figures", (
-            Tile("tools", "Asking again after tools failed", tables.money(wasted), blocks.plain(wasted), "", f"{tables.share(wasted, cost)} of the bill",
-                 "bad" if wasted * RATE_BAD > cost > 0 else ""),
-            Tile("fallbacks", "Fallbacks", tables.money(extra), blocks.plain(extra), ask.rows(FALLBACK),
-                 f"{fell:,} calls, {tables.share(fell, total['calls'])} of all", "bad" if fell * RATE_BAD > total["calls"] else ""),
-            Tile("models", "Models", tables.count(len(models.rows)), len(models.rows), "",
-                 f"{models.rows[0][0].text} takes {models.rows[0][2].text}" if models.rows else ""),
-        )), tools, pairs, models, _tiers(ask, reader, cost),
-    ]  # fmt: skip
+        Tiles(
+            "figures",
+            (
+                Tile(
+                    "tools",
+                    "Asking again after tools failed",
+                    tables.money(wasted),
+                    blocks.plain(wasted),
+                    "",
+                    f"{tables.share(wasted, cost)} of the bill",
+                    "bad" if wasted * RATE_BAD > cost > 0 else "",
+                ),
+                Tile(
+                    "fallbacks",
+                    "Fallbacks",
+                    tables.money(extra),
+                    blocks.plain(extra),
+                    ask.rows(FALLBACK),
+                    f"{fell:,} calls, {tables.share(fell, total['calls'])} of all",
+                    "bad" if fell * RATE_BAD > total["calls"] else "",
+                ),
+                Tile(
+                    "models",
+                    "Models",
+                    tables.count(len(models.rows)),
+                    len(models.rows),
+                    "",
+                    f"{models.rows[0][0].text} takes {models.rows[0][2].text}" if models.rows else "",
+                ),
+            ),
+        ),
+        tools,
+        pairs,
+        models,
+        _tiers(ask, reader, cost),
+    ]
     lead = f"{tables.money(wasted)} went into asking again after a tool failed, {tables.money(extra)} into {fell:,} fallbacks."
     return Page("tools", "Tools and models", made, lead, main="tools")
 
@@ -42,18 +71,24 @@ def _tools(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int]:
     """Per tool: calls that replies asked for (where the evidence says so), retries its failures made, and what those cost."""
     span = (ask.period.since, ask.period.until)
     again = shelf.ask(
-        reader, ("cause", "cost", "conversation"),
+        reader,
+        ("cause", "cost", "conversation"),
         """SELECT cause, count(*) AS n, sum(cost) AS cost, count(DISTINCT conversation) FILTER (conversation <> '') AS talks FROM {rows}
-           AND starts_with(cause, 'tool:') GROUP BY 1 ORDER BY cost DESC LIMIT 100""", ask.filters, *span,
-    )  # fmt: skip
+           AND starts_with(cause, 'tool:') GROUP BY 1 ORDER BY cost DESC LIMIT 100""",
+        ask.filters,
+        *span,
+    )
     called = {
         row["tool"]: row["n"]
         for row in shelf.ask(
-            reader, ("evidence",),
+            reader,
+            ("evidence",),
             """SELECT tool, count(*) AS n FROM (SELECT unnest(CAST(json_extract_string(evidence, '$.called[*]') AS VARCHAR[])) AS tool FROM {rows}
-               AND contains(evidence, '"called"')) GROUP BY 1 ORDER BY n DESC LIMIT 200""", ask.filters, *span,
+               AND contains(evidence, '"called"')) GROUP BY 1 ORDER BY n DESC LIMIT 200""",
+            ask.filters,
+            *span,
         )
-    }  # fmt: skip
+    }
     most = max((dollars(row["cost"]) for row in again), default=0)
     rows: list[list[Cell]] = []
     wasted = 0
@@ -62,23 +97,42 @@ def _tools(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int]:
         wasted += cost
         href = ask.rows(Filter("cause", (row["cause"],)))
         calls = called.pop(tool, None)
-        rows.append([
-            Cell(tool, tool, href), blocks.count(calls) if calls is not None else Cell("", None), blocks.count(row["n"]), blocks.count(row["talks"]),
-            blocks.money(cost, href, bar=blocks.ratio(cost, most)), blocks.share(cost, whole),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(tool, tool, href),
+                blocks.count(calls) if calls is not None else Cell("", None),
+                blocks.count(row["n"]),
+                blocks.count(row["talks"]),
+                blocks.money(cost, href, bar=blocks.ratio(cost, most)),
+                blocks.share(cost, whole),
+            ]
+        )
     for tool, calls in called.items():
         rows.append([Cell(tool, tool), blocks.count(calls), Cell("0", 0), Cell("0", 0), blocks.money(0), Cell("", None)])
     heads = (
-        Column("Tool", "tool"), Column("Called", "called", True), Column("Asked again after it failed", "retries", True), Column("Conversations", "conversations", True),
-        Column("Cost of asking again", "cost", True), Column("Share", "share", True),
-    )  # fmt: skip
+        Column("Tool", "tool"),
+        Column("Called", "called", True),
+        Column("Asked again after it failed", "retries", True),
+        Column("Conversations", "conversations", True),
+        Column("Cost of asking again", "cost", True),
+        Column("Share", "share", True),
+    )
     empty = "No tool's failure made an agent ask again in this period."
-    return Table("tools", "Tools", heads, rows[:TOP], empty=empty, note="A row appears where a reply asked for a tool, or an agent asked again because it failed." if rows else ""), wasted
+    return Table(
+        "tools",
+        "Tools",
+        heads,
+        rows[:TOP],
+        empty=empty,
+        note="A row appears where a reply asked for a tool, or an agent asked again because it failed." if rows else "",
+    ), wasted
 
 
 def _pairs(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int, int]:
     span = (ask.period.since, ask.period.until)
-    found = reader.query(Query(("cost", "tries", "conversations"), ("model_requested", "model_served"), (*ask.filters, FALLBACK), *span, top=TOP))
+    found = reader.query(
+        Query(("cost", "tries", "conversations"), ("model_requested", "model_served"), (*ask.filters, FALLBACK), *span, top=TOP)
+    )
     asked = {row["model_requested"]: row["calls"] for row in reader.query(Query(("calls",), ("model_requested",), ask.filters, *span))}
     rows: list[list[Cell]] = []
     fell = extra = 0
@@ -87,12 +141,24 @@ def _pairs(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int, int]:
         fell, extra = fell + row["tries"], extra + cost
         href = ask.rows(FALLBACK, Filter("model_requested", (asked_for,)), Filter("model_served", (served,)))
         calls = asked.get(asked_for, 0)
-        rows.append([
-            Cell(asked_for, asked_for, href), Cell(served, served), blocks.count(row["tries"]),
-            blocks.share(row["tries"], calls, tone="bad" if row["tries"] * RATE_BAD > calls else ""), blocks.money(cost, href), blocks.share(cost, whole),
-        ])  # fmt: skip
-    heads = (Column("Asked for", "model_requested"), Column("Answered by", "model_served"), Column("Tries", "tries", True),
-             Column("of calls to the first", "rate", True), Column("Cost", "cost", True), Column("Share", "share", True))  # fmt: skip
+        rows.append(
+            [
+                Cell(asked_for, asked_for, href),
+                Cell(served, served),
+                blocks.count(row["tries"]),
+                blocks.share(row["tries"], calls, tone="bad" if row["tries"] * RATE_BAD > calls else ""),
+                blocks.money(cost, href),
+                blocks.share(cost, whole),
+            ]
+        )
+    heads = (
+        Column("Asked for", "model_requested"),
+        Column("Answered by", "model_served"),
+        Column("Tries", "tries", True),
+        Column("of calls to the first", "rate", True),
+        Column("Cost", "cost", True),
+        Column("Share", "share", True),
+    )
     return Table("fallbacks", "Fallbacks", heads, rows, empty="No call fell back to another model in this period."), fell, extra
 
 
@@ -104,27 +170,51 @@ def _models(ask: Ask, reader: Reader, whole: int) -> Table:
     for row in found:
         cost, one = dollars(row["cost"]), Filter("model_served", (row["model_served"],))
         errors = ask.rows(one, Filter("status", ("error", "unknown"))) if row["errors"] else ""
-        rows.append([
-            blocks.label(row["model_served"], ask.rows(one), nobody="(no model)"), blocks.money(cost, ask.rows(one), bar=blocks.ratio(cost, most)), blocks.share(cost, whole),
-            blocks.count(row["tries"]), Cell(tables.brief(int(row["tokens"] or 0)), int(row["tokens"] or 0)),
-            Cell(tables.count(row["errors"]), row["errors"], errors, tone="bad" if row["errors"] * RATE_BAD > row["tries"] else ""),
-            blocks.count(row["p50:latency_ms"]), blocks.count(row["p95:latency_ms"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                blocks.label(row["model_served"], ask.rows(one), nobody="(no model)"),
+                blocks.money(cost, ask.rows(one), bar=blocks.ratio(cost, most)),
+                blocks.share(cost, whole),
+                blocks.count(row["tries"]),
+                Cell(tables.brief(int(row["tokens"] or 0)), int(row["tokens"] or 0)),
+                Cell(
+                    tables.count(row["errors"]), row["errors"], errors, tone="bad" if row["errors"] * RATE_BAD > row["tries"] else ""
+                ),
+                blocks.count(row["p50:latency_ms"]),
+                blocks.count(row["p95:latency_ms"]),
+            ]
+        )
     heads = (
-        Column("Model", "model"), Column("Cost", "cost", True), Column("Share", "share", True), Column("Tries", "tries", True), Column("Tokens", "tokens", True),
-        Column("Errors", "errors", True), Column("ms, half", "p50_ms", True), Column("ms, 95%", "p95_ms", True),
-    )  # fmt: skip
+        Column("Model", "model"),
+        Column("Cost", "cost", True),
+        Column("Share", "share", True),
+        Column("Tries", "tries", True),
+        Column("Tokens", "tokens", True),
+        Column("Errors", "errors", True),
+        Column("ms, half", "p50_ms", True),
+        Column("ms, 95%", "p95_ms", True),
+    )
     return Table("models", "Models", heads, rows)
 
 
 def _tiers(ask: Ask, reader: Reader, whole: int) -> Table:
     found = reader.query(Query(("cost", "tries"), ("tier",), ask.filters, ask.period.since, ask.period.until, top=TOP))
     rows = [
-        [blocks.label(row["tier"], ask.rows(Filter("tier", (row["tier"],))), nobody="(no tier)"), blocks.money(dollars(row["cost"]), ask.rows(Filter("tier", (row["tier"],)))),
-         blocks.share(dollars(row["cost"]), whole), blocks.count(row["tries"])]
+        [
+            blocks.label(row["tier"], ask.rows(Filter("tier", (row["tier"],))), nobody="(no tier)"),
+            blocks.money(dollars(row["cost"]), ask.rows(Filter("tier", (row["tier"],)))),
+            blocks.share(dollars(row["cost"]), whole),
+            blocks.count(row["tries"]),
+        ]
         for row in found
-    ]  # fmt: skip
+    ]
     if all(row["tier"] == "" for row in found):
         rows = []
     heads = (Column("Tier", "tier"), Column("Cost", "cost", True), Column("Share", "share", True), Column("Tries", "tries", True))
-    return Table("tiers", "Tiers", heads, rows, empty="No call went by tier. [tiers] and [[route]] in the policy name them; the audit says what they would save.")
+    return Table(
+        "tiers",
+        "Tiers",
+        heads,
+        rows,
+        empty="No call went by tier. [tiers] and [[route]] in the policy name them; the audit says what they would save.",
+    )

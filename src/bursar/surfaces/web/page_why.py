@@ -29,24 +29,49 @@ def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
         return Page("why", "Why", [Note("empty", "Nothing to explain", [told])], told)
     change = found.now - found.before
     first = made.told.findings[0]
-    figures = Tiles("figures", (
-        Tile("now", "This period", to.show(to.now), plain(found.now), _rows(ask, (), this), _between(ask, this)),
-        Tile("before", "The period before", to.show(to.before), plain(found.before), _rows(ask, (), versus), _between(ask, versus)),
-        Tile("change", "Change", to.show(to.change, plus=True), plain(change), "", tables.change(found.now, found.before),
-             "bad" if change > 0 else "good"),
-    ))  # fmt: skip
+    figures = Tiles(
+        "figures",
+        (
+            Tile("now", "This period", to.show(to.now), plain(found.now), _rows(ask, (), this), _between(ask, this)),
+            Tile(
+                "before", "The period before", to.show(to.before), plain(found.before), _rows(ask, (), versus), _between(ask, versus)
+            ),
+            Tile(
+                "change",
+                "Change",
+                to.show(to.change, plus=True),
+                plain(change),
+                "",
+                tables.change(found.now, found.before),
+                "bad" if change > 0 else "good",
+            ),
+        ),
+    )
     blocks_: list[Block] = [figures, _drivers(made, to, change), _places(ask, reader, made, to, this, versus)]
     notes = cli_why._notes(made)
     if notes:
         blocks_.insert(1, Note("notes", "Before believing it", [note[0].upper() + note[1:] + "." for note in notes], tone="warn"))
     if made.events:
-        rows = [[Cell(ask.shown(e.ts), periods.iso(e.ts)), Cell(e.kind, e.kind), Cell(e.text, e.text)] for e in made.events[-EVENTS_MAX:]]
+        rows = [
+            [Cell(ask.shown(e.ts), periods.iso(e.ts)), Cell(e.kind, e.kind), Cell(e.text, e.text)] for e in made.events[-EVENTS_MAX:]
+        ]
         heads = (Column(f"Time ({ask.zone})", "ts"), Column("Kind", "kind"), Column("What was first seen then", "text"))
-        blocks_.append(Table("events", "At the same time", heads, rows, note="Beside the change in time; nobody says that it made it."))
+        blocks_.append(
+            Table("events", "At the same time", heads, rows, note="Beside the change in time; nobody says that it made it.")
+        )
     lead = f"{cli_why._headline(made)}. The biggest: {first.sentence}"
-    return Page("why", "Why", blocks_, lead, main="drivers", raw={
-        "change": plain(change), "this": [periods.iso(at) for at in this], "versus": [periods.iso(at) for at in versus],
-    })  # fmt: skip
+    return Page(
+        "why",
+        "Why",
+        blocks_,
+        lead,
+        main="drivers",
+        raw={
+            "change": plain(change),
+            "this": [periods.iso(at) for at in this],
+            "versus": [periods.iso(at) for at in versus],
+        },
+    )
 
 
 def _spans(ask: Ask, reader: Reader) -> tuple[why.Span, why.Span]:
@@ -81,13 +106,24 @@ def _drivers(made: why.Report, to: cli_why._Rounding, change: int) -> Strip:
     for one, shown in zip(big, rounded):
         told = one.told + cli_why._part(one)
         mark = Mark(0, 0, 1000 * abs(one.change) / scale, 1, DEARER if one.change > 0 else CHEAPER, told)
-        lanes.append(Lane(cli_why.DRIVER.get(one.driver, one.driver), to.show(shown, plus=True), cli_why._share(one.change, change), [mark], told))
+        lanes.append(
+            Lane(
+                cli_why.DRIVER.get(one.driver, one.driver), to.show(shown, plus=True), cli_why._share(one.change, change), [mark], told
+            )
+        )
         rows.append(_driver(one, to, shown, change, told))
     if to.one(rest):
         rows.append([Cell("all else", ""), Cell(to.show(rounded[-1], plus=True), plain(rest)), Cell("", None), Cell("", None)])
-    heads = (Column("Driver", "driver"), Column("Change", "change", True), Column("Share", "share", True), Column("What was counted", "sentence"))
+    heads = (
+        Column("Driver", "driver"),
+        Column("Change", "change", True),
+        Column("Share", "share", True),
+        Column("What was counted", "sentence"),
+    )
     total = [Cell("Total", None), Cell(to.show(to.change, plus=True), plain(change)), Cell("", None), Cell("", None)]
-    return Strip("drivers-picture", "What changed", lanes, Table("drivers", "The drivers add up to the change", heads, rows, total, folded=True))
+    return Strip(
+        "drivers-picture", "What changed", lanes, Table("drivers", "The drivers add up to the change", heads, rows, total, folded=True)
+    )
 
 
 def _driver(one: Finding, to: cli_why._Rounding, shown: int, change: int, told: str) -> list[Cell]:
@@ -96,7 +132,7 @@ def _driver(one: Finding, to: cli_why._Rounding, shown: int, change: int, told: 
         Cell(to.show(shown, plus=True), plain(one.change)),
         Cell(cli_why._share(one.change, change), tables.fraction(one.change, change)),
         Cell(told, one.sentence),
-    ]  # fmt: skip
+    ]
 
 
 def _places(ask: Ask, reader: Reader, made: why.Report, to: cli_why._Rounding, this: why.Span, versus: why.Span) -> Table:
@@ -113,18 +149,36 @@ def _places(ask: Ask, reader: Reader, made: why.Report, to: cli_why._Rounding, t
                 break
         leading = next(iter(place.drivers), "")
         name = cli_why._name(place)
-        rows.append([
-            Cell(name, dict(place.where) if place.where else place.how, note=f"mostly {cli_why.DRIVER[leading]}" if leading else ""),
-            Cell(to.show(before), plain(place.before), links[0]),
-            Cell(to.show(now), plain(place.now), links[1]),
-            Cell(to.show(now - before, plus=True), plain(place.now - place.before), bar=blocks.ratio(abs(place.now - place.before), most),
-                 tone="bad" if now > before else "good"),
-            Cell(cli_why._share(place.now - place.before, made.explained.now - made.explained.before), None),
-        ])  # fmt: skip
-    heads = (Column("Where", "where"), Column("Before", "before", True), Column("Now", "now", True), Column("Change", "change", True), Column("Share", "share", True))
-    total = [Cell("Total", None), Cell(to.show(to.before), plain(made.explained.before), _rows(ask, (), versus)),
-             Cell(to.show(to.now), plain(made.explained.now), _rows(ask, (), this)), Cell(to.show(to.change, plus=True), plain(made.explained.now - made.explained.before)),
-             Cell("", None)]  # fmt: skip
+        rows.append(
+            [
+                Cell(
+                    name, dict(place.where) if place.where else place.how, note=f"mostly {cli_why.DRIVER[leading]}" if leading else ""
+                ),
+                Cell(to.show(before), plain(place.before), links[0]),
+                Cell(to.show(now), plain(place.now), links[1]),
+                Cell(
+                    to.show(now - before, plus=True),
+                    plain(place.now - place.before),
+                    bar=blocks.ratio(abs(place.now - place.before), most),
+                    tone="bad" if now > before else "good",
+                ),
+                Cell(cli_why._share(place.now - place.before, made.explained.now - made.explained.before), None),
+            ]
+        )
+    heads = (
+        Column("Where", "where"),
+        Column("Before", "before", True),
+        Column("Now", "now", True),
+        Column("Change", "change", True),
+        Column("Share", "share", True),
+    )
+    total = [
+        Cell("Total", None),
+        Cell(to.show(to.before), plain(made.explained.before), _rows(ask, (), versus)),
+        Cell(to.show(to.now), plain(made.explained.now), _rows(ask, (), this)),
+        Cell(to.show(to.change, plus=True), plain(made.explained.now - made.explained.before)),
+        Cell("", None),
+    ]
     return Table("slices", "Where it changed", heads, rows, total, note="Slices do not overlap and add up to the change.")
 
 
@@ -133,7 +187,9 @@ def _candidates(place: Place, places: Sequence[Place]) -> list[tuple[Filter, ...
     own = _filters(place)
     if own is None and place.where:
         return []
-    others = [f._replace(negate=True) for other in places if other is not place for f in (_filters(other) or ()) if len(other.where) == 1]
+    others = [
+        f._replace(negate=True) for other in places if other is not place for f in (_filters(other) or ()) if len(other.where) == 1
+    ]
     own = own or ()
     free = tuple(f for f in others if (f.name, f.values) not in [(mine.name, mine.values) for mine in own])
     earlier = places[: places.index(place)]
@@ -148,7 +204,9 @@ def _filters(place: Place) -> tuple[Filter, ...] | None:
     known = {"model": "model_served"}
     names = [known.get(name, name) for name, _ in place.where]
     try:
-        return tuple(Filter(dimension(name) if ":" in name else _dimension(name), (value,)) for name, (_, value) in zip(names, place.where))
+        return tuple(
+            Filter(dimension(name) if ":" in name else _dimension(name), (value,)) for name, (_, value) in zip(names, place.where)
+        )
     except ValueError:
         return None
 
@@ -163,5 +221,3 @@ def _dimension(name: str) -> str:
 def _sum(reader: Reader, ask: Ask, where: Sequence[Filter], span: why.Span) -> int:
     (row,) = reader.query(Query(("cost",), (), (*ask.filters, *where), *span))
     return dollars(row["cost"])
-
-

@@ -59,7 +59,11 @@ def stacked(
             height = HEIGHT * pico / top
             y -= height
             tip = f"{named(period)}, {told(one)}: {tables.money(pico)} of {tables.money(columns[period])}"
-            marks.append(Mark(n * place + GAP * place / 2, y, place * (1 - GAP), height, REST if one is None else colour, tip, href(period, one)))
+            marks.append(
+                Mark(
+                    n * place + GAP * place / 2, y, place * (1 - GAP), height, REST if one is None else colour, tip, href(period, one)
+                )
+            )
     rows = [
         [
             Cell(named(period), period),

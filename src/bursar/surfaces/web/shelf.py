@@ -57,9 +57,14 @@ def dollars(value: Any) -> int:
 
 
 def ask(
-    reader: Reader, columns: Sequence[str], sql: str, where: tuple[Filter, ...], since: int | None, until: int | None,
+    reader: Reader,
+    columns: Sequence[str],
+    sql: str,
+    where: tuple[Filter, ...],
+    since: int | None,
+    until: int | None,
     values: Mapping[str, object] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """A statement of ours over the rows of a question: `{rows}` in it is `calls WHERE …`."""
     only = compile_filter(Query(where=where, since_us=since, until_us=until))
     reader.totals(dict.fromkeys((*columns, *only.columns)), since, until)
