@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,9 +14,11 @@ from urllib.parse import parse_qsl, urlsplit
 import uvicorn
 from starlette.testclient import TestClient
 
+from bursar.stores.reader import Reader
 from bursar.surfaces.web import asks, blocks
 from bursar.surfaces.web.app import INNER, PAGES, Web, make
-from bursar.surfaces.web.shelf import Shelf, newest_us
+from bursar.surfaces.web.page_calls import sums_of
+from bursar.surfaces.web.shelf import Shelf, dollars, newest_us
 
 ORIGIN = "http://127.0.0.1"
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if Path(path).exists()), "")
@@ -62,15 +64,26 @@ class Book:
         self.web = Web(self.shelf)
 
     def page(self, url: str) -> blocks.Page:
-        parts = urlsplit(url)
-        name = parts.path.strip("/")
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        name = urlsplit(url).path.strip("/")
         make_ = PAGES[name][1] if name in PAGES else INNER[name]
         with self.shelf.open() as reader:
-            ask = asks.read(name, pairs, self.shelf.clock_us(), newest_us=newest_us(reader))
-            made = make_(ask, reader, self.shelf)
+            made = make_(self._ask(url, reader), reader, self.shelf)
         assert made is not None, url
         return made
+
+    def sums(self, urls: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Of each URL of calls: pico-dollars and number of its rows, as that page says them."""
+        found: dict[str, tuple[int, int]] = {}
+        with self.shelf.open() as reader:
+            for url in dict.fromkeys(urls):
+                row = sums_of(self._ask(url, reader), reader)
+                found[url] = (dollars(row["money"]), row["n"])
+        return found
+
+    def _ask(self, url: str, reader: Reader) -> asks.Ask:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        return asks.read(parts.path.strip("/"), pairs, self.shelf.clock_us(), newest_us=newest_us(reader))
 
 
 def numbers(page: blocks.Page) -> list[Number]:
@@ -83,6 +96,8 @@ def numbers(page: blocks.Page) -> list[Number]:
             found += [Number(f"{page.name} {block.id}", m.href, None, m.tip) for lane in block.lanes for m in lane.marks]
         if isinstance(block, blocks.Plot):
             found += [Number(f"{page.name} {block.id}", m.href, None, m.tip) for m in block.marks]
+        if isinstance(block, blocks.Meters):
+            found += [Number(f"{page.name} {m.name}", m.href, None, m.text) for m in block.meters]
     for table in blocks.every_table(page):
         for row in [*table.rows, *([table.total] if table.total else [])]:
             found += [Number(f"{page.name} {table.id} {row[0].text}", c.href, c.raw, c.text) for c in row if c.text != row[0].text]

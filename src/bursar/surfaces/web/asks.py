@@ -144,6 +144,10 @@ def read(page: str, pairs: Pairs, now_us: int, *, newest_us: int | None, zone: s
         if newest_us is not None and this.since is not None and newest_us < this.since:
             since = said = _wall(newest_us, zone).strftime("%Y-%m")
     span = local_period("" if since == ALL else since, until, now_us, zone)
+    if not until and re.fullmatch(r"\d{4}-\d{2}-\d{2}", since):
+        assert span.since is not None
+        after = (datetime.fromisoformat(since) + timedelta(days=1)).replace(tzinfo=ZoneInfo(zone))
+        span = span._replace(until=min(_us(after.astimezone(UTC)), now_us + 1))
     if span.before is None and not until and re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", since):
         span = span._replace(before=_earlier(since, span, zone))
     if span.until is None:

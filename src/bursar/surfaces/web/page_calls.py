@@ -86,30 +86,38 @@ SHOWN = (
 NEEDED = (*SHOWN, "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "cost")
 
 
-def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
+def sums_of(ask: Ask, reader: Reader) -> dict[str, Any]:
+    """What the rows of a question come to: `n` tries of `calls`, `money` in dollars (of the column that the URL names), `unpriced`."""
     of = ask.word("of", "cost")
     if of not in SUMS:
         raise BadAsk(f"of={of!r} is no sum of money; it is one of {', '.join(SUMS)}")
+    (sums,) = shelf.ask(
+        reader,
+        ("call", "price_status", *_columns(of)),
+        f"""SELECT count(*) AS n, sum({SUMS[of]}) AS money, count(DISTINCT call) AS calls,
+            count(*) FILTER (price_status = 'unpriced') AS unpriced FROM {{rows}}""",
+        ask.filters,
+        ask.period.since,
+        ask.period.until,
+    )
+    return sums
+
+
+def _columns(of: str) -> tuple[str, ...]:
+    return ("cost", "cost_history") if of == "cost_visible" else (of,)
+
+
+def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
+    of = ask.word("of", "cost")
+    sums = sums_of(ask, reader)
     sort = ask.word("sort", "-ts")
     order = SORTS.get(sort.removeprefix("-"))
     if order is None:
         raise BadAsk(f"sort={sort!r}; sort by {', '.join(SORTS)}, with - for the largest first")
     number = max(1, ask.number("page", 1, PAGES_MAX))
     money = SUMS[of]
-    columns = (
-        *NEEDED,
-        *(c for c in ("cost_history", of) if c.startswith("cost_") and c != "cost_visible"),
-        *((of,) if of in ("saved", "hold") else ()),
-    )
+    columns = (*NEEDED, *_columns(of))
     span = (ask.period.since, ask.period.until)
-    (sums,) = shelf.ask(
-        reader,
-        columns,
-        f"""SELECT count(*) AS n, sum({money}) AS money, count(DISTINCT call) AS calls,
-            count(*) FILTER (price_status = 'unpriced') AS unpriced FROM {{rows}}""",
-        ask.filters,
-        *span,
-    )
     found = shelf.ask(
         reader,
         columns,

@@ -115,7 +115,10 @@ def _curve(question: Ask, reader: Reader, found: conversations.Overview) -> Plot
             if pico > 0:
                 height = HEIGHT * pico / top
                 y -= height
-                tip = f"Turn {turn.turn}, {SPLIT[colour].lower()}: {tables.money(pico, 4)} of {tables.money(sum(parts), 4)}; {turn.reached:,} conversations got there"
+                tip = (
+                    f"Turn {turn.turn}, {SPLIT[colour].lower()}: {tables.money(pico, 4)} of {tables.money(sum(parts), 4)} in the mean; "
+                    f"{turn.reached:,} conversations got there, which cost {tables.money(turn.cost)}"
+                )
                 marks.append(Mark(n * place + 0.1 * place, y, place * 0.8, height, colour, tip, href))
         rows.append(
             [
@@ -340,7 +343,10 @@ def _course(found: conversations.Timeline) -> Plot:
                 height = HEIGHT * pico / top
                 y -= height
                 told = f" ({step.told})" if step.told else ""
-                tip = f"Try {n + 1}, turn {step.turn or 1}{told}: {SPLIT[colour].lower()} {tables.money(pico, 4)}; so far {tables.money(step.so_far, 4)}"
+                tip = (
+                    f"Try {n + 1}, turn {step.turn or 1}{told}: {SPLIT[colour].lower()} {tables.money(pico, 4)} "
+                    f"of {tables.money(step.cost or 0, 4)}; so far {tables.money(step.so_far, 4)}"
+                )
                 marks.append(Mark(n * place + 0.08 * place, y, place * 0.84, height, colour, tip, _step(step)))
         points.append(f"{n * place + place / 2:.1f},{HEIGHT - HEIGHT * max(0, step.so_far) / total:.1f}")
     legend = [*[(name, n, "") for n, name in enumerate(SPLIT)], (f"so far, up to {tables.money(found.cost)}", 10, "")]
