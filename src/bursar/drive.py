@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .domain.call import Ended, Fault
 from .domain.shape import replace
 from .domain.thread import Ask, Heard, Landmark, Placed
-from .effects import Book, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Send, Wait
+from .effects import Book, Consult, Finish, Follow, Gather, Hold, Keep, Note, Recall, Relay, Reply, Seek, Send, Turn, Wait
 from .pipeline import Way
 from .ports import PENDING, AsyncWorld, EdgeWorld, SyncWorld
 from .rules.estimate import Ratio
@@ -56,8 +57,24 @@ def _count(bug: Exception) -> object:
     return BROKEN
 
 
+class Savings(Protocol):
+    """What a process remembers so that the next call is cheaper."""
+
+    def seek(self, effect: Seek, wake: Callable[[object], None] | None) -> object:
+        """Kept replies; PENDING where an identical call is in flight: then `wake` is called with them, from any thread. Without
+        `wake` nothing is waited for."""
+        ...
+
+    def keep(self, effect: Keep) -> None: ...
+    def consult(self, effect: Consult) -> object: ...
+    def note(self, effect: Note) -> None: ...
+
+
 class Memory(Protocol):
     """What a process remembers between calls."""
+
+    @property
+    def controls(self) -> Savings: ...
 
     def recall(self, provider: str, model: str) -> Ratio:
         """What was learnt of a model's bytes per token."""
@@ -85,10 +102,11 @@ class Journey:
     gives Finish. A Gather that the world does not finish (None: the body is too large to hold back) is the caller's to
     drive in the same way. Leaving it undriven loses nothing: the hold stands and becomes an `unknown` row."""
 
-    __slots__ = ("_memory", "_way", "over")
+    __slots__ = ("_memory", "_turn", "_way", "over")
 
     def __init__(self, way: Way, memory: Memory) -> None:
         self._way, self._memory, self.over = way, memory, False
+        self._turn: Turn | None = None
 
     def advance(self, world: SyncWorld, value: Any = None) -> Relay | Gather | Reply | Finish | None:
         """Perform effects until one is the caller's to perform; None when the way is at its end."""
@@ -104,7 +122,7 @@ class Journey:
                     case Gather():
                         value = world.gather(effect)
                         if value is None:
-                            return effect
+                            return self._handed(effect)
                     case Book():
                         value = world.book(remembered(effect, self._memory))
                     case Recall():
@@ -113,8 +131,12 @@ class Journey:
                         value = self._memory.follow(effect.ask)
                     case Wait():
                         value = world.wait(effect.seconds)
+                    case Seek():
+                        value = self._waited(effect)
+                    case Keep() | Consult() | Note():
+                        value = self._remembered(effect)
                     case _:
-                        return effect
+                        return self._handed(effect)
         except StopIteration:
             self.over = True
             return None
@@ -137,16 +159,67 @@ class Journey:
                 elif kind is Gather:
                     value = await world.gather(effect)
                     if value is None:
-                        return effect
+                        return self._handed(effect)
                 elif kind is Book:
                     value = await world.book(remembered(effect, self._memory))
                 elif kind is Wait:
                     value = await world.wait(effect.seconds)
+                elif isinstance(effect, Seek):
+                    value = await self._awaited(effect)
+                elif isinstance(effect, Keep | Consult | Note):
+                    value = self._remembered(effect)
                 else:
-                    return effect
+                    return self._handed(effect)
         except StopIteration:
             self.over = True
             return None
+
+    def _handed(self, effect: Any) -> Any:
+        """The caller drives from here, as slowly as it likes and perhaps in the thread of somebody who waits for this call: nobody
+        may wait for it any more."""
+        if self._turn is not None:
+            self._turn.leave()
+        return effect
+
+    def _remembered(self, effect: Keep | Consult | Note) -> object:
+        its = self._memory.controls
+        if isinstance(effect, Keep):
+            return its.keep(effect)
+        return its.consult(effect) if isinstance(effect, Consult) else its.note(effect)
+
+    def _waited(self, effect: Seek) -> object:
+        self._turn = effect.turn
+        came: list[object] = []
+        there = threading.Event()
+
+        def wake(value: object) -> None:
+            came.append(value)
+            there.set()
+
+        value = self._memory.controls.seek(effect, wake)
+        if value is PENDING:
+            there.wait()
+            value = came[0]
+        return value
+
+    async def _awaited(self, effect: Seek) -> object:
+        import asyncio
+
+        self._turn = effect.turn
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another kind of loop: nothing is waited for there
+            return self._memory.controls.seek(effect, None)
+        future: asyncio.Future[object] = loop.create_future()
+
+        def told(value: object) -> None:
+            if not future.done():
+                future.set_result(value)
+            elif effect.turn is not None:
+                effect.turn.leave()  # it was cancelled meanwhile, and may have been told to lead
+
+        value = self._memory.controls.seek(effect, lambda value: loop.call_soon_threadsafe(told, value))
+        return await future if value is PENDING else value
 
     def leave(self, value: Fault | Ended) -> Book | None:
         """The caller is gone: what is still to be written, and nothing further is tried."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .domain.call import Answer, Head, Headers, Reading
 from .domain.entry import Hold as HoldRecord
 from .domain.entry import Settlement
+from .domain.reply import Kept
 from .domain.shape import Shape
 from .domain.thread import Ask, Heard
 
@@ -105,6 +106,64 @@ class Finish(Shape, frozen=True, gc=False):
     complete: bool
 
 
+class Turn:
+    """Whose turn it is to make a call that others wait for. Whoever drops it lets the next one make it."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        over, self.over = self.over, None
+        if over is not None:
+            over()
+
+    __del__ = leave
+
+
+class Seek(Shape, frozen=True, gc=False):
+    """-> tuple of Kept | None, one for each key. With a `turn` (and then one key) an identical call in flight is waited for; what
+    comes back as None is then this call's to make."""
+
+    wall: str
+    keys: tuple[bytes, ...]
+    now_us: int
+    call: str
+    turn: Turn | None = None
+
+
+class Keep(Shape, frozen=True, gc=False):
+    """-> None. What may answer again; who waits for it gets it. Nothing waits for it to be written."""
+
+    wall: str
+    kept: tuple[tuple[bytes, Kept], ...]
+    now_us: int
+    turn: Turn | None = None
+
+
+class Consult(Shape, frozen=True, gc=False):
+    """-> rules.course.Course: what is remembered of a conversation and of its flow, and, where `text` is given, what the feature's
+    router says of it."""
+
+    conversation: str
+    flow: str
+    now_us: int
+    feature: str = ""
+    text: str = ""
+
+
+class Note(Shape, frozen=True, gc=False):
+    """-> None. What to remember of the conversation until its next call, and what the call cost its flow."""
+
+    conversation: str
+    flow: str
+    now_us: int
+    course: Any  # rules.course.Course
+    full: int = 0  # pico-dollars that the call would have cost with its whole history
+    paid: int = 0  # and did cost
+
+
 class Wait(Shape, frozen=True, gc=False):
     """-> True, or False when the client left meanwhile."""
 
@@ -117,4 +176,4 @@ class Reply(Shape, frozen=True, gc=False):
     answer: Answer
 
 
-Effect = Recall | Follow | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
+Effect = Recall | Follow | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply | Seek | Keep | Consult | Note

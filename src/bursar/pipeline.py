@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
+from .controls import Again, Aid, Controls, Summing
 from .domain.call import (
     Answer,
     Asked,
@@ -31,7 +32,7 @@ from .domain.policy import Fallback
 from .domain.price import Price
 from .domain.shape import Shape, replace
 from .domain.thread import Ask, Heard, Placed
-from .domain.usage import Known
+from .domain.usage import Known, Tokens
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
 from .rules import budget, cause, estimate, guard, record, retry
@@ -44,6 +45,7 @@ from .rules.order import Orders
 from .wire import Dialect, Route, encoding, wind_down
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
+from .wire.recording import Recording
 
 
 class Prices(Protocol):
@@ -91,6 +93,7 @@ class Desk(Shape, frozen=True, gc=False):
     node: str
     signs: Signs = BUILT_IN  # of failures, the operator's own among them
     tiers: tuple[str, ...] = ()  # models of [tiers]
+    controls: Controls | None = None  # reply cache, tiers, compaction
     polls: Mapping[str, int] = {}  # tools that are polled -> how often one may say the same in a row
     guards: Guards = Guards()
     orders: Orders = Orders()  # changed in place, when somebody orders something
@@ -125,6 +128,7 @@ class _Plan(Shape, frozen=True, gc=False):
     scopes: budget.Scopes  # in the order of the charges
     tool_calls: int = 0  # new results of tools
     wound: int = 0  # 1: the agent is told to end
+    compact: bool = False  # a ladder asks for a shorter history
     incidents: tuple[Incident, ...] = ()
 
 
@@ -147,6 +151,24 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
     story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint)
     trial: _Trial | None = _Trial(provider, asked.model)
+    aid: Aid | None = None
+    if desk.controls is not None:
+        aid = Aid(
+            desk.controls, call, caller.key, caller.models, dialect, route.path, desk.providers, provider, desk.prices, asked, labels,
+            story.placed,
+        )  # fmt: skip
+        if story.verdict is None or story.verdict.act != guard.STOPPED:
+            again = yield from aid.look()
+            if again is not None:
+                opened = record.opened(
+                    call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
+                    provider=provider.name, hold=0,
+                )  # fmt: skip
+                yield from _again(opened, again, story)
+                return
+            call = call if aid.body is call.body else replace(call, body=aid.body)
+        name, model = yield from aid.route()
+        trial = _Trial(desk.providers[name], model)
     first: Entry | None = None
     answer = Answer(500, [], b"")
     tries = elapsed_us = 0
@@ -157,8 +179,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         if first is None:
             first = entry = record.opened(
                 call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
-                provider=provider.name, hold=worst,
+                provider=trial.provider.name, hold=worst,
             )  # fmt: skip
+            if aid is not None and aid.why:
+                first = entry = entry._replace(tier=aid.tier, route_reason=aid.why, model_served=trial.model)
         else:
             entry = first._replace(
                 id=f"{call.call_id}.{tries}", ts=call.ts_us + elapsed_us, try_no=tries, attempt_kind=trial.kind,
@@ -172,7 +196,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             return
         trial, plan, hold, verdict = admitted
 
-        path, body = dialect.edit(route.path, call.body, asked, plan.edits)
+        body = call.body
+        if aid is not None:
+            body = yield from aid.shorten(plan.price, plan.compact)
+        path, body = dialect.edit(route.path, body, asked, plan.edits)
         target = f"{path}?{call.query}" if call.query else path
         head: Head | Fault = yield Send(
             hold.id, trial.provider.name, call.method, target,
@@ -186,9 +213,13 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             trial, pause = _next(trial, retry.fault_failure(head.kind, head.sent), desk)
         else:
             reply_headers = lines.downstream(head.headers, caller.proxy) + record.stamp(hold.entry, tries) + verdict
+            if aid is not None:
+                reply_headers = record.cached(reply_headers, aid.cache)
             if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
                 ordered = _Ordered(call, desk, caller, labels, story, trial)
-                yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body), ordered)
+                yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body), ordered, aid)
+                if aid is not None and (summing := aid.summing()) is not None:
+                    yield from _summarise(call, caller, desk, labels, aid, summing)
                 return
             ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
             reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
@@ -201,16 +232,27 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 lost = record.no_answer(hold, fault, record.evidence(story, story.cause))
                 settled, sample = replace(lost, incidents=plan.incidents), None
             else:
-                settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, len(body), dialect.name)
+                settled, sample = _settle(
+                    call, desk, asked, story, trial, plan, hold, head, ended, reading, len(body), dialect.name, aid
+                )  # fmt: skip
             if failure is not None and failure.kind == "malformed":
                 settled = replace(settled, entry=settled.entry._replace(status="error", error="malformed_output"))
             yield Book(settled, sample, _heard(story, settled, reading))
+            merged: bytes | None = None
+            if aid is not None:
+                merged = yield from aid.keep(
+                    settled, head.status, _plain(head, ended, desk.gather_max), False, reading, _own_reply(trial, plan, hold)
+                )
+                yield from aid.note(settled.entry, _tokens(settled.entry))
             if ended.relayed or ended.how == "client_gone":
                 yield Finish(b"", ended.how == "complete")
                 return
             elapsed_us = head.sent_us + ended.elapsed_us
             if ended.fault is not None:
                 answer = _no(dialect, call, record.fault_refusal(trial.provider.name, ended.fault))
+            elif merged is not None:
+                kept = [line for line in reply_headers if line[0] != b"content-encoding"]
+                answer = Answer(head.status, kept + record.price_tag(settled.entry), merged)
             else:
                 answer = Answer(head.status, reply_headers + record.price_tag(settled.entry), ended.body)
             trial, pause = _next(trial, failure, desk) if failure is not None else (None, 0.0)
@@ -219,6 +261,64 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 return
             elapsed_us += int(pause * 1_000_000)
     yield Reply(answer)
+    if aid is not None and (summing := aid.summing()) is not None:
+        yield from _summarise(call, caller, desk, labels, aid, summing)
+
+
+def _again(entry: Entry, again: Again, story: record.Story) -> Way:
+    """A reply that was given before: a row that cost nothing and says what was saved, and the reply."""
+    settled = record.again(entry, again.model, again.saved, again.reading, record.evidence(story, story.cause))
+    yield Book(settled, None, _heard(story, settled, again.reading))
+    stamped = record.cached(record.stamp(settled.entry, 0), b"hit")
+    yield Reply(Answer(200, again.headers + stamped + record.price_tag(settled.entry), again.body))
+
+
+def _summarise(call: Incoming, caller: Caller, desk: Desk, labels: Labels, aid: Aid, summing: Summing) -> Way:
+    """A call of our own, after the client has its answer: held, priced and booked like any other, as `control`."""
+    own = Incoming(
+        f"{call.call_id}-summary", call.ts_us, "POST", summing.path, "", call.headers, summing.body, summing.provider, call.peer
+    )
+    bound = {name: labels.get(name) for name in ("tenant", "feature", "flow", "conversation", "user") if labels.get(name)}
+    inner = way(own, replace(caller, bound={**bound, "operation": "control"}, models=()), replace(desk, controls=None))
+    answer, paid, value = Answer(500, [], b""), 0, None
+    while True:
+        try:
+            effect = inner.send(value)
+        except StopIteration:
+            break
+        value = None
+        if isinstance(effect, Reply):
+            answer = effect.answer
+        else:
+            if isinstance(effect, Book):
+                row = effect.settlement.entry._replace(saved_by="compaction")
+                effect = replace(effect, settlement=replace(effect.settlement, entry=row))
+                paid += row.cost or 0
+            value = yield effect
+    yield from aid.summarised(answer, paid)
+
+
+def _own_reply(trial: _Trial, plan: _Plan, hold: HoldRecord) -> bool:
+    """Whether the reply is the one that was asked for: not a fallback's, nor one that a guard has cut short or made cheaper."""
+    return trial.kind != "fallback" and not plan.wound and not plan.compact and not hold.entry.route_reason.startswith("guard:")
+
+
+def _tokens(entry: Entry) -> Tokens | None:
+    """The usage of a row, where it has one."""
+    if entry.input is None:
+        return None
+    return Tokens(
+        entry.input, entry.cache_read or 0, entry.cache_write or 0, entry.cache_write_1h or 0, entry.output or 0, entry.reasoning or 0
+    )
+
+
+def _plain(head: Head, ended: Ended, limit: int) -> bytes | None:
+    """A gathered body, decoded; None where there is none."""
+    coding = lines.get(head.headers, b"content-encoding")
+    if not ended.gathered or not coding:
+        return ended.body if ended.gathered else None
+    plain = encoding.decode(ended.body, coding.decode("ascii", "replace"), limit)
+    return plain if isinstance(plain, bytes) else None
 
 
 def _know(
@@ -230,7 +330,7 @@ def _know(
     history = asked.history
     orders = desk.orders
     retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
-    if history is not None and (history.end.messages or asked.previous or labels.conversation):
+    if history is not None and labels.operation != "control" and (history.end.messages or asked.previous or labels.conversation):
         scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
         placed = yield Follow(
             Ask(
@@ -429,6 +529,8 @@ def _admit(
                 for rung in rungs:
                     log.rung(rung, scope, standing)
                     header = b"warned:" + scope.rule.code.encode()
+                if budget.COMPACT in rungs:
+                    plan = replace(plan, compact=True)
                 if budget.CHEAPER in rungs:
                     trial, plan, hold = _cheaper(call, desk, trial, plan, hold, asked)
     if verdict is not None and stops and not ends:
@@ -513,23 +615,29 @@ def _cheaper(
 
 def _relay(
     call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, story: record.Story, trial: _Trial, plan: _Plan, hold: HoldRecord,
-    head: Head, reply_headers: Headers, sent_bytes: int, ordered: _Ordered,
+    head: Head, reply_headers: Headers, sent_bytes: int, ordered: _Ordered, aid: Aid | None,
 ) -> Way:  # fmt: skip
     """Bytes through, usage read on the side; the terminal event waits until the row is written."""
-    reader = dialect.reader(asked, AskUsage() in plan.edits)
+    reader = recorder = dialect.reader(asked, AskUsage() in plan.edits)
+    if aid is not None:
+        reader = recorder = aid.recording(reader)
     coding = lines.get(head.headers, b"content-encoding").decode("ascii", "replace").lower()
     if coding and coding != "identity":
         reader = encoding.Decoding(reader, coding, desk.gather_max)
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
     ended: Ended = yield Relay(head, reader, reply_headers, ordered)
     reading = reader.reading()
-    settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, sent_bytes, dialect.name)
+    settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, sent_bytes, dialect.name, aid)
     kept = reader.kept
     if ended.how == "stopped":
         kept = reader.close_early("stopped_by_order")
         entry = settled.entry
         settled = replace(settled, entry=entry._replace(ended="incomplete", flags=f"{entry.flags} stopped_by_order".strip()))
     yield Book(settled, sample, _heard(story, settled, reading))
+    if aid is not None:
+        recorded = recorder.recorded() if isinstance(recorder, Recording) and ended.how == "complete" else None
+        yield from aid.keep(settled, head.status, recorded, True, reading, _own_reply(trial, plan, hold))
+        yield from aid.note(settled.entry, _tokens(settled.entry))
     yield Finish(kept, ended.how in ("complete", "stopped"))
 
 
@@ -545,7 +653,7 @@ def _read_whole(dialect: Dialect, asked: Asked, head: Head, ended: Ended, limit:
 
 def _settle(
     call: Incoming, desk: Desk, asked: Asked, story: record.Story, trial: _Trial, plan: _Plan, hold: HoldRecord, head: Head,
-    ended: Ended, reading: Reading, sent_bytes: int, dialect: str,
+    ended: Ended, reading: Reading, sent_bytes: int, dialect: str, aid: Aid | None,
 ) -> tuple[Settlement, Sample | None]:  # fmt: skip
     """The bill of an answered try: on the model that served it, at the tier it was served at, where those can be priced."""
     price = plan.price
@@ -579,6 +687,8 @@ def _settle(
     settled = record.complete(
         hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens, plan.tool_calls, plan.wound
     )  # fmt: skip
+    if aid is not None:
+        settled = aid.account(settled, weighed.tokens, price)
     return replace(settled, incidents=plan.incidents) if plan.incidents else settled, sample
 
 

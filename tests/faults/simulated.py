@@ -46,7 +46,7 @@ on_fault = "{on_fault}"
 [[budget]]
 name = "conversations"
 scope = "conversation"
-limit = "9 calls"
+limit = "4 calls"
 window = "conversation"
 hard = true
 on_fault = "{on_fault}"
@@ -335,7 +335,7 @@ class World:
             frozenset(self.excused),
             (
                 Budget("tenants", "tenant", "usd", limit if hard else None),
-                Budget("conversations", "conversation", "calls", 9 if hard else None),
+                Budget("conversations", "conversation", "calls", 4 if hard else None),
                 Budget("features", "feature", "usd", None),
             ),
         )  # fmt: skip

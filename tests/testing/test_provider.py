@@ -101,7 +101,9 @@ def test_openai_embeddings_and_models_are_understood_by_the_sdk(provider: Provid
         reply = client.embeddings.create(
             model="text-embedding-3-small", input=["a", "b"], extra_headers=script(usage=used(input=5000))
         )
-        assert [item.embedding for item in reply.data] == [[0.5, -0.5, 0.5, -0.5]] * 2
+        plain = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"], encoding_format="float")
+        assert [item.embedding for item in reply.data] == [item.embedding for item in plain.data]
+        assert [len(item.embedding) for item in reply.data] == [4, 4] and reply.data[0].embedding != reply.data[1].embedding
         assert reply.usage.prompt_tokens == 5000
         assert client.models.list().data
 

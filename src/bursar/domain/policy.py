@@ -173,6 +173,47 @@ class AuditPolicy(Record, frozen=True):
     drill_days: int = 30  # how old the last drill may be
 
 
+class Cache(Record, frozen=True):
+    """`[cache]`: whether a reply may answer again. Nothing is kept for a call of which nobody says whose it is."""
+
+    exact: bool = False  # replies to the very same question
+    embeddings: bool = False  # vectors, per input: of a batch only what is missing is asked for
+    ttl: str = "1h"  # "90s", "15m", "1h", "7d"
+    temperature_max: float = 0.0  # a request that asks for more variety is answered afresh, unless it names a seed
+    tools: bool = False  # also replies that call tools: whoever gets one again acts again
+    per: Literal["tenant", "key", "all"] = "tenant"  # whose replies a caller may get
+    shared: list[str] = []  # features whose replies all tenants may share
+    suites: dict[str, str] = {}  # eval suite = how long the replies of unchanged cases answer again
+    bytes: str = "256MB"  # most that is kept, in memory and in the file each
+
+
+class Tiers(Record, frozen=True):
+    """`[tiers]`: a model each, or one per dialect in a list; a name or provider/name."""
+
+    cheap: str | list[str] = ""
+    standard: str | list[str] = ""
+    premium: str | list[str] = ""
+
+
+class Route(Record, frozen=True):
+    """`[[route]]`: calls whose labels are these go to that tier; earlier lines win."""
+
+    tier: Literal["cheap", "standard", "premium", "auto"]  # auto: what the feature's trained router says
+    when: dict[str, str] = {}  # a label, or model or key; nothing: every call
+    mode: Literal["shadow", "on"] = "shadow"  # shadow: sent as it is, and what it would have saved is counted
+
+
+class Compact(Record, frozen=True):
+    """`[compact]`: whether old tool results leave the messages where that pays."""
+
+    mode: Literal["off", "shadow", "on"] = "off"
+    flow: dict[str, Literal["off", "shadow", "on"]] = {}  # in place of `mode` in that flow
+    keep_turns: int = 3  # old is what so many human turns
+    keep_calls: int = 10  # or so many model calls came after
+    summarise_every: int = 0  # model calls between two summaries by `model`; 0: none are made
+    model: str = ""  # that writes summaries: of the same dialect as the call; a name or provider/name
+
+
 class Policy(Record, frozen=True):
     """The whole file."""
 
@@ -188,6 +229,10 @@ class Policy(Record, frozen=True):
     spend: SpendPolicy = SpendPolicy()
     guard: Guard = Guard()
     audit: AuditPolicy = AuditPolicy()
+    cache: Cache = Cache()
+    tiers: Tiers = Tiers()
+    route: list[Route] = []
+    compact: Compact = Compact()
 
 
 UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}

@@ -14,8 +14,8 @@ class Question(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A reply as the provider gave it. `stream`: the body is a stream's bytes. `pico` is what it cost to make; `call` whose
-    call it was, for the ledger of those that it answers."""
+    """A reply as the provider gave it. `stream`: the body is a stream's bytes. `pico` is what it cost to make, `less` what
+    other controls had taken off that; `call` whose call it was, for the ledger of those that it answers."""
 
     body: bytes
     stream: bool
@@ -24,3 +24,4 @@ class Kept(NamedTuple):
     expires_us: int
     pico: int = 0
     call: str = ""
+    less: int = 0

@@ -14,6 +14,7 @@ class Horizon:
     def __init__(self) -> None:
         self._ended = [0.0] * (LENGTH_MAX + 1)  # by length
         self._total = 0.0
+        self._left: list[float | None] = []  # by call; empty: to be worked out anew
 
     def learn(self, calls: int) -> None:
         """A conversation, or a warm stretch of one, ended after so many calls."""
@@ -22,14 +23,20 @@ class Horizon:
         if self._total >= FORGET:
             self._ended = [n / 2 for n in self._ended]
             self._total /= 2
+        self._left = []
         self._ended[min(calls, LENGTH_MAX)] += 1
         self._total += 1
 
     def left(self, call: int) -> float | None:
         """Expected calls from number `call` (the first is 1, it counts itself) to the end; None when too few came as far."""
-        came = calls = 0.0
-        for length in range(max(call, 1), LENGTH_MAX + 1):
-            n = self._ended[length]
-            came += n
-            calls += n * (length - call + 1)
-        return calls / came if came >= LEAST else None
+        if self._total < LEAST:
+            return None
+        if not self._left:
+            came = calls = 0.0
+            found: list[float | None] = []
+            for length in range(LENGTH_MAX, 0, -1):  # whoever comes to one length later has one call more left
+                n = self._ended[length]
+                came, calls = came + n, calls + came + n
+                found.append(calls / came if came >= LEAST else None)
+            self._left = found[::-1]
+        return self._left[max(call, 1) - 1] if call <= LENGTH_MAX else None

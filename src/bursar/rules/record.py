@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,11 +17,12 @@ from ..domain.shape import Shape, replace
 from ..domain.thread import CUT, FAILED, GOOD, MALFORMED, Placed
 from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
 from ..domain.verdict import Refusal, refuse
-from . import budget, estimate
+from . import budget, estimate, saving
 from .cause import Cause
 from .guard import Verdict
 from .loop import Finding
 from .price import UNPRICED, bill, legs_json, money
+from .saving import Saving
 from .share import Shares, shares
 
 EMPTY = Tokens()
@@ -28,6 +30,7 @@ READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 NOT_SENT = "rule:not-sent"
 NOT_BILLED = "rule:no-answer-no-bill"
 NO_CHARGE = "rule:request-without-charge"
+KEPT = "rule:reply-was-kept"
 
 
 class Story(Shape, frozen=True, gc=False):
@@ -265,11 +268,28 @@ def fault_refusal(provider: str, fault: Fault) -> Refusal:
     return refuse("provider_broken", f"{provider}: {fault.kind} ({fault.detail})", "try again; the row is kept at its hold")
 
 
+def again(entry: Entry, model: str, saved: Mapping[str, Saving], reading: Reading, evidence: str) -> Settlement:
+    """The row of a call that a kept reply answered: nothing was sent."""
+    row = entry._replace(
+        model_served=model, status="ok", ended="complete", http_status=200, finish=reading.finish, cost=0, cost_input=0,
+        cost_cache_read=0, cost_cache_write=0, cost_output=0, cost_other=0, price_status="priced", price_id=KEPT,
+        usage_source="provider", response_id=reading.response_id, evidence=evidence,
+    )  # fmt: skip
+    return Settlement(entry.id, saving.into(row, saved), (), ())
+
+
+def cached(headers: Headers, verdict: bytes) -> Headers:
+    """The headers with what the reply cache did: hit, miss or off."""
+    return [(name, verdict if name == b"x-bursar-cache" else value) for name, value in headers]
+
+
 def stamp(entry: Entry, tries: int) -> Headers:
     """Response headers that are known before the answer is."""
     out = [(b"x-bursar-call", entry.call.encode()), (b"x-bursar-tries", b"%d" % tries), (b"x-bursar-cache", b"off")]
     if entry.conversation:
         out.append((b"x-bursar-conversation", _safe(entry.conversation)))
+    if entry.tier:
+        out.append((b"x-bursar-tier", entry.tier.encode()))
     return out
 
 

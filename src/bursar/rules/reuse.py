@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
 from ..domain.call import Asked, Reading
 from ..domain.labels import Labels
+from ..domain.policy import Cache
 from ..domain.reply import Question
 
 HOUR_US = 3_600_000_000
@@ -26,6 +28,39 @@ class Setting(NamedTuple):
     suites: Mapping[str, int] = {}  # eval suite -> how long its cases' replies answer again, microseconds
     body_max: int = 256 * 1024  # a longer request is a conversation's, and not asked twice
     reply_max: int = 1 << 20
+
+
+_SPAN = {"s": 1_000_000, "m": 60_000_000, "h": HOUR_US, "d": 24 * HOUR_US}
+_SIZE = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def span_us(text: str) -> int:
+    """Microseconds of "90s", "15m", "1h" or "7d". ValueError says what was expected."""
+    found = re.fullmatch(r"([1-9]\d{0,5})\s*([smhd])", text.strip())
+    if found is None:
+        raise ValueError(f'{text!r} is no time; write "90s", "15m", "1h" or "7d"')
+    return int(found[1]) * _SPAN[found[2]]
+
+
+def size(text: str) -> int:
+    """Bytes of "256MB". ValueError says what was expected."""
+    found = re.fullmatch(r"([1-9]\d{0,11})\s*(KB|MB|GB|)", text.strip())
+    if found is None:
+        raise ValueError(f'{text!r} is no size; write "64MB" or "1GB"')
+    return int(found[1]) * _SIZE[found[2]]
+
+
+def compiled(policy: Cache) -> Setting | None:
+    """The setting of a policy; None where nothing is kept. ValueError says what is wrong with it."""
+    size(policy.bytes)
+    if not 0 <= policy.temperature_max <= 2:
+        raise ValueError(f"temperature_max is {policy.temperature_max:g}; write 0 to 2")
+    suites = {name: span_us(text) for name, text in policy.suites.items()}
+    setting = Setting(
+        policy.exact, policy.embeddings, span_us(policy.ttl), policy.temperature_max, policy.tools, policy.per, tuple(policy.shared),
+        suites,
+    )  # fmt: skip
+    return setting if policy.exact or policy.embeddings or suites else None
 
 
 def suite(labels: Labels) -> str:

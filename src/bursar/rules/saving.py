@@ -5,9 +5,11 @@ the same arithmetic, from what would have been asked. What the difference rests 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+from ..domain.entry import Entry
 from ..domain.price import Price
 from ..domain.usage import Tokens
 from .price import bill
@@ -22,6 +24,7 @@ COUNTERFACTUAL: dict[str, str] = {
     "tiers": "the same tokens at the dearer model's price",
     "compaction": "the full history sent, read from the prompt cache where it was warm",
 }
+ALIKE = ("cache", "near")  # whose net is exact and has no cost of its own: two columns say all
 # How sure: exact (both bills are known), computed (tokens of the other course are counted, not billed), estimated.
 SURE: dict[str, str] = {"cache": "exact", "near": "exact", "embeddings": "computed", "tiers": "estimated", "compaction": "computed"}
 
@@ -108,3 +111,35 @@ def added(savings: Iterable[Saving]) -> dict[str, Saving]:
             )  # fmt: skip
         found[one.control] = one
     return {control: found[control] for control in CONTROLS if control in found}
+
+
+# --- in a row: `saved` is the net of this row's own controls, `saved_by` names them, `evidence` has the parts ---
+
+
+def into(entry: Entry, told: Mapping[str, Saving], would: Saving | None = None) -> Entry:
+    """The row with what was saved in it, and what a control in shadow would have saved."""
+    if len(told) == 1 and would is None and (one := next(iter(told.values()))).control in ALIKE and not one.own:
+        return entry._replace(saved=one.gross, saved_by=one.control)
+    evidence: dict[str, Any] = json.loads(entry.evidence)
+    if told:
+        evidence["saved"] = {name: [one.gross, one.own, one.low, one.high] for name, one in told.items()}
+    if would is not None:
+        evidence["would"] = {would.control: [would.gross, would.own, would.low, would.high]}
+    text = json.dumps(evidence, separators=(",", ":"))
+    if not told:
+        return entry._replace(evidence=text)
+    return entry._replace(saved=sum(one.net for one in told.values()), saved_by="+".join(told), evidence=text)
+
+
+def of(entry: Entry) -> dict[str, Saving]:
+    """What a row says it saved, by control."""
+    return read(entry.saved, entry.saved_by, entry.evidence)
+
+
+def read(saved: int | None, saved_by: str, evidence: str, member: str = "saved") -> dict[str, Saving]:
+    """The same from its columns; `member` would: what controls in shadow would have saved."""
+    parts: dict[str, list[int]] = json.loads(evidence).get(member, {}) if f'"{member}"' in evidence else {}
+    found = {name: Saving(name, *four) for name, four in parts.items()}
+    if member == "saved" and not found and saved_by and saved is not None:
+        found[saved_by] = Saving(saved_by, saved, 0, saved, saved)
+    return found

@@ -22,7 +22,7 @@ TOUCH_US = 60_000_000  # when a reply was last used is known to the minute: a hi
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, wall TEXT NOT NULL, body BLOB NOT NULL, stream INTEGER NOT NULL,
        model TEXT NOT NULL, made INTEGER NOT NULL, expires INTEGER NOT NULL, pico INTEGER NOT NULL, call TEXT NOT NULL,
-       used INTEGER NOT NULL, size INTEGER NOT NULL) STRICT""",
+       less INTEGER NOT NULL, used INTEGER NOT NULL, size INTEGER NOT NULL) STRICT""",
     "CREATE INDEX IF NOT EXISTS replies_used ON replies (used)",
     "CREATE INDEX IF NOT EXISTS replies_expires ON replies (expires)",
     "CREATE TABLE IF NOT EXISTS room (one INTEGER PRIMARY KEY CHECK (one = 1), bytes INTEGER NOT NULL) STRICT",
@@ -130,16 +130,16 @@ class FileReplies:
         with self._lock:
             try:
                 row = self._open().execute(
-                    "SELECT body, stream, model, made, expires, pico, call, used FROM replies"
+                    "SELECT body, stream, model, made, expires, pico, call, less, used FROM replies"
                     " WHERE key = ? AND wall = ? AND expires > ?",
                     (key, wall, now_us),
                 ).fetchone()  # fmt: skip
                 if row is None:
                     return None
-                body, stream, model, made, expires, pico, call, used = row
+                body, stream, model, made, expires, pico, call, less, used = row
                 if used < now_us - TOUCH_US:
                     self._open().execute("UPDATE replies SET used = ? WHERE key = ?", (now_us, key))
-                return Kept(body, bool(stream), model, made, expires, pico, call)
+                return Kept(body, bool(stream), model, made, expires, pico, call, less)
             except OF_DISK:
                 self._troubles += 1
                 return None
@@ -154,9 +154,9 @@ class FileReplies:
                 with connection:
                     connection.execute("DELETE FROM replies WHERE key = ?", (key,))  # REPLACE would not fire the trigger
                     connection.execute(
-                        "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (key, wall, kept.body, int(kept.stream), kept.model, kept.made_us, kept.expires_us, kept.pico, kept.call,
-                         now_us, size),
+                         kept.less, now_us, size),
                     )  # fmt: skip
                     if self._held(connection) > self._max:
                         self._make_room(connection, key, now_us)

@@ -35,6 +35,8 @@ COMMANDS: dict[str, Place] = {
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
     "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),
     "keys": Place("cli_keys", "keys", "Virtual keys: create, list, revoke."),
+    "savings": Place("cli_savings", "savings", "What the controls saved, net of what they took themselves."),
+    "replay": Place("cli_replay", "replay", "Policies on recorded calls: what they save, whom they stop."),
     "route": Place("cli_route", "route", "Tiers: train and test a feature's router on its graded traffic."),
     "prices": Place("cli_prices", "prices", "The price book: look up, compare, update."),
 }

@@ -11,8 +11,9 @@ from .. import drive
 from ..domain.call import Ended, Fault, Head, Headers, Lines
 from ..domain.entry import Entry
 from ..domain.thread import Placed
-from ..effects import Book, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Send, Wait
+from ..effects import Book, Consult, Finish, Follow, Gather, Hold, Keep, Note, Recall, Relay, Reply, Seek, Send, Wait
 from ..ports import PENDING
+from ..rules.course import Course
 from ..rules.estimate import Ratio
 from ..stores.tail import Op
 from ..stores.writer import Ledger
@@ -99,6 +100,19 @@ class Exchange:
 
     def place(self, effect: Follow) -> Placed:
         return self._memory.follow(effect.ask)
+
+    def seek(self, effect: Seek) -> object:
+        loop, go = self.loop, self.go
+        return self._memory.controls.seek(effect, lambda found: loop.call_soon_threadsafe(go, found))
+
+    def keep(self, effect: Keep) -> None:
+        self._memory.controls.keep(effect)
+
+    def consult(self, effect: Consult) -> Course:
+        return self._memory.controls.consult(effect)
+
+    def note(self, effect: Note) -> None:
+        self._memory.controls.note(effect)
 
     # -- the ledger ------------------------------------------------------------------------------------------------------
 
@@ -335,5 +349,5 @@ class Exchange:
 
     acts: Mapping[type, Callable[[Any, Any], Any]] = {
         Recall: recall, Follow: place, Hold: hold, Send: send, Gather: gather, Relay: relay, Book: book, Finish: finish, Wait: wait,
-        Reply: reply,
+        Reply: reply, Seek: seek, Keep: keep, Consult: consult, Note: note,
     }  # fmt: skip

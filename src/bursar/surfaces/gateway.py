@@ -208,6 +208,7 @@ class Gateway:
             task.cancel()
         await self.pool.close()
         await asyncio.get_running_loop().run_in_executor(None, self.shop.ledger.close)
+        self.shop.memory.controls.close()
         self.flush_lines()
 
 

@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 from blake3 import blake3
 
+from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
-from ..rules import guard
-from ..rules import audit
+from ..rules import audit, guard, reuse
 from ..rules.budget import compile_budget
 from ..stores.price_override import compile_override
 from ..wire import failure
@@ -71,6 +71,14 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
         guard.budgets(policy.guard)
     except ValueError as bad:
         raise BadPolicy(f"{name}:{_line(text, ['guard'])}: [guard]: {bad}") from None
+    try:
+        reuse.compiled(policy.cache)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['cache'])}: [cache]: {bad}") from None
+    try:
+        compile_controls(policy)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}: [tiers], [[route]], [compact]: {bad}") from None
     for number, line in enumerate(policy.fallback):
         targets = [line.to] if isinstance(line.to, str) else line.to
         if line.from_ in targets:

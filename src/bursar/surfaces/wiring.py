@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from .. import wire
+from ..controls import compiled as compile_controls
 from ..domain.policy import Policy, Provider
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
-from ..rules import estimate, guard, thread
+from ..rules import estimate, guard, reuse, thread
 from ..rules.budget import Budgets, compile_budget, parse_limit
 from ..rules.order import Orders
 from ..stores import incidents
@@ -32,6 +33,7 @@ from ..stores.writer import Ledger
 from ..wire import failure
 from ..wire.history import Signs
 from . import context, price_sync, settings
+from .controls import Savings
 
 # What a provider is when nobody configured it: address, family, and the variable its key is usually in.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
@@ -104,10 +106,11 @@ class Ratios:
 
 
 class Memory:
-    """What one process remembers between calls: bytes per token, and the conversations."""
+    """What one process remembers between calls: bytes per token, the conversations, and what makes the next call cheaper."""
 
-    def __init__(self, threads: Threads | None = None) -> None:
+    def __init__(self, threads: Threads | None = None, controls: Savings | None = None) -> None:
         self.ratios = Ratios()
+        self.controls = Savings() if controls is None else controls
         self.threads = Threads() if threads is None else threads
         self.recall = self.ratios.recall
         # Calls come from many threads in a wrapper; a conversation is changed by one of them at a time.
@@ -218,7 +221,15 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         polls={tool.name: tool.polls for tool in policy.tool if tool.polls},
         guards=guard.Guards(policy.guard),
         orders=Orders(),
+        controls=compile_controls(policy),
+        tiers=tiers_of(policy),
     )
+
+
+def tiers_of(policy: Policy) -> tuple[str, ...]:
+    """The models of [tiers], for a budget's rung `cheaper`."""
+    names = (policy.tiers.cheap, policy.tiers.standard, policy.tiers.premium)
+    return tuple([name for one in names if one for name in ([one] if isinstance(one, str) else one) if "/" not in name])
 
 
 def open_shop(
@@ -244,7 +255,10 @@ def open_shop(
     places = addresses(policy, keys_from_environment=mode == "gateway")
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
-    memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find))
+    caches = desk.controls is not None and desk.controls.cache is not None
+    memory = Memory(
+        Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find), Savings(folder, reuse.size(policy.cache.bytes), caches)
+    )  # fmt: skip
     watch = OrderWatch(opened.place, clock_us)
     watch.look(desk)
     return Shop(desk, opened, places, memory, policy, path, folder, clock_us, watch, context.build_service(os.environ))

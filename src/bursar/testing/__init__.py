@@ -14,6 +14,7 @@ from ..effects import Hold as HoldEffect
 from ..pipeline import Caller, Desk, way
 from ..rules import estimate, thread
 from ..stores.threads import Threads
+from ..surfaces.controls import Savings
 
 
 class Served(NamedTuple):
@@ -55,6 +56,7 @@ class World:
         self.samples: list[Any] = []
         self.open: dict[str, Hold] = {}
         self.threads = Threads()
+        self.controls = Savings()
         self._now: Served = Served()
 
     # what a process remembers

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from .. import drive
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Hold, Passed, Settlement, Short
-from ..effects import Book, Finish, Follow, Gather, Recall, Relay, Reply, Send, Wait
+from ..effects import Book, Consult, Finish, Follow, Gather, Keep, Note, Recall, Relay, Reply, Seek, Send, Wait
 from ..effects import Hold as HoldEffect
 from ..pipeline import Caller, Desk, way
 from ..stores.fault import LedgerFault
@@ -78,6 +78,10 @@ class Playing:
         Wait: lambda world, effect: world.wait(effect.seconds),
         Finish: lambda world, effect: world.finish(effect.kept, effect.complete),
         Reply: lambda world, effect: world.reply(effect.answer),
+        Seek: lambda world, effect: world.player.memory.controls.seek(effect, None),
+        Keep: lambda world, effect: world.player.memory.controls.keep(effect),
+        Consult: lambda world, effect: world.player.memory.controls.consult(effect),
+        Note: lambda world, effect: world.player.memory.controls.note(effect),
     }
     go: Callable[[Any], None]
     follow: Callable[[Coroutine[Any, Any, Any]], object]

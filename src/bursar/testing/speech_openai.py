@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import struct
 from functools import lru_cache
 from typing import Any
 
@@ -182,19 +185,25 @@ def _members(raw: bytes) -> dict[str, Any] | None:
 
 def embeddings(seen: Seen, say: Say, used: Buckets, ident: str) -> Speech:
     asked = (seen.body or {}).get("input", "")
-    count = len(asked) if isinstance(asked, list) and asked and not isinstance(asked[0], int) else 1
-    # Four dimensions are enough to be a vector; base64, which the OpenAI SDK asks for, is four little-endian floats.
-    vector: Any = [0.5, -0.5, 0.5, -0.5]
-    if (seen.body or {}).get("encoding_format") == "base64":
-        vector = "AAAAPwAAAL8AAAA/AAAAvw=="
+    several = isinstance(asked, list) and asked and not isinstance(asked[0], int)
+    plain = (seen.body or {}).get("encoding_format") != "base64"
+    vectors = [_vector(one, plain) for one in (asked if several else [asked])]
     body: dict[str, Any] = {
         "object": "list",
-        "data": [{"object": "embedding", "index": i, "embedding": vector} for i in range(count)],
+        "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)],
         "model": say.model or seen.model,
     }
     if say.tell_usage:
         body["usage"] = {"prompt_tokens": used.input, "total_tokens": used.input}
     return Speech(say.status, "application/json", [Piece(as_json(body), 0)], used)
+
+
+def _vector(text: object, plain: bool) -> Any:
+    """Four dimensions are enough to be a vector, another one for another text; base64, which the OpenAI SDK asks for, is four
+    little-endian floats."""
+    digest = hashlib.blake2s(as_json(text), digest_size=8).digest()
+    numbers = [(digest[n] * 256 + digest[n + 1] - 32_768) / 65_536 for n in range(0, 8, 2)]
+    return numbers if plain else base64.b64encode(struct.pack("<4f", *numbers)).decode()
 
 
 def models(seen: Seen, say: Say, used: Buckets, ident: str) -> Speech:

@@ -100,6 +100,11 @@ def framed(dialect: str, body: bytes) -> tuple[bytes, str] | None:
     return (asked.canon, text) if asked is not None else None
 
 
+def newest(dialect: str, body: bytes) -> str:
+    """The newest human text, where the last message is plain words of a human; else empty."""
+    return _newest(dialect, _decoder.decode(body)) or ""
+
+
 def _newest(dialect: str, members: dict[str, Any]) -> str | None:
     """Takes the text out of the members, and gives it."""
     if dialect == "openai_responses" and isinstance(members.get("input"), str):
