@@ -142,7 +142,7 @@ def test_an_operator_stops_resumes_raises_takes_ends_and_withdraws(web: TestClie
     """Each through its button's form; what it did is in the ledger, said on the next page, and in the log."""
     token = log_in(web, "ann", ANN)
 
-    def act(name: str, **fields: str) -> str:
+    def act(name: str, /, **fields: str) -> str:
         answer = web.post(f"/act/{name}", data={"csrf": token, "then": "/guards", **fields}, headers={"sec-fetch-site": "same-origin"})
         assert answer.status_code == 303, answer.text
         return web.get("/guards").text
@@ -210,7 +210,7 @@ def test_a_bounded_account_sees_and_acts_on_its_own_alone(web: TestClient, ledge
     for name in ("audit", "settings"):
         assert "Ask somebody whose account is not" in web.get(f"/{name}").text
 
-    def act(name: str, **fields: str) -> int:
+    def act(name: str, /, **fields: str) -> int:
         return web.post(f"/act/{name}", data={"csrf": token, **fields}).status_code
 
     assert act("take", n="2") == 409 and act("raise", budget="x", limit="$1") == 409

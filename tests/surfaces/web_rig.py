@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import uvicorn
 from starlette.testclient import TestClient
@@ -123,3 +123,5 @@ class Seen(HTMLParser):
         self.scripts += tag == "script"
         self.styles += tag == "style" or "style" in given
         self.handlers += [name for name in given if name.startswith("on")]
+
+__all__ = ["CHROMIUM", "INNER", "PAGES", "Book", "Number", "Seen", "client", "numbers", "parse_qsl", "served", "urlencode", "urlsplit"]
