@@ -355,7 +355,7 @@ def test_only_our_own_names_are_answered_and_every_answer_has_the_headers(web: T
     for path in ("/bill", "/bill.json", "/nothing", "/static/bursar.js", "/static/nothing", "/login"):
         lines = web.get(path).headers
         assert "script-src 'self'" in lines["content-security-policy"] and "unsafe" not in lines["content-security-policy"]
-        assert lines["x-content-type-options"] == "nosniff" and lines["referrer-policy"] == "no-referrer"
+        assert lines["x-content-type-options"] == "nosniff" and lines["referrer-policy"] == "same-origin"
 
 
 SPELLINGS = ["//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example", "http:evil.example", "javascript:alert(1)",
