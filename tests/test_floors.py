@@ -37,11 +37,12 @@ THEIRS: dict[str, tuple[str, ...]] = {
     "rules": (),
     "rules.price": ("msgspec",),  # to write the legs: its encoder is a third of a row's cost less
     "wire": ("msgspec", "brotli", "zstandard"),
+    "wire.opening": ("msgspec", "blake3"),
     "stores": ("apsw", "duckdb", "sqlglot", "msgspec"),
     "effects": (),
     "ports": (),
     "controls": (),
-    "pipeline": ("blake3",),
+    "pipeline": (),
     "drive": (),
     "testing": (),  # ships with the package: the provider's invoice must share nothing with our books
 }

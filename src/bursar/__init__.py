@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .surfaces.context import labels, operation
     from .surfaces.conversations import conversations
     from .surfaces.spend import spend
+    from .surfaces.tool import tool
     from .surfaces.wrap import instrument, wrap
 
 _HOME = {
@@ -16,10 +17,11 @@ _HOME = {
     "labels": "surfaces.context",
     "operation": "surfaces.context",
     "spend": "surfaces.spend",
+    "tool": "surfaces.tool",
     "wrap": "surfaces.wrap",
 }
 
-__all__ = ["conversations", "instrument", "labels", "operation", "spend", "wrap"]
+__all__ = ["conversations", "instrument", "labels", "operation", "spend", "tool", "wrap"]
 
 
 def __getattr__(name: str) -> object:

@@ -24,6 +24,8 @@ from .wire.recording import Recording
 LEAST = 4_096  # bytes of a request with anything in it that could go
 WARM_US, WARM_HOUR_US = 300_000_000, 3_600_000_000  # how long providers keep a prompt
 CACHED_LEAST = 1_024  # tokens of a prompt from which on providers that cache by themselves do
+# Vectors of 3,072 dimensions take 66 KB as text and 16 KB in base64; an answer is held back only up to 32 MB.
+MISSING_MAX, MISSING_COMPACT = 400, 1_500
 SUMMARY_CAP = 1_500  # output tokens of a summary
 BYTES_A_TOKEN = 4
 
@@ -150,6 +152,7 @@ class Aid:
         self._batch: batch.Batch | None = None
         self._keys: tuple[bytes, ...] = ()
         self._found: tuple[Kept | None, ...] = ()
+        self._judged = False  # a router has chosen
         self._dear = ""  # the model that is compared with
         self._would = ""  # the model that a rule in shadow would have chosen
         self._course: Course | None = None
@@ -202,7 +205,11 @@ class Aid:
         self._found = found = yield Seek(self._wall, self._keys, call.ts_us, call.call_id)
         missing = [at for at, kept in enumerate(found) if kept is None]
         if missing:
-            self.body = batch.only(call.body, asks, missing)
+            whole = len(missing) > (MISSING_COMPACT if b'"base64"' in call.body else MISSING_MAX)
+            if whole:  # its answer may be too long to be put together
+                self._found = (None,) * len(found)
+            else:
+                self.body = batch.only(call.body, asks, missing)
             return None
         self.cache = b"hit"
         kept = [one for one in found if one is not None]
@@ -288,6 +295,7 @@ class Aid:
             text = question.newest(self._dialect.name, self._call.body) if auto else ""
             self._course = yield Consult(labels.conversation, labels.flow, self._call.ts_us, labels.feature, text)
         course = self._course or Course()
+        self._judged = bool(course.judged[0])
         judged = (lambda: course.judged) if course.judged[0] else None
         choice = route.choose(asked.model, fact, controls.rules, tiers, judged)
         self._would = tiers.get(choice.would, "")
@@ -356,8 +364,9 @@ class Aid:
 
     # -- the books -------------------------------------------------------------------------------------------------------
 
-    def account(self, settled: Settlement, tokens: Tokens | None, its_price: Price | None) -> Settlement:
-        """The row with what was saved, net of what that took in this very call, and what a control in shadow would have."""
+    def account(self, settled: Settlement, tokens: Tokens | None, its_price: Price | None, useless: bool) -> Settlement:
+        """The row with what was saved, net of what that took in this very call, and what a control in shadow would have. `useless`:
+        the answer is malformed; where a tier chose the model, that try was for nothing."""
         entry = settled.entry
         told: dict[str, saving.Saving] = {}
         would: saving.Saving | None = None
@@ -368,7 +377,9 @@ class Aid:
             elif its is not None and (its.gross or its.own):
                 told["compaction"] = its
             dear = self._price(self._provider.name, self._dear) if self._dear and self._dear != entry.model_served else None
-            if dear is not None and (routed := saving.routed(tokens, entry.cost, dear)) is not None:
+            if dear is not None and useless:
+                told["tiers"] = saving.Saving("tiers", 0, entry.cost, -entry.cost, -entry.cost)
+            elif dear is not None and (routed := saving.routed(tokens, entry.cost, dear)) is not None:
                 told["tiers"] = routed
             if self._would and would is None:
                 cheap = self._price(self._provider.name, self._would)
@@ -393,9 +404,13 @@ class Aid:
         return saving.compacted(tokens, its_price, removed, broken, decision.warm)
 
     def note(self, entry: Entry, tokens: Tokens | None) -> Generator[Effect, Any, None]:
-        """What the next call of the conversation must know."""
+        """What the next call of the conversation must know, and how the feature's tiers do."""
         course, labels = self._course, self._labels
+        routed = saving.of(entry).get("tiers")
+        tally = (routed.gross, routed.own) if routed is not None and self._judged else None
         if course is None or not labels.conversation or tokens is None or entry.status != "ok":
+            if tally is not None:
+                yield Note("", labels.flow, entry.ts, None, feature=labels.feature, tally=tally)
             return
         hour = bool(tokens.cache_write_1h)
         total = tokens.input_total
@@ -413,7 +428,8 @@ class Aid:
             state=state, provider=entry.provider, model=entry.model_served, tier=entry.tier, context=total, warm_until_us=until,
             judged=("", ""),
         )  # fmt: skip
-        yield Note(labels.conversation, labels.flow, entry.ts, self._course, paid + (saved.net if saved is not None else 0), paid)
+        full = paid + (saved.net if saved is not None else 0)
+        yield Note(labels.conversation, labels.flow, entry.ts, self._course, full, paid, labels.feature, tally)
 
     def summing(self) -> Summing | None:
         """The summary that is worth having made now, for the calls to come."""
@@ -437,7 +453,6 @@ class Aid:
             return
         course = course._replace(state=compact.summarised(seen, course.state, decision.ask, text))
         yield Note(labels.conversation, labels.flow, self._call.ts_us, course, 0, pico)
-
 
 
 def _embedded(kept: Sequence[Kept]) -> saving.Saving:

@@ -140,6 +140,9 @@ class Journey:
         except StopIteration:
             self.over = True
             return None
+        except BaseException:
+            self._give_way()
+            raise
 
     async def advance_async(self, world: AsyncWorld, value: Any = None) -> Relay | Gather | Reply | Finish | None:
         """The same, awaiting."""
@@ -173,12 +176,19 @@ class Journey:
         except StopIteration:
             self.over = True
             return None
+        except BaseException:
+            self._give_way()
+            raise
+
+    def _give_way(self) -> None:
+        """Nobody is to wait for this call any more."""
+        if self._turn is not None:
+            self._turn.leave()
 
     def _handed(self, effect: Any) -> Any:
         """The caller drives from here, as slowly as it likes and perhaps in the thread of somebody who waits for this call: nobody
         may wait for it any more."""
-        if self._turn is not None:
-            self._turn.leave()
+        self._give_way()
         return effect
 
     def _remembered(self, effect: Keep | Consult | Note) -> object:
@@ -224,6 +234,7 @@ class Journey:
     def leave(self, value: Fault | Ended) -> Book | None:
         """The caller is gone: what is still to be written, and nothing further is tried."""
         self.over = True
+        self._give_way()
         try:
             effect = self._way.send(value)
         except StopIteration:

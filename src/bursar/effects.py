@@ -154,7 +154,7 @@ class Consult(Shape, frozen=True, gc=False):
 
 
 class Note(Shape, frozen=True, gc=False):
-    """-> None. What to remember of the conversation until its next call, and what the call cost its flow."""
+    """-> None. What to remember of the conversation (empty: of none) until its next call, and what the call cost its flow."""
 
     conversation: str
     flow: str
@@ -162,6 +162,8 @@ class Note(Shape, frozen=True, gc=False):
     course: Any  # rules.course.Course
     full: int = 0  # pico-dollars that the call would have cost with its whole history
     paid: int = 0  # and did cost
+    feature: str = ""
+    tally: tuple[int, int] | None = None  # gross and own of a call that the feature's router has sent somewhere
 
 
 class Wait(Shape, frozen=True, gc=False):

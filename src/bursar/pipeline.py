@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from blake3 import blake3
-
 from .controls import Again, Aid, Controls, Summing
 from .domain.call import (
     Answer,
@@ -35,16 +33,18 @@ from .domain.thread import Ask, Heard, Placed
 from .domain.usage import Known, Tokens
 from .domain.verdict import Refusal, refuse
 from .effects import Book, Effect, Finish, Follow, Gather, Hold, Recall, Relay, Reply, Sample, Send, Wait
-from .rules import budget, cause, estimate, guard, record, retry
+from .rules import budget, cause, estimate, guard, record, retry, tools
 from .rules import price as pricing
 from .rules import thread as threads
 from .rules.attribute import attribute
 from .rules.budget import Budgets
 from .rules.guard import Guards, Verdict
 from .rules.order import Orders
+from .rules.tools import ToolPrices
 from .wire import Dialect, Route, encoding, wind_down
 from .wire import headers as lines
 from .wire.history import BUILT_IN, Signs
+from .wire.opening import request_hash
 from .wire.recording import Recording
 
 
@@ -73,6 +73,9 @@ class Caller(Shape, frozen=True, gc=False):
     models: tuple[str, ...] = ()
     context: Mapping[str, str] = {}
     ci: str = ""  # the build service whose environment the caller's process runs in
+    tools: Mapping[str, int] = {}  # what its own tools cost, pico-dollars a call
+    failed: tuple[str, ...] = ()  # … those that have failed since its last call
+    kept: tuple[str, ...] = ()  # … and one for each result it had kept
     proxy: bool = True  # a gateway drops cookies and forwarding headers; inside the caller's process nothing is foreign
 
 
@@ -95,14 +98,12 @@ class Desk(Shape, frozen=True, gc=False):
     tiers: tuple[str, ...] = ()  # models of [tiers]
     controls: Controls | None = None  # reply cache, tiers, compaction
     polls: Mapping[str, int] = {}  # tools that are polled -> how often one may say the same in a row
+    tools: ToolPrices = tools.NONE
     guards: Guards = Guards()
     orders: Orders = Orders()  # changed in place, when somebody orders something
 
 
 Way = Generator[Effect, Any, None]
-
-# Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
-HASH_KEY = b"bursar request hash, version 1\0\0"
 
 # Tokens assumed for input that bytes cannot bound, where the book does not know the model's window.
 CONTEXT_WINDOW = 200_000
@@ -117,6 +118,8 @@ class _Trial(Shape, frozen=True, gc=False):
     cause: str = ""
     retries: int = 0
     seen: tuple[tuple[str, str], ...] = ()
+    line: str = ""  # the model that this is the fallback from
+    failed: Answer | None = None  # what the client gets when this try would pass its ceiling
 
 
 class _Plan(Shape, frozen=True, gc=False):
@@ -148,8 +151,8 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         return
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
-    fingerprint = blake3(call.body, key=HASH_KEY).hexdigest(16) if call.body else ""
-    story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint)
+    fingerprint = asked.hash or request_hash(call.body)
+    story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint, provider.name)
     trial: _Trial | None = _Trial(provider, asked.model)
     aid: Aid | None = None
     if desk.controls is not None:
@@ -164,6 +167,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                     call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                     provider=provider.name, hold=0,
                 )  # fmt: skip
+                yield from _tools(desk, caller, story, opened, budget.NO_SCOPES)
                 yield from _again(opened, again, story)
                 return
             call = call if aid.body is call.body else replace(call, body=aid.body)
@@ -181,6 +185,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                 provider=trial.provider.name, hold=worst,
             )  # fmt: skip
+            yield from _tools(desk, caller, story, entry, budget.NO_SCOPES if isinstance(plan, Refusal) else plan.scopes)
             if aid is not None and aid.why:
                 first = entry = entry._replace(tier=aid.tier, route_reason=aid.why, model_served=trial.model)
         else:
@@ -250,12 +255,17 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             elapsed_us = head.sent_us + ended.elapsed_us
             if ended.fault is not None:
                 answer = _no(dialect, call, record.fault_refusal(trial.provider.name, ended.fault))
+            elif aid is not None and aid.partial and head.status == 200 and merged is None:
+                lost = Fault("protocol", "the answer does not hold the vectors that were asked for", True)
+                answer = _no(dialect, call, record.fault_refusal(trial.provider.name, lost))
             elif merged is not None:
                 kept = [line for line in reply_headers if line[0] != b"content-encoding"]
                 answer = Answer(head.status, kept + record.price_tag(settled.entry), merged)
             else:
                 answer = Answer(head.status, reply_headers + record.price_tag(settled.entry), ended.body)
             trial, pause = _next(trial, failure, desk) if failure is not None else (None, 0.0)
+        if trial is not None and trial.line:
+            trial = replace(trial, failed=answer)
         if pause:
             if not (yield Wait(pause)):
                 return
@@ -321,15 +331,24 @@ def _plain(head: Head, ended: Ended, limit: int) -> bytes | None:
     return plain if isinstance(plain, bytes) else None
 
 
+def _tools(desk: Desk, caller: Caller, story: record.Story, entry: Entry, scopes: budget.Scopes) -> Way:
+    """What the tools cost whose results are new, booked before the model is asked: it was spent whatever becomes of the call."""
+    for one in tools.used(desk.tools, caller.tools, story.placed, entry.ts, caller.kept):
+        assert story.placed is not None
+        made = tools.row(entry, one, story.placed)
+        charges = tuple([c for c in budget.charges(scopes, entry.ts, made.cost or 0, 0, 0) if c.unit == "usd"])
+        yield Book(Settlement(made.id, made, budget.actual(charges, made.cost or 0, 0, 0), charges))
+
+
 def _know(
-    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str
+    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str, provider: str
 ) -> Generator[Effect, Any, tuple[record.Story, Labels]]:
     """What the messages tell: the conversation, why the call is made, and whether it goes round in circles."""
     placed: Placed | None = None
     verdict, finding, stop = None, None, False
     history = asked.history
     orders = desk.orders
-    retries = dict(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
+    retries = lines.index(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
     if history is not None and labels.operation != "control" and (history.end.messages or asked.previous or labels.conversation):
         scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
         placed = yield Follow(
@@ -339,17 +358,17 @@ def _know(
             )
         )  # fmt: skip
         if not labels.conversation:
-            labels = labels._replace(conversation=placed.conversation, sources=(*labels.sources, ("conversation", "inferred")))
+            labels = labels.inferred(placed.conversation)
         lives = orders.lives.get(placed.top, 1) if orders.lives else 1
         if lives > 1:
             placed = threads.resume(placed, lives)
         verdict, finding, stop = guard.judge(desk.guards, labels, placed, lives, desk.polls)
-    why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci)
-    if stop and not why.cause:
-        why = replace(why, cause="loop", confidence=90)
+    why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci, caller.failed)
+    if stop and finding is not None and placed is not None:
+        why = cause.looped(why, finding, placed.pairs)
     story = record.Story(placed, why, finding, stop, verdict)
     if orders.stops:
-        order = _order(call, desk, caller, labels, story, asked.model)
+        order = _order(call, desk, caller, labels, story, asked.model, provider)
         if order is not None:
             story = replace(story, verdict=guard.ordered(order))
     return story, labels
@@ -419,7 +438,7 @@ def _plan(
     budgets, placed = desk.budgets, story.placed
     scopes = budget.NO_SCOPES
     if budgets.names or budgets.rules:
-        own = {"key": caller.key, "model": model, "provider": provider.name}
+        own = {"key": caller.key, "model": model, "provider": provider.name, "fallback": trial.line}
         if labels.conversation:
             top = placed.top if placed is not None else labels.conversation
             own["conversation"] = budget.whose(labels.tenant, caller.key, top)
@@ -474,7 +493,7 @@ def _admit(
     guards, verdict, placed = desk.guards, story.verdict if trial.kind == "first" else None, story.placed
     whose = budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
     scopes, charges = plan.scopes, plan.charges
-    closes = guards.wind_down or any(rung == budget.WIND_DOWN for scope in scopes.all for rung, _ in scope.rule.ladder)
+    closes = guards.wind_down or scopes.winds_down
     can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
     if can_end:
         charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1))
@@ -501,6 +520,11 @@ def _admit(
                     return None
             else:
                 ends = True
+        if isinstance(held, Short) and scope.rule.code == budget.CEILING and trial.failed is not None:
+            refused = record.refused(entry, budget.short(held, budget.CEILING), record.evidence(story, story.cause))
+            yield Book(refused, None, _heard(story, refused, None))
+            yield Reply(trial.failed)
+            return None
         if isinstance(held, Short):
             yield from _short(call, desk, dialect, asked, labels, story, entry, held, scope, whose, plan.worst, None)
             return None
@@ -511,6 +535,8 @@ def _admit(
         hold = replace(hold, entry=hold.entry._replace(flags="fault_open"))
         held = None
 
+    if held is None and verdict is None:
+        return trial, plan, hold, []
     log = _Log(call, labels, whose, entry)
     header: bytes = b""
     had_last = isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)
@@ -688,7 +714,7 @@ def _settle(
         hold, head, ended, reading, weighed, story, why, asked.history, sent_tokens, plan.tool_calls, plan.wound
     )  # fmt: skip
     if aid is not None:
-        settled = aid.account(settled, weighed.tokens, price)
+        settled = aid.account(settled, weighed.tokens, price, bool(reading.malformed))
     return replace(settled, incidents=plan.incidents) if plan.incidents else settled, sample
 
 
@@ -721,7 +747,7 @@ def _next(trial: _Trial, failure: retry.Failure, desk: Desk) -> tuple[_Trial | N
             before, slash, after = name.partition("/")
             provider, model = (desk.providers[before], after) if slash and before in desk.providers else (trial.provider, name)
             if provider.family == trial.provider.family and (provider.name, model) not in seen:
-                return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen), 0.0
+                return _Trial(provider, model, "fallback", f"{failure.kind}:{trial.model}", 0, seen, line.from_), 0.0
     return None, 0.0
 
 

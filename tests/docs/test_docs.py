@@ -20,10 +20,14 @@ import bill_pages
 import demo_rows
 import ledger_rows
 from bursar.domain.entry import COLUMNS
+from bursar.domain.incident import Incident
 from bursar.domain.labels import CHARGEABLE, OPERATIONS
 from bursar.domain.policy import Policy
 from bursar.domain.verdict import CODES
+from bursar.rules.alarm_policy import METRICS
+from bursar.stores import incidents
 from bursar.stores.columns import shown
+from bursar.stores.schema import Place, connect
 from bursar.stores.writer import Ledger
 from bursar.surfaces import settings, wiring
 from bursar.surfaces.cli import main
@@ -39,7 +43,7 @@ SRC = ROOT / "src" / "bursar"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = ROOT / "docs" / "reference"
 # These run until they are told to stop, or for minutes; their own tests run them. Here their options are checked.
-ENDLESS = ("serve", "run", "demo")
+ENDLESS = ("serve", "run", "demo", "watch")
 COMMON = {"--json", "--ledger", "--since", "--until", "--where", "--help"}
 
 
@@ -84,6 +88,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     costs, usage = bill_pages.pages(rows, ledger_rows.END - 3 * ledger_rows.DAY, 3, more=20_000)
     (home / "work" / "costs.json").write_text(costs, "utf-8")
     (home / "work" / "usage.json").write_text(usage, "utf-8")
+    (home / "work" / "company.toml").write_text('[[budget]]\nname = "company"\nscope = "all"\nlimit = "$50"\n', "utf-8")
+    connection = connect(Place.at(home / "ledger"), busy_ms=1_000)
+    stopped = Incident("loop", ledger_rows.END, "stopped", "runaway_loop", "went round", conversation="c-1041", state="open")
+    incidents.write(connection, [stopped])
+    connection.close()
     return home
 
 
@@ -103,6 +112,11 @@ def commands(block: Block) -> Iterator[tuple[list[str], str]]:
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield shlex.split(command, comments=True), output.strip("\n")
+
+
+def bare(text: str) -> str:
+    """Without the spaces that tables end their lines with, and editors take away."""
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -136,8 +150,9 @@ def test_every_console_example_runs(page: Path, here: Path) -> None:
                 raise AssertionError(f"{block.at}: $ {shlex.join(words)}") from ran.exception
             assert wanted in ("any", str(ran.exit_code)), f"{block.at}: $ {shlex.join(words)}\n{ran.output}"
             if "match" in block.words:
-                pattern = ".*".join(re.escape(part.strip("\n")) for part in output.split("..."))
-                assert re.search(pattern, ran.stdout, re.DOTALL), f"{block.at}: shown:\n{output}\nis:\n{ran.stdout}"
+                shown, is_ = bare(output), bare(ran.stdout)
+                pattern = ".*".join(re.escape(part.strip("\n")) for part in shown.split("..."))
+                assert re.search(pattern, is_, re.DOTALL), f"{block.at}: shown:\n{output}\nis:\n{ran.stdout}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -257,6 +272,13 @@ def test_every_metric_has_its_line_and_every_line_its_metric(tmp_path: Path) -> 
     with Ledger.open(tmp_path / "ledger", clock_us=lambda: ledger_rows.END) as ledger:
         known |= {f"bursar_ledger_{stat}" for stat in ledger.stats()}
     assert set(first_cells("metrics.md")) == known
+
+
+def test_every_metric_of_alarms_has_its_line_with_unit_and_window() -> None:
+    lines = first_cells("alarms.md")
+    assert {name for name in lines if name in METRICS} == set(METRICS)
+    for name, metric in METRICS.items():
+        assert metric.window in lines[name] and (not metric.floor or metric.floor in lines[name]), name
 
 
 def test_every_fault_cause_and_field_of_the_testing_package_has_its_line() -> None:

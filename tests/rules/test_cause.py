@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
 
 from bursar.domain.call import Asked
-from bursar.domain.history import Reply, Use
+from bursar.domain.history import Pairs, Reply, Use
 from bursar.domain.labels import Labels
 from bursar.domain.thread import CUT, FAILED, GOOD, MALFORMED, Again, Failing, Placed
-from bursar.rules.cause import Cause, infer, settled
+from bursar.rules.cause import Cause, infer, looped, settled
+from bursar.rules.loop import Finding
 from wire.talks import Human, Says, Talk, history
 
 HI = Human("Where is it?")
@@ -107,6 +109,29 @@ def test_of_several_failures_the_one_that_is_called_again_counts() -> None:
     first = infer(b"0", asked((HI, two)), Labels(), placed())
     assert settled(first, placed(), calls("b")).cause == "tool:b"
     assert settled(first, placed(), calls("c")).cause == "switch:a"
+
+
+def test_a_result_in_doubt_is_a_failure_when_the_same_is_asked_again() -> None:
+    """Nothing found: the same tool with other arguments, or a word to the person, is how work goes on."""
+    nothing = Says("", (("search", {"q": "a"}, "", False),))
+    found = asked((HI, nothing))
+    assert found.history is not None
+    (failed,) = found.history.failed
+    cause = infer(b"0", found, Labels(), placed())
+    assert short(cause) == ("first", "primary", "primary", "")
+    again = settled(cause, placed(), Reply(uses=(Use("u", "search", failed.doubt),)))
+    assert short(again) == ("first", "retry", "primary", "tool:search") and again.confidence == 55
+    for other in (Reply(uses=(Use("u", "search", 1),)), calls("another"), Reply()):
+        assert short(settled(cause, placed(), other)) == ("first", "primary", "primary", "")
+
+
+def test_a_loop_is_the_cause_where_there_is_no_other_and_no_tool_that_fails() -> None:
+    """A tool that failed again and again and then answered leaves a window full of the same: the call after it is plain work."""
+    stuck, failed = (Pairs(("t",) * 8, array("Q", range(8)), array("Q", range(8)), array("Q", errors)) for errors in ([0] * 8, [7] * 5 + [0] * 3))
+    stale, same = Finding("stale", ("t",), 8, 14), Finding("same", ("t",), 6)
+    assert looped(Cause(), stale, stuck).cause == "loop" and looped(Cause(), stale, failed).cause == ""
+    assert looped(Cause(), same, failed).cause == "loop"
+    assert looped(Cause(cause="tool:t"), stale, stuck).cause == "tool:t"
 
 
 def test_a_failed_tool_is_retried_also_a_few_calls_later() -> None:

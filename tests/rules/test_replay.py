@@ -24,7 +24,7 @@ CHEAP = Price("cheap", "openai", "small", {"input": Rate(10**9), "output": Rate(
 
 
 def row(at: int = 0, cost: int = DOLLAR, *, turn: int = 1, depth: int = 0, question: str = "", loop: bool = False, tools: bool = False,
-        good: bool = True, tokens: Tokens = Tokens(input=100_000, output=10_000), **facts: str) -> Row:  # fmt: skip  # noqa: B008 (a tuple)
+        good: bool = True, tokens: Tokens = Tokens(input=100_000, output=10_000), **facts: str) -> Row:  # fmt: skip
     return Row(NOW + at, FACTS | facts, turn, depth, tokens, cost, question, tools, good, loop)
 
 
@@ -96,7 +96,10 @@ def test_a_tier_is_priced_with_the_same_tokens_and_an_interval() -> None:
     done = played(setting(route=lambda one: ("small", CHEAP) if one.facts["feature"] == "support" else None), row(), row(feature="x"))
     (part,) = done.parts
     paid = 120_000_000_000
-    assert (part.calls, part.pico) == (1, DOLLAR - paid) and (part.low, part.high) == (DOLLAR - paid - paid // 5, DOLLAR - paid + paid // 5)
+    assert (part.calls, part.pico) == (1, DOLLAR - paid) and (part.low, part.high) == (
+        DOLLAR - paid - paid // 5,
+        DOLLAR - paid + paid // 5,
+    )
     assert done.low < done.spent == 2 * DOLLAR - part.pico < done.high
 
 
@@ -114,12 +117,14 @@ def test_histories_are_judged_by_flow_and_only_where_it_is_sure_to_pay() -> None
     def runs(flow: str, calls: int) -> list[Row]:
         made: list[Row] = []
         for run in range(40):
-            for call in range(calls):
+            for call in range(calls + run % 12):
                 sent = 2_000 + 3_000 * call
-                made.append(row(len(made), sent * 10**7, flow=flow, conversation=f"{flow}{run}", tokens=Tokens(input=sent, output=100)))
+                made.append(
+                    row(len(made), sent * 10**7, flow=flow, conversation=f"{flow}{run}", tokens=Tokens(input=sent, output=100))
+                )
         return made
 
     done = played(setting(compacts=lambda flow: True, price=lambda *of: price), *runs("long", 60), *runs("short", 4))
     (part,) = done.parts
-    assert part.name == "compaction" and part.calls == 40 * 60 and 0 < part.low < part.pico < part.high
+    assert part.name == "compaction" and part.calls > 40 * 60 and 0 < part.low < part.pico < part.high
     assert played(setting(price=lambda *of: price), *runs("long", 60)).parts == ()

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import bursar
-from bursar.surfaces.context import build_service, current
+from bursar.surfaces.context import build_labels, build_service, current
 
 
 def test_scopes_nest_and_the_inner_one_wins() -> None:
@@ -115,3 +115,12 @@ def test_a_build_service_is_known_by_its_variable() -> None:
     assert build_service({"CI": "1"}) == "ci"
     assert build_service({"JENKINS_URL": "https://jenkins.example/"}) == "jenkins"
     assert build_service({"CI": "false", "GITLAB_CI": ""}) == "" and build_service({}) == ""
+
+
+def test_a_build_says_which_suite_it_is_and_what_started_it() -> None:
+    """Only in a build: the same variables mean nothing elsewhere."""
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_WORKFLOW": "nightly evals", "GITHUB_EVENT_NAME": "schedule"}
+    assert build_labels(github) == {"suite": "nightly evals", "trigger": "github:schedule"}
+    assert build_labels({"JENKINS_URL": "https://j", "JOB_NAME": "tone"}) == {"suite": "tone", "trigger": "jenkins"}
+    assert build_labels({"CI": "true"}) == {"trigger": "ci"}
+    assert build_labels({"GITHUB_WORKFLOW": "nightly evals"}) == {} == build_labels({})

@@ -33,7 +33,9 @@ def served(tmp_path: Path, provider: Scripted, policy: str) -> Iterator[Any]:
     places = "\n".join(
         f'[providers.{name}]\nbase_url = "{provider.url}"\nkey = "sk-own"' for name in ("openai", "anthropic", "gemini")
     )
-    handle = gateway.serve_in_thread(ledger=tmp_path / "ledger", policy=settings.parse(f"{places}\n[ledger]\ncompact_every_s = 0\n{policy}"))
+    handle = gateway.serve_in_thread(
+        ledger=tmp_path / "ledger", policy=settings.parse(f"{places}\n[ledger]\ncompact_every_s = 0\n{policy}")
+    )
     try:
         yield handle
     finally:
@@ -96,7 +98,11 @@ def test_what_wants_variety_or_calls_tools_or_failed_is_not_kept(tmp_path: Path,
     """Temperature above the policy's; a reply that calls a tool; an error."""
     tools = json.dumps({"tools": [["look", "{}"]]})
     with served(tmp_path, provider, EXACT) as handle:
-        for body, script in (({**ASKS, "temperature": 1}, "{}"), ({**ASKS, "seed": None, "top_p": 0.1}, tools), ({**ASKS, "top_p": 0.2}, '{"status": 500}')):
+        for body, script in (
+            ({**ASKS, "temperature": 1}, "{}"),
+            ({**ASKS, "seed": None, "top_p": 0.1}, tools),
+            ({**ASKS, "top_p": 0.2}, '{"status": 500}'),
+        ):
             for _ in range(2):
                 answer, _ = post(handle, body, **acme(x_script=script))
                 assert answer.headers["x-bursar-cache"] != "hit"
@@ -110,7 +116,10 @@ def test_what_wants_variety_or_calls_tools_or_failed_is_not_kept(tmp_path: Path,
     [
         ("/v1/chat/completions", ASKS),
         ("/v1/responses", {"model": "gpt-5-mini", "input": "hello", "temperature": 0}),
-        ("/v1/messages", {"model": "claude-haiku-4-5", "max_tokens": 50, "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}),
+        (
+            "/v1/messages",
+            {"model": "claude-haiku-4-5", "max_tokens": 50, "temperature": 0, "messages": [{"role": "user", "content": "hi"}]},
+        ),
     ],
 )
 def test_a_stream_answers_a_whole_request_and_the_other_way_round(tmp_path: Path, provider: Scripted, path: str, body: Any) -> None:
@@ -225,7 +234,12 @@ def test_a_tiers_name_is_answered_by_its_model(tmp_path: Path, provider: Scripte
     assert answer.headers["x-bursar-tier"] == "cheap" and answer.headers["x-bursar-model"] == "gpt-5-nano"
     assert [seen.model for seen in provider.seen] == ["gpt-5-nano", "claude-opus-4-5"]
     one, other = rows(tmp_path)
-    assert (one["model_requested"], one["model_served"], one["tier"], one["route_reason"]) == ("bursar/cheap", "gpt-5-nano", "cheap", "asked")
+    assert (one["model_requested"], one["model_served"], one["tier"], one["route_reason"]) == (
+        "bursar/cheap",
+        "gpt-5-nano",
+        "cheap",
+        "asked",
+    )
     assert one["saved"] is None and other["tier"] == "premium"
 
 
@@ -259,7 +273,9 @@ def agent(turns: int, text: str = "row ") -> Any:
     for turn in range(turns):
         messages.append({"role": "assistant", "content": None, "tool_calls": [
             {"id": f"call_{turn}", "type": "function", "function": {"name": "read", "arguments": json.dumps({"page": turn})}}]})  # fmt: skip
-        messages.append({"role": "tool", "tool_call_id": f"call_{turn}", "content": f"page {turn} order #W{turn:07d}: " + text * 2_000})
+        messages.append(
+            {"role": "tool", "tool_call_id": f"call_{turn}", "content": f"page {turn} order #W{turn:07d}: " + text * 2_000}
+        )
     return {"model": "gpt-5", "messages": messages}
 
 
@@ -267,7 +283,11 @@ def test_compaction_puts_lines_for_old_results_where_nothing_is_cached(tmp_path:
     """The names stay, the row says what was not sent, and what was elided once stays so."""
     with served(tmp_path, provider, '[compact]\nmode = "on"\nkeep_calls = 2\n') as handle:
         for turns in (3, 4, 5):
-            post(handle, agent(turns), **acme(x_bursar_conversation="c1", x_bursar_flow="audit", x_script='{"usage": {"input": 900, "output": 9}}'))
+            post(
+                handle,
+                agent(turns),
+                **acme(x_bursar_conversation="c1", x_bursar_flow="audit", x_script='{"usage": {"input": 900, "output": 9}}'),
+            )
     sent = [json.loads(seen.raw)["messages"] for seen in provider.seen]
     results = [[m["content"] for m in messages if m["role"] == "tool"] for messages in sent]
     assert ["elided" in text for text in results[2]] == [True, True, True, False, False]
@@ -308,3 +328,106 @@ def test_a_summary_is_a_call_of_its_own(tmp_path: Path, provider: Scripted) -> N
     assert len(control) >= 1 and control[0]["saved_by"] == "compaction" and control[0]["cost"] > 0 and control[0]["hold"] > 0
     assert (control[0]["tenant"], control[0]["conversation"]) == ("acme", "c1")
     assert sum(row["cost"] for row in rows(tmp_path)) == sum(line.dollars for line in provider.invoice.lines)
+
+
+FALLBACK = '[[fallback]]\nfrom = "gpt-5-mini"\nto = "gpt-5"\non = ["5xx", "malformed"]\nceiling = "$0.005"\n'
+
+
+def test_a_fallback_ends_at_its_ceiling_and_the_client_gets_the_failure(tmp_path: Path, provider: Scripted) -> None:
+    """The first falls back; the second would pass the day's ceiling: its row says so, and the client has the 500 as it came. The
+    first choice is asked first each time, so that it is in use again with its first good answer."""
+    broken = {"models": {"gpt-5-mini": {"status": 500, "message": "down"}, "gpt-5": {"usage": {"input": 1000, "output": 30}}}}
+    body = {**ASKS, "max_tokens": 30}
+    with served(tmp_path, provider, FALLBACK) as handle:
+        first, _ = post(handle, body, **acme(x_script=json.dumps(broken)))
+        second, failure = post(handle, body, **acme(x_script=json.dumps(broken)))
+        third, _ = post(handle, body, **acme())
+    assert (first.status, second.status, third.status) == (200, 500, 200) and b"down" in failure
+    assert [seen.model for seen in provider.seen] == ["gpt-5-mini", "gpt-5", "gpt-5-mini", "gpt-5-mini"]
+    made = [(row["attempt_kind"], row["status"], row["error"], row["cause"]) for row in rows(tmp_path)]
+    assert made[1] == ("fallback", "ok", "", "5xx:gpt-5-mini") and made[3] == (
+        "fallback",
+        "refused",
+        "fallback_ceiling",
+        "5xx:gpt-5-mini",
+    )
+
+
+def test_a_ceiling_is_an_amount_of_dollars() -> None:
+    """And says so."""
+    with pytest.raises(settings.BadPolicy, match="dollars a day"):
+        settings.parse('[[fallback]]\nfrom = "a"\nto = "b"\nceiling = "5 calls"\n')
+
+
+def test_a_malformed_answer_after_a_cheaper_try_is_own_cost(tmp_path: Path, provider: Scripted) -> None:
+    """Nothing was saved and the try was for nothing: it counts against the tier."""
+    script = {"models": {"gpt-5-nano": {"text": "no JSON", "usage": {"input": 1000, "output": 10}}}, "text": "{}"}
+    rule = '[[route]]\ntier = "cheap"\nmode = "on"\n[[fallback]]\nfrom = "gpt-5-nano"\nto = "gpt-5"\non = ["malformed"]\n'
+    body = {**ASKS, "model": "gpt-5", "response_format": {"type": "json_object"}}
+    with served(tmp_path, provider, TIERS + rule) as handle:
+        answer, _ = post(handle, body, **acme(x_script=json.dumps(script)))
+    wasted, good = rows(tmp_path)
+    assert answer.status == 200 and (wasted["error"], wasted["model_served"]) == ("malformed_output", "gpt-5-nano")
+    assert wasted["saved"] == -wasted["cost"] < 0 and wasted["saved_by"] == "tiers"
+    assert (good["attempt_kind"], good["model_served"], good["saved"]) == ("fallback", "gpt-5", None)
+
+
+def test_a_trained_router_chooses_where_it_is_at_home_and_stands_back_elsewhere(tmp_path: Path, provider: Scripted) -> None:
+    """`bursar/auto`: standard until it has seen fifty requests like those that it was trained on, then cheap or premium."""
+    from bursar.rules import router
+
+    easy, hard = "What time is it in {}?", "Prove for {} that the sum of the series converges and explain why"
+    examples = [router.Example((hard if n % 2 else easy).format(f"place {n % 60}"), 1.0 - n % 2, 1.0, 1, 100) for n in range(600)]
+    made = router.fit("quiz", "gpt-5-nano", "gpt-5", examples)
+    assert isinstance(made, router.Router), made
+    (tmp_path / "ledger" / "routers").mkdir(parents=True)
+    (tmp_path / "ledger" / "routers" / "quiz.router").write_bytes(router.dump(made))
+
+    def ask(text: str, feature: str) -> tuple[str, str]:
+        body = {"model": "bursar/auto", "messages": [{"role": "user", "content": text}]}
+        answer, _ = post(handle, body, **acme(x_bursar_feature=feature))
+        return answer.headers["x-bursar-tier"], answer.headers["x-bursar-model"]
+
+    with served(tmp_path, provider, TIERS) as handle:
+        for n in range(60):
+            first = ask((hard if n % 2 else easy).format(f"place {n}"), "quiz")
+            if n < 10:
+                assert first == ("standard", "gpt-5-mini")
+        assert ask(easy.format("place 7"), "quiz") == ("cheap", "gpt-5-nano")
+        assert ask(hard.format("place 7"), "quiz") == ("premium", "gpt-5")
+        assert ask(easy.format("place 7"), "other") == ("standard", "gpt-5-mini")
+    made_rows = rows(tmp_path)
+    assert made_rows[-3]["route_reason"].startswith("router:") and made_rows[-3]["saved"] > 0
+    assert made_rows[-2]["saved"] is None, "premium is what it is compared with"
+    assert made_rows[-1]["route_reason"] == "default"
+
+
+def test_a_conversation_stays_where_its_prompt_is_warm(tmp_path: Path, provider: Scripted) -> None:
+    """A rule that is switched on in the middle of one does not move it while nobody knows how long it goes on."""
+    usage = json.dumps({"usage": {"input": 100, "cache_write": 50_000, "output": 10}})
+    said = [{"role": "user", "content": "one"}]
+    rule = '[[route]]\nwhen = {"step" = "late"}\ntier = "cheap"\nmode = "on"\n'
+    with served(tmp_path, provider, TIERS + rule + '[compact]\nmode = "shadow"\n') as handle:
+        for step in ("early", "late"):
+            body = {"model": "claude-opus-4-5", "max_tokens": 10, "messages": said, "system": "x" * 5_000}
+            post(
+                handle,
+                body,
+                "/v1/messages",
+                **acme(x_bursar_conversation="c1", x_script=usage, x_bursar_labels=json.dumps({"step": step})),
+            )
+        post(handle, body, "/v1/messages", **acme(x_bursar_conversation="c2", x_script=usage, x_bursar_labels='{"step": "late"}'))
+    assert [seen.model for seen in provider.seen] == ["claude-opus-4-5", "claude-opus-4-5", "claude-haiku-4-5"]
+    assert [row["route_reason"] for row in rows(tmp_path)] == ["", "stays; rule:step=late", "rule:step=late"]
+
+
+def test_a_ladders_rung_shortens_what_the_policy_leaves_alone(tmp_path: Path, provider: Scripted) -> None:
+    """`compact` on the way to a budget's limit: aggressive, and at once where nothing is cached."""
+    budget = '[[budget]]\nname = "b"\nscope = "tenant"\nlimit = "$1"\n[budget.ladder]\ncompact = "1%"\n'
+    usage = json.dumps({"usage": {"input": 100_000, "output": 10}})
+    with served(tmp_path, provider, budget) as handle:
+        for turns in (4, 5):
+            post(handle, {**agent(turns), "max_tokens": 50}, **acme(x_bursar_conversation="c1", x_script=usage))
+    first, second = (seen.raw.decode() for seen in provider.seen)
+    assert "elided" not in first and second.count("elided") == 3
+    assert rows(tmp_path)[1]["saved_by"] == "compaction"

@@ -62,7 +62,11 @@ def test_three_controls_lower_the_months_bill_by_forty_per_cent_and_the_invoice_
     assert month.net >= month.without * 40 // 100
     assert Decimal(whole.spent).scaleb(-12) == simulated.invoice.total()
     assert whole.without == whole.spent + sum(one.gross - one.own for one in whole.controls)
-    assert sum(day.net for day in whole.days) == whole.net == sum(int(row["saved"].scaleb(12)) for row in rows if row["saved"] is not None)
+    assert (
+        sum(day.net for day in whole.days)
+        == whole.net
+        == sum(int(row["saved"].scaleb(12)) for row in rows if row["saved"] is not None)
+    )
     planned = {fact.ref: fact.dollars for call in company.plan(0) for fact in call.facts[:1]}
     routed = [row for row in rows if row["saved_by"] == "tiers" and row["try"] == 1]
     assert len(routed) > 3_000

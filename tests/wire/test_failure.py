@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bursar.domain.history import Result
+from bursar.domain.history import Result, long_lines
 from bursar.wire import canon, failure
 from bursar.wire.history import Signs
 from wire.talks import NAMES, Human, Says, asked, body, history, messages
@@ -89,12 +89,34 @@ def test_nothing_where_a_tool_otherwise_answers_json_is_a_failure(name: str) -> 
     good = Says("", (("lookup", {"n": 1}, '{"state": "shipped"}', False),))
 
     def newest(result: str, *before: Says) -> list[str]:
-        return [f.why for f in history(name, (Human("go"), *before, Says("", (("lookup", {"n": 2}, result, False),)))).failed]
+        found = history(name, (Human("go"), *before, Says("", (("lookup", {"n": 2}, result, False),)))).failed
+        return [f.why for f in found if not f.doubt]
 
     assert newest("", good) == ["empty"] and newest("") == []
     assert newest('{"state": "shi', good) == ["malformed"] and newest('{"state": "shi') == []
     assert newest('{"state": "a", "log": "' + "x" * 200 + "... [truncated]", good) == []
     assert newest("it is shipped", good) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [("", "empty"), ("null", "empty"), ('{"state": "shi', "malformed"), ('{"output": "1 failed", "metadata": {"exit_code": 1}}', "exit_code")],
+)
+def test_a_result_that_may_be_meant_so_is_in_doubt_until_the_same_is_asked_again(name: str, result: str, why: str) -> None:
+    """Nothing found, a text that only looks like JSON, a test that fails: answers, unless the agent asks once more in the same words."""
+    again, other = (Says("", (("lookup", {"n": n}, result, False),)) for n in (2, 3))
+    (first,) = history(name, (Human("go"), again)).failed
+    assert first.why == why and first.doubt
+    (second,) = history(name, (Human("go"), again, again)).failed
+    assert second.why == why and not second.doubt
+    (elsewhere,) = history(name, (Human("go"), again, other)).failed
+    assert elsewhere.doubt and elsewhere.doubt != first.doubt
+
+
+def test_a_program_that_ended_well_has_not_failed() -> None:
+    for text in ('{"output": "ok", "metadata": {"exit_code": 0}}', '{"exit_code": false}', '{"metadata": "exit_code 1"}', '{"exit_code": "1"}'):
+        assert history("openai_responses", (Human("go"), Says("", (("shell", {}, text, False),)))).failed == ()
 
 
 def test_the_operators_own_patterns_count_for_their_tool() -> None:
@@ -151,5 +173,5 @@ def test_no_text_makes_a_pattern_run_away(text: str) -> None:
     answer(text)
     failure.of_text(text)
     canon.fingerprint(text)
-    canon.long_lines(text)
+    long_lines(text)
     assert time.perf_counter() - start < 0.25

@@ -6,6 +6,7 @@ import gc
 import json
 import tracemalloc
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from bursar import wire
 from bursar.domain.call import Asked, Malformed
 from bursar.domain.history import BASE, BROKEN, HUMAN, JSON, MODULUS, TAIL, TOOL
+from bursar.domain.shape import replace
 from bursar.wire import history as memory
+from bursar.wire import opening
 from bursar.wire.history import Kept, Signs
 from bursar.wire.openai_history import chat_message
 from wire.talks import NAMES, PATHS, Human, Says, Talk, asked, body, history, messages
@@ -123,6 +126,7 @@ calls = st.lists(st.tuples(st.sampled_from(["lookup", "track"]), st.dictionaries
 talks = st.lists(st.one_of(words.filter(bool).map(Human), st.builds(Says, words, calls).filter(lambda s: bool(s.text or s.calls))), min_size=1, max_size=14).map(tuple)  # fmt: skip
 
 
+@patch.object(opening, "LARGE", 100)
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(NAMES), talk=talks, others=st.lists(talks, max_size=2))
 def test_what_is_remembered_changes_only_the_speed(name: str, talk: Talk, others: list[Talk]) -> None:
@@ -134,6 +138,7 @@ def test_what_is_remembered_changes_only_the_speed(name: str, talk: Talk, others
     for upto in range(1, len(talk) + 1):
         known, fresh = history(name, talk[:upto], warm), history(name, talk[:upto])
         assert known.marks == fresh.marks[: len(known.marks)] and known.end == fresh.end
+        assert len(known.marks) >= min(len(fresh.marks), memory.MARKS - 1)
         for field in fresh.__struct_fields__:
             if field != "marks":
                 assert getattr(known, field) == getattr(fresh, field), field
@@ -153,21 +158,21 @@ def test_the_chain_is_the_sum_it_is_said_to_be(talk: Talk) -> None:
 
 def test_a_moving_cache_marker_does_not_cost_the_memory() -> None:
     """Claude Code marks its last message; in the next request that message comes without the mark. What lies before is known."""
-    signs, looked = Signs(), []
-    said: list[dict[str, Any]] = [{"role": "user", "content": f"say {n}"} if n % 2 == 0 else {"role": "assistant", "content": f"said {n}"} for n in range(31)]  # fmt: skip
+    signs = Signs()
+    said: list[dict[str, Any]] = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"say {n} {'so ' * 99}"} for n in range(51)]
 
     def marked(upto: int) -> bytes:
         last = {"role": "user", "content": [{"type": "text", "text": said[upto - 1]["content"], "cache_control": {"type": "ephemeral"}}]}
         return body("anthropic_messages", [*said[: upto - 1], last])
 
-    for upto in range(1, 32, 2):
-        asked("anthropic_messages", marked(upto), signs)
-        teller = signs.tellers["anthropic_messages"]
-        looked.append(len(teller.openings))
-    told = asked("anthropic_messages", marked(31), signs).history
-    assert told is not None and told.end.turns == 16
-    assert len(told.marks) <= memory.LOOK, "carried on from an opening, not told from the beginning"
-    assert told.end == asked("anthropic_messages", marked(31)).history.end  # type: ignore[union-attr]
+    for upto in range(1, 52, 2):
+        data = marked(upto)
+        if len(data) > 2 * opening.LARGE:
+            begun = opening.look(data, signs.tellers["anthropic_messages"].openings)
+            assert begun.known is not None and begun.known.count == upto - 3
+        told = asked("anthropic_messages", data, signs)
+        assert told == replace(asked("anthropic_messages", data), history=told.history)
+        assert told.history is not None and told.history.end.turns == (upto + 1) // 2
 
 
 def test_a_long_known_opening_is_not_looked_into_again() -> None:
@@ -178,30 +183,35 @@ def test_a_long_known_opening_is_not_looked_into_again() -> None:
         seen.append(raw)
         return chat_message(raw, signs)
 
-    teller = memory.Teller(reading)
-    said = [json.dumps(m).encode() for m in messages("openai_chat", (Human("go"), *[Says(f"step {n}", (("f", {"n": n}, f"r{n}", False),)) for n in range(40)]))]
-    teller.tell(said[:-2])  # type: ignore[arg-type]
+    signs = Signs()
+    teller = signs.tellers["openai_chat"] = memory.Teller(reading)
+    said = messages("openai_chat", (Human("go"), *[Says(f"step {n}", (("f", {"n": n}, f"r{n}" * 20, False),)) for n in range(40)]))
+    asked("openai_chat", body("openai_chat", said[:-2]), signs)
     seen.clear()
     teller.said = Kept(1 << 20)  # the messages are forgotten, the opening is not
-    told = teller.tell(said)  # type: ignore[arg-type]
-    assert len(seen) == 2 and told.end.calls == 40 and len(told.pairs.names) == TAIL
+    found = asked("openai_chat", body("openai_chat", said), signs)
+    told = found.history
+    assert told is not None and len(seen) == 2 and told.end.calls == 40 and len(told.pairs.names) == TAIL and found.messages == 81
 
 
 def test_the_memory_is_bounded_and_its_sizes_are_what_they_are_said_to_be() -> None:
     """Bytes as counted are within a third of what Python takes for them, and never above the limit."""
-    teller = memory.Teller(chat_message)
+    signs = Signs()
+    teller = signs.teller("openai_chat", chat_message)
     teller.said, teller.openings = Kept(1 << 20), Kept(1 << 20)
-    raws = [[json.dumps(m).encode() for m in messages("openai_chat", (Human(f"go {t}"), *[Says(f"step {t} {n}", (("f", {"n": n}, f"r{t} {n}", False),)) for n in range(8)]))] for t in range(120)]  # fmt: skip
+    talk = [messages("openai_chat", (Human(f"go {t} {'on ' * 999}"), *[Says(f"step {t} {n}", (("f", {"n": n}, f"r{t} {n}" * 99, False),)) for n in range(8)])) for t in range(120)]  # fmt: skip
+    raws = [[body("openai_chat", said[:upto]) for upto in range(8, len(said), 2)] for said in talk]
     gc.collect()
     tracemalloc.start()
-    for said in raws:
-        for upto in range(8, len(said), 2):
-            teller.tell(said[:upto])  # type: ignore[arg-type]
+    for sent in raws:
+        for data in sent:
+            asked("openai_chat", data, signs)
         assert teller.said.bytes <= 1 << 20 and teller.openings.bytes <= 1 << 20
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     counted = teller.said.bytes + teller.openings.bytes
+    assert len(teller.openings) > 100
     assert counted * 0.66 < taken < counted * 1.34, (taken, counted, len(teller.said), len(teller.openings))
 
 

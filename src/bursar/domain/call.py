@@ -67,6 +67,7 @@ class Asked(Shape, frozen=True, gc=False):
     batch: bool = False
     json_demanded: bool = False  # response_format / schema: the reply must parse
     cache_1h: bool = False  # the request asks the provider for one-hour cache writes
+    hash: str = ""  # of the whole body, where reading it gave that too
     members: tuple[str, ...] | None = None  # which of the members that edits touch the body has; None: nobody looked
 
 

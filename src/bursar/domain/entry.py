@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .incident import Incident
-from .shape import Shape
+from .shape import Shape, maker
 from .thread import Landmark
 
 SCHEMA_VERSION = 1
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     call: str
     try_no: int
     key: str = ""
-    attempt_kind: str = "first"  # first | retry | fallback | correction
+    attempt_kind: str = "first"  # first | retry | fallback | correction | tool | aggregate
     operation: str = "primary"
     purpose: str = "primary"
     cause: str = ""
@@ -87,6 +87,7 @@ class Entry(NamedTuple):
     evidence: str = "{}"  # JSON: how conversation and cause were inferred, how sure, tokens by class, a loop
 
 
+made_entry = maker(Entry)
 COLUMNS: tuple[str, ...] = Entry._fields
 OUTCOME = COLUMNS.index("model_served")  # where the outcome begins
 DRAFT = OUTCOME + 2

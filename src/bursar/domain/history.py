@@ -37,6 +37,7 @@ class Result(Shape, frozen=True, gc=False):
     weight: int = 0
     shape: int = 0  # EMPTY, TEXT, JSON, BROKEN
     own: tuple[tuple[str, str], ...] = ()  # (tool, name) of the operator's patterns that it matches
+    code: bool = False  # it says that a program ended with a code other than 0, which may be what was asked for
 
 
 EMPTY, TEXT, JSON, BROKEN = range(4)  # of a text: nothing, prose, JSON that parses, JSON that does not
@@ -113,11 +114,13 @@ NO_PAIRS = pairs()
 
 
 class Failed(Shape, frozen=True, gc=False):
-    """A tool whose newest result is none."""
+    """A tool whose newest result is none. `doubt`: digest of the call (64 bits) where the result may be meant so, nothing found, a
+    test that fails: then it has failed only if the same is asked again in the same words. 0: no doubt."""
 
     tool: str
     why: str
     weight: int
+    doubt: int = 0
 
 
 class History(Shape, frozen=True, gc=False):
@@ -147,6 +150,15 @@ class History(Shape, frozen=True, gc=False):
     print: int  # fingerprint of the system's first message
 
 
+LONG_LINE = 40  # characters of a line that is not likely to come twice by chance
+LINES = 8
+
+
+def long_lines(text: str) -> tuple[int, ...]:
+    """Hashes of the first long lines of a text: a summary is carried on with something put around it. In this process only."""
+    return tuple([hash(line) for line in map(str.strip, text[:8192].split("\n")) if len(line) >= LONG_LINE][:LINES])
+
+
 class Reply(Shape, frozen=True, gc=False):
     """What was answered, in the same terms: it stands in the next request's messages."""
 
@@ -155,4 +167,4 @@ class Reply(Shape, frozen=True, gc=False):
     parts: tuple[int, ...] = ()  # digests of the messages or items that it will be
     uses: tuple[Use, ...] = ()
     prompts: tuple[int, ...] = ()  # hashes of long texts given to tools: a sub-agent begins with one
-    lines: tuple[int, ...] = ()  # hashes of long lines: a summary carries them on
+    text: str = ""  # where it is long enough to be a summary, which somebody carries on

@@ -28,13 +28,22 @@ class Labels(NamedTuple):  # a tuple, because `bursar.labels` must load nothing
 
     def get(self, name: str) -> str:
         """The value of a chargeable or free label, empty when absent."""
-        if name in CHARGEABLE:
-            value: str = getattr(self, name)
-            return value
+        at = PLACES.get(name)
+        if at is not None:
+            return self[at]  # pyright: ignore[reportReturnType]
         for key, value in self.extra:
             if key == name:
                 return value
         return ""
+
+    def inferred(self, conversation: str) -> Labels:
+        """The same in a conversation that nobody named."""
+        tenant, feature, flow, operation, _, user, extra, sources = self
+        said = (*sources, ("conversation", "inferred"))
+        return Labels(tenant, feature, flow, operation, conversation, user, extra, said)
+
+
+PLACES = {name: Labels._fields.index(name) for name in CHARGEABLE}
 
 
 def clean(text: str, limit: int = VALUE_CHARS_MAX) -> str:

@@ -62,12 +62,16 @@ class Fallback(Record, frozen=True):
     on: list[Literal["5xx", "429", "timeout", "connect", "reset", "malformed"]] = msgspec.field(
         default_factory=lambda: ["5xx", "connect"]
     )
+    ceiling: str = ""  # "$20": most that its tries may cost in a day (UTC); beyond that the client gets the failure
 
 
 class PriceOverride(Record, frozen=True):
-    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win."""
+    """`[[price]]`: your own price, in dollars per million tokens as strings or whole numbers; later lines win. Of a tool: dollars a
+    call."""
 
-    model: str  # exact, or with * as a wildcard
+    model: str = ""  # exact, or with * as a wildcard
+    tool: str = ""  # in place of a model, its name as the messages have it; with * as a wildcard
+    call: str | int | None = None  # dollars that one call of the tool costs
     provider: str = ""
     input: str | int | None = None
     output: str | int | None = None
@@ -160,17 +164,49 @@ class SpendPolicy(Record, frozen=True):
     resolved: list[str] = msgspec.field(default_factory=lambda: ["resolved"])  # values of the label `outcome` that count as resolved
 
 
-class AuditPolicy(Record, frozen=True):
-    """`[audit]`: from what share on a finding is one. Above it the verdict is `act`, from half of it on `watch`."""
+class Alarm(Record, frozen=True):
+    """`[[alarm]]`: what somebody wants to hear of, in time."""
 
-    unattributed: str = "10%"  # of the dollars that no feature names
-    waste: str = "5%"  # … that went into retries, repairs and loops
-    fallback: str = "5%"  # of the calls to one model that a dearer one answered, or of the dollars
-    tail: str = "20%"  # of the dollars of all conversations in the dearest hundredth of them
-    history: str = "40%"  # of the dollars that are history sent again
-    tiers: str = "10%"  # … that the same tokens would cost less at the tier that the work looks like
-    cache: str = "10%"  # … that caches would have kept
-    drill_days: int = 30  # how old the last drill may be
+    metric: str  # cost, calls, fallback_rate, tool_calls …: docs/reference/alarms.md
+    name: str = ""
+    per: str | dict[str, str] = ""  # as a budget's scope: a label whose every value is judged alone, or a table; empty: all together
+    threshold: str | int = ""  # "$50", "5%", "2M", "500": what the window may come to
+    learned: bool = False  # what is not normal for that value, at that hour and weekday
+    level: Literal["page", "ticket"] = "page"  # of a learned alarm: a ticket is raised sooner
+    window: str = ""  # 1h, 24h, 7d …; empty: the metric's own
+    floor: str | int = ""  # the least that matters: dollars, tokens or calls above normal, or in the window
+    after: str = ""  # how long it must last before it is said: 10m
+    repeat: str = "4h"  # said again while nobody acknowledges it; each time twice as long, at most a day
+    channels: list[str] = []  # names of [channels]; empty: the owners', else all
+    owner: str = ""  # a name of [owners]
+
+
+class Channel(Record, frozen=True):
+    """`[channels.NAME]`: where alarms, hand-offs and tests are sent."""
+
+    url: str  # a Slack incoming webhook, any https address, smtp://user@host:587 or smtps://…, or what apprise speaks; may be env:NAME
+    kind: Literal["", "slack", "webhook", "email", "apprise"] = ""  # empty: the channel's name, else by the url
+    secret: str = ""  # signs a webhook's requests; an e-mail server's password
+    to: list[str] = []  # e-mail addresses
+    sender: str = ""  # … and whose name the mail has
+    private: bool = False  # the address may be inside your network, and without TLS
+    timeout_s: float = 10.0  # for one delivery, whole
+
+
+class Owner(Record, frozen=True):
+    """`[owners.NAME]`: who hears of what. Alarms about `scope` go to these channels."""
+
+    channels: list[str]
+    scope: dict[str, str] = {}  # label = value; empty: only alarms that name this owner
+
+
+class Watch(Record, frozen=True):
+    """`[watch]`: the clockwork."""
+
+    every_s: float = 15.0  # between two looks; 0: the gateway starts no clockwork
+    url: str = ""  # where people reach Bursar's pages: alarms then carry signed links
+    secret: str = ""  # signs those links; empty: one made beside the ledger
+    link_ttl: str = "24h"
 
 
 class Cache(Record, frozen=True):
@@ -214,6 +250,19 @@ class Compact(Record, frozen=True):
     model: str = ""  # that writes summaries: of the same dialect as the call; a name or provider/name
 
 
+class AuditPolicy(Record, frozen=True):
+    """`[audit]`: from what share on a finding is one. Above it the verdict is `act`, from half of it on `watch`."""
+
+    unattributed: str = "10%"  # of the dollars that no feature names
+    waste: str = "5%"  # … that went into retries, repairs and loops
+    fallback: str = "5%"  # of the calls to one model that a dearer one answered, or of the dollars
+    tail: str = "20%"  # of the dollars of all conversations in the dearest hundredth of them
+    history: str = "40%"  # of the dollars that are history sent again
+    tiers: str = "10%"  # … that the same tokens would cost less at the tier that the work looks like
+    cache: str = "10%"  # … that caches would have kept
+    drill_days: int = 30  # how old the last drill may be
+
+
 class Policy(Record, frozen=True):
     """The whole file."""
 
@@ -223,16 +272,20 @@ class Policy(Record, frozen=True):
     price: list[PriceOverride] = []
     key: list[Key] = []
     tool: list[Tool] = []
+    alarm: list[Alarm] = []
+    channels: dict[str, Channel] = {}
+    owners: dict[str, Owner] = {}
     labels: dict[str, str] = {}  # defaults for calls that say nothing
+    watch: Watch = Watch()
     server: Server = Server()
     ledger: LedgerPolicy = LedgerPolicy()
     spend: SpendPolicy = SpendPolicy()
     guard: Guard = Guard()
-    audit: AuditPolicy = AuditPolicy()
     cache: Cache = Cache()
     tiers: Tiers = Tiers()
     route: list[Route] = []
     compact: Compact = Compact()
+    audit: AuditPolicy = AuditPolicy()
 
 
 UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}

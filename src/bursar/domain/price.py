@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from .shape import Shape
+from .shape import Shape, maker
 
 
 class Rate(Shape, frozen=True, gc=False):
@@ -36,6 +37,9 @@ class Leg(NamedTuple):
     pico: int
 
 
+made_leg = maker(Leg)
+
+
 class Priced(Shape, frozen=True, gc=False):
     """A bill for one try. `status`: priced | free | estimated | unpriced. `pico` is always the sum of the legs; where
     the bill is unpriced it is the part that is known, a floor, or None when no part is."""
@@ -46,3 +50,21 @@ class Priced(Shape, frozen=True, gc=False):
     price_id: str
     parts: tuple[int, ...] = (0, 0, 0, 0, 0)  # pico-dollars: input, cache read, cache write, output, other; they sum to `pico`
     missing: tuple[str, ...] = ()  # units used that the price does not know, whether estimated or left out
+
+
+class ToolPrice(Shape, frozen=True, gc=False):
+    """What one call of a tool costs, in pico-dollars. `pattern` is its name, with * as a wildcard and nothing else."""
+
+    id: str
+    pattern: str
+    pico: int
+    since_us: int
+    until_us: int
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """How much it says of a name."""
+        return "*" not in self.pattern, len(self.pattern.replace("*", ""))
+
+    def fits(self, name: str) -> bool:
+        return fnmatchcase(name, self.pattern.replace("[", "[[]").replace("?", "[?]"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from .history import History, Pairs, Reply, Use
-from .shape import Shape
+from .shape import Changing, Shape
 
 OPEN, GOOD, FAILED, CUT, MALFORMED = range(5)  # what became of a request; CUT: it was answered in part, or nobody can say
 OUTCOMES = ("open", "good", "failed", "cut", "malformed")
@@ -23,59 +23,52 @@ class Failing(Shape, frozen=True, gc=False):
     calls: int  # since then
 
 
-class Thread:
+class Thread(Changing, eq=False, gc=False):
     """One conversation. Changed in place, by rules/thread.py alone."""
 
-    __slots__ = (
-        "ambiguous",
-        "calls",
-        "cost",
-        "depth",
-        "failing",
-        "free_until",
-        "id",
-        "keys",
-        "lives",
-        "pairs",
-        "parent",
-        "root",
-        "scope",
-        "seen_us",
-        "stops",
-        "tokens",
-        "top",
-        "turns",
-        "uses",
-    )
-
-    def __init__(self, ident: str, scope: int, seen_us: int, parent: Thread | None = None) -> None:
-        self.id, self.scope, self.seen_us = ident, scope, seen_us
-        self.parent = parent.id if parent is not None else ""
-        self.top: str = parent.top if parent is not None else ident  # who began it all: limits of a conversation count there
-        self.tokens = self.cost = 0  # booked by this process; nano-dollars
-        self.stops = 0  # replies that told it to stop
-        self.lives, self.free_until = 1, 0  # a person let it go on: until so many tool results nothing is called a loop
-        self.ambiguous = False  # somebody else's could not be told from it
-        self.turns = self.depth = self.calls = 0  # as booked
-        self.pairs: Pairs | None = None  # booked, where the history no longer shows them
-        self.failing: tuple[Failing, ...] = ()
-        self.uses: tuple[Use, ...] = ()  # calls of the last reply, where the provider keeps the history
-        self.root = 0  # key of its opening, kept while it lives
-        self.keys: list[int] = []  # of its latest heads, oldest first
+    id: str
+    scope: int
+    seen_us: int
+    parent: str
+    top: str  # who began it all: limits of a conversation count there
+    tokens: int = 0  # booked by this process
+    cost: int = 0  # nano-dollars, likewise
+    stops: int = 0  # replies that told it to stop
+    lives: int = 1  # a person let it go on
+    free_until: int = 0  # … until so many tool results nothing is called a loop
+    ambiguous: bool = False  # somebody else's could not be told from it
+    turns: int = 0  # these three as booked
+    depth: int = 0
+    calls: int = 0
+    pairs: Pairs | None = None  # booked, where the history no longer shows them
+    failing: tuple[Failing, ...] = ()
+    uses: tuple[Use, ...] = ()  # calls of the last reply, where the provider keeps the history
+    root: int = 0  # key of its opening, kept while it lives
+    keys: list[int] = []  # of its latest heads, oldest first
 
 
-class Head:
+def begun(ident: str, scope: int, seen_us: int, parent: Thread | None = None) -> Thread:
+    """A new conversation; `parent` gave it its task."""
+    if parent is None:
+        return Thread(ident, scope, seen_us, "", ident)
+    return Thread(ident, scope, seen_us, parent.id, parent.top)
+
+
+class Head(Changing, eq=False, gc=False):
     """The end of a request or of a reply: what a later request may extend."""
 
-    __slots__ = ("at_us", "body", "call", "calls", "claimed", "depth", "model", "outcome", "tail", "thread", "turns", "why")
-
-    def __init__(self, thread: Thread, call: str, model: str, body: int, at_us: int, turns: int, depth: int, calls: int) -> None:
-        self.thread, self.call, self.model, self.body, self.at_us = thread, call, model, body, at_us
-        self.turns, self.depth, self.calls = turns, depth, calls
-        self.outcome = OPEN
-        self.why = ""  # it failed, in a word: 5xx, 429, timeout, …
-        self.claimed = False  # a request has extended it
-        self.tail: array[int] | None = None  # digests of the last messages, of a head that is found by a window
+    thread: Thread
+    call: str
+    model: str
+    body: int
+    at_us: int
+    turns: int
+    depth: int
+    calls: int
+    outcome: int = OPEN
+    why: str = ""  # it failed, in a word: 5xx, 429, timeout, …
+    claimed: bool = False  # a request has extended it
+    tail: array[int] | None = None  # digests of the last messages, of a head that is found by a window
 
 
 class Found(Shape, frozen=True, gc=False):

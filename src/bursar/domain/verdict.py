@@ -22,6 +22,7 @@ class Refusal(Shape, frozen=True, gc=False):
 CODES: dict[str, int] = {
     "budget_exceeded": 402,
     "conversation_budget_exceeded": 402,
+    "fallback_ceiling": 402,
     "tool_depth_exceeded": 402,
     "runaway_loop": 402,
     "stopped_by_order": 402,

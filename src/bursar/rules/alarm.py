@@ -71,7 +71,7 @@ class Series:
     is left out and counted in `missed`. The caller advances time only so far that the rows of closed ticks have arrived (a row
     arrives when its call ends: take that as its time)."""
 
-    __slots__ = ("_born", "_buckets", "_hours", "_lift", "_now", "_peaks", "_pending", "_said", "missed", "rule")
+    __slots__ = ("_born", "_buckets", "_hours", "_lift", "_now", "_peaks", "_pending", "_said", "missed", "over", "rule")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -84,6 +84,7 @@ class Series:
         self._peaks: list[Peak] = []
         self._lift = (0, 1.0)  # the tick of the last judgement, and what judgements made of the thresholds by then
         self.missed = 0
+        self.over: Signal | None = None  # whether the last closed tick stands out, said or not
 
     def add(self, ts_us: int, amount: int) -> None:
         """Something happened. Amounts may be negative (a correction), sums below nothing count as nothing."""
@@ -109,7 +110,7 @@ class Series:
             return
         if until - self._now > SIZE + HOUR:
             self._hours, self._buckets = array("q", bytes(8 * SIZE)), [0] * HOUR
-            self._now = until
+            self._now, self.over = until, None
         while self._now < until:
             self._push(self._now + 1, 0)
 
@@ -117,28 +118,41 @@ class Series:
         self._buckets[tick % HOUR] = amount
         hour = sum(self._buckets)
         self._hours[tick % SIZE] = hour
-        self._now = tick
+        self._now, self.over = tick, None
         return hour
 
     def _close(self, tick: int, amount: int) -> list[Signal]:
         if self._born < 0:
             self._born, self._now = tick, tick - 1
         hour = self._push(tick, amount)
+        self.over = self._judge(tick, hour)
+        return [] if self.over is None else self._say(self.over, tick)
+
+    def _judge(self, tick: int, hour: int) -> Signal | None:
         rule = self.rule
         if rule.line and hour >= rule.line:
-            return self._say(Signal((tick + 1) * TICK_US, "line", hour, 0, hour / rule.line, 1.0), tick)
+            return Signal((tick + 1) * TICK_US, "line", hour, 0, hour / rule.line, 1.0)
         if tick - self._born < rule.young or hour <= rule.floor:
-            return []
+            return None
         score, normal = self.score(tick)
         if score >= rule.ticket:
             self._remember(tick, score)
         if hour - normal < rule.least:
-            return []
+            return None
         for level in ("page", "ticket"):
             threshold = self.threshold(level)
             if score > threshold:
-                return self._say(Signal((tick + 1) * TICK_US, level, hour, normal, score, threshold), tick)
-        return []
+                return Signal((tick + 1) * TICK_US, level, hour, normal, score, threshold)
+        return None
+
+    def began_us(self) -> int:
+        """When the hour that stands out began to: the first of its ticks in a row with more than a normal one's share. A normal
+        of 0 is that of a line."""
+        usual = (self.over.normal if self.over else 0) // HOUR
+        tick, first = self._now, max(self._born, self._now - HOUR + 1)
+        while tick > first and self._buckets[(tick - 1) % HOUR] > usual:
+            tick -= 1
+        return tick * TICK_US
 
     def score(self, tick: int) -> tuple[float, int]:
         """How the hour that ended with the last closed tick compares, and the normal it is held against."""

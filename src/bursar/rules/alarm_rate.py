@@ -43,7 +43,7 @@ class Calls:
     """One tool of one tenant: some 5 KB. `add` calls with their times, `advance` time; see `rules.alarm.Series` for what makes
     live and replayed time the same."""
 
-    __slots__ = ("_born", "_hours", "_minutes", "_now", "_pending", "_records", "_said", "missed", "pace")
+    __slots__ = ("_born", "_hours", "_minutes", "_now", "_pending", "_records", "_said", "missed", "over", "pace")
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
@@ -54,6 +54,7 @@ class Calls:
         self._now = self._born = -1  # minutes
         self._said: tuple[int, float] | None = None  # minute and calls a minute
         self.missed = 0
+        self.over: Surge | None = None  # whether the last closed minute is one of a surge, said or not
 
     def add(self, ts_us: int, calls: int = 1) -> None:
         minute = ts_us // MINUTE_US
@@ -71,7 +72,8 @@ class Calls:
             if self._born < 0:
                 self._born, self._now = minute, minute - 1
             self._push(minute, self._pending.pop(minute))
-            found += self._judge(minute)
+            self.over = self._judge(minute)
+            found += [] if self.over is None else self._say(self.over)
         self._silence(until)
         return found
 
@@ -82,12 +84,12 @@ class Calls:
             self._minutes = [0] * HOUR
             self._hours = array("q", bytes(8 * WEEK))
             self._records = [array("q", bytes(8 * WEEK)) for _ in WINDOWS]
-            self._now = until
+            self._now, self.over = until, None
         while self._now < until:
             self._push(self._now + 1, 0)
 
     def _push(self, minute: int, calls: int) -> None:
-        self._now = minute
+        self._now, self.over = minute, None
         self._minutes[minute % HOUR] = calls
         hour = minute // HOUR % WEEK
         if minute % HOUR == 0:
@@ -102,13 +104,13 @@ class Calls:
     def _count(self, minute: int, length: int) -> int:
         return sum(self._minutes[(minute - back) % HOUR] for back in range(length))
 
-    def _judge(self, minute: int) -> list[Surge]:
+    def _judge(self, minute: int) -> Surge | None:
         pace = self.pace
         hour = sum(self._minutes)
         if pace.line and hour >= pace.line:
-            return self._say(Surge((minute + 1) * MINUTE_US, HOUR, hour, 0.0, 0.0), hour / HOUR)
+            return Surge((minute + 1) * MINUTE_US, HOUR, hour, 0.0, 0.0)
         if minute - self._born < pace.young * HOUR:
-            return []
+            return None
         for length, record in zip(WINDOWS, self._records):
             calls = self._count(minute, length)
             if calls < pace.least or calls <= pace.times * self._record(record, minute):
@@ -117,8 +119,8 @@ class Calls:
             expected = mean * length / HOUR
             tail = log_tail(calls, expected, size)
             if tail < log(pace.tail):
-                return self._say(Surge((minute + 1) * MINUTE_US, length, calls, expected, tail), calls / length)
-        return []
+                return Surge((minute + 1) * MINUTE_US, length, calls, expected, tail)
+        return None
 
     def _past(self, minute: int) -> list[int]:
         """Places of the hours that are history: neither this one nor the one before, which a surge may have begun in."""
@@ -135,8 +137,8 @@ class Calls:
     def _record(self, record: array[int], minute: int) -> int:
         return max(record[n] for n in self._past(minute))
 
-    def _say(self, surge: Surge, rate: float) -> list[Surge]:
-        minute = surge.at_us // MINUTE_US
+    def _say(self, surge: Surge) -> list[Surge]:
+        minute, rate = surge.at_us // MINUTE_US, surge.calls / surge.minutes
         if self._said is not None and minute - self._said[0] < self.pace.cooldown and rate < 2 * self._said[1]:
             return []
         self._said = (minute, rate)

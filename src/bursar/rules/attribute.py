@@ -58,7 +58,7 @@ def attribute(
         saying = _saying(headers)
     return _attribute(
         saying, asked.conversation, asked.metadata, asked.user, asked.embedding,
-        tuple(bound.items()), tuple(context.items()), tuple(defaults.items()),
+        tuple(bound.items()) if bound else (), tuple(context.items()) if context else (), tuple(defaults.items()) if defaults else (),
     )  # fmt: skip
 
 

@@ -97,8 +97,11 @@ class Limits(NamedTuple):
 
 def limits(table: AuditPolicy) -> Limits:
     """ValueError names a threshold that is no share."""
-    names = Limits._fields[:-1]
-    return Limits(*[_share(name, getattr(table, name)) for name in names], table.drill_days)
+    return Limits(
+        *(_share("unattributed", table.unattributed), _share("waste", table.waste), _share("fallback", table.fallback)),
+        *(_share("tail", table.tail), _share("history", table.history), _share("tiers", table.tiers), _share("cache", table.cache)),
+        table.drill_days,
+    )
 
 
 def _share(name: str, text: str) -> int:
@@ -162,8 +165,13 @@ def round_up(value: int, digits: int = 2) -> int:
 
 def quote(text: str) -> str:
     """A text of strangers as a TOML string or key."""
-    made = "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in text)
-    return f'"{made}"'
+
+    def safe(c: str) -> str:
+        if c.isprintable() and c not in '"\\':
+            return c
+        return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
+
+    return f'"{"".join(map(safe, text))}"'
 
 
 def dollars(pico: int) -> str:

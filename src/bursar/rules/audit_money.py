@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from ..domain.money import show
 from .audit import (
-    ACT,
     GOOD,
     MILLION,
     QUESTIONS,
@@ -52,8 +51,13 @@ class Spent(NamedTuple):
 
 
 WASTE = ("tool", "sdk retry", "re-ask", "repair", "retry", "loop")
-TOLD = {"tool": "retries after {}", "loop": "calls in a loop", "fallback": "falling back, {}", "eval": "eval suite {}",
-        "embedding": "embedding {}", "background": "background work {}", "history": "history sent again"}  # fmt: skip
+TOLD = {
+    "tool": "asking again after {} failed", "switch": "something else after {} failed", "loop": "calls in a loop",
+    "sdk retry": "the SDK's own retries", "re-ask": "the same asked again", "repair": "repairing replies that do not parse",
+    "fallback": "falling back, {}", "eval": "eval suite {}", "embedding": "embedding {}", "background": "background work, {}",
+    "control": "bursar's own calls", "history": "history sent again, in all calls", "flow": "{}", "model": "{}", "move": "{}",
+    "repeat": "asked twice: {}", "vector": "embedded twice: {}", "prompt": "read anew: {}",
+}  # fmt: skip
 
 
 def told(line: Line) -> str:
@@ -62,17 +66,20 @@ def told(line: Line) -> str:
     return words.format(line.name or "(unnamed)")
 
 
-def attribution(spent: Spent, rules: Limits, per: Scale) -> Answer:
+def attribution(spent: Spent, rules: Limits, per: Scale, defaults: bool = False) -> Answer:
+    """`defaults`: the policy has labels for calls that say nothing."""
     cost, nobody = spent.cost, spent.without["feature"]
     waste = [line for line in spent.multipliers if line.kind in WASTE]
     wasted = sum(line.cost for line in waste)
     named = against(share(nobody, cost), rules.unattributed)
     verdict = worst((named, WATCH if share(wasted, cost) > rules.waste else GOOD, WATCH if spent.unpriced else GOOD))
     said = "All of it names its feature" if not nobody else f"{per_cent(share(nobody, cost))} of the dollars name no feature"
-    sentence = f"{said}; {per_cent(share(wasted, cost))} went into retries, repairs and loops."
+    sentence = f"{said[:1].upper()}{said[1:]}; {per_cent(share(wasted, cost))} went into retries, repairs and loops."
     if spent.unpriced:
         sentence += f" {spent.unpriced:,} tries have no price and are not in it."
-    figures = [Figure(f"without_{name}", share(part, cost), "share", f"of the dollars name no {name}") for name, part in spent.without.items()]
+    figures = [
+        Figure(f"without_{name}", share(part, cost), "share", f"of the dollars name no {name}") for name, part in spent.without.items()
+    ]
     figures += [Figure("waste", share(wasted, cost), "share", "went into retries, repairs and loops"),
                 Figure("unpriced", spent.unpriced, "count", "tries without a price")]  # fmt: skip
     dearest = max(waste, key=lambda line: line.cost, default=None)
@@ -81,8 +88,8 @@ def attribution(spent: Spent, rules: Limits, per: Scale) -> Answer:
         action = "say which program each of these is, once; and send x-bursar-feature from now on"
         commands = tuple(f"bursar label --where prefix_hash={one.prefix_hash} feature=NAME" for one in spent.programs)
         if not commands:
-            action = "send x-bursar-feature with each call, or give what says nothing a default"
-            paste = '[labels]\nfeature = "unnamed-agent"'
+            action = "send x-bursar-feature with each call, or give what says nothing a default in [labels]"
+            paste = "" if defaults else '[labels]\nfeature = "unnamed-agent"'
     elif dearest is not None and dearest.cost:
         action = f"{ACTION.get(dearest.kind, 'see these calls, and what came before them')}: {show(per.month(dearest.cost))} a month"
         where = f"cause=tool:{dearest.name}" if dearest.kind == "tool" else f"cause={CAUSE.get(dearest.kind, dearest.kind)}"
@@ -93,7 +100,7 @@ def attribution(spent: Spent, rules: Limits, per: Scale) -> Answer:
            "whatever they were for; the other lines do not overlap")  # fmt: skip
     lines = spent.multipliers
     if spent.history:
-        lines = (*lines, Line("history", "", spent.history, 0, "in all calls"))
+        lines = (*lines, Line("history", "", spent.history, 0))
     return Answer(1, "attribution", QUESTIONS["attribution"], verdict, sentence, tuple(figures), lines,
                   per.month(nobody + wasted), how, action, paste, commands)  # fmt: skip
 
@@ -122,7 +129,8 @@ class Fall(NamedTuple):
     instead: int | None
 
 
-def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: Scale, alarmed: bool) -> Answer:
+def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: Scale, names: frozenset[str] = frozenset()) -> Answer:
+    """`names`: of the budgets there are."""
     question = QUESTIONS["fallback"]
     how = "tries that another model answered, over the calls that had asked for the first; extra is against the first model's price"
     if not falls:
@@ -134,30 +142,34 @@ def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: S
     dear = [one for one in falls if one.instead is None or one.cost > one.instead]
     rate = max((share(one.calls, one.asked) for one in dear), default=0)
     verdict = against(max(rate, share(spent, cost)) if dear else 0, rules.fallback)
-    if alarmed and verdict == ACT:
-        verdict = WATCH  # somebody is told: then it is not unnoticed
     top = max(falls, key=lambda one: one.cost)
     factor = share(top.cost, top.instead) if top.instead else None
     dearer = f", at {times(factor)} the price" if factor and factor > MILLION else ""
-    sentence = f"{top.model} fell back to {top.to} on {per_cent(share(top.calls, top.asked))} of its calls{dearer}: {show(spent)}, {per_cent(share(spent, cost))} of the bill."
+    how_often = f"{per_cent(share(top.calls, top.asked))} of its calls{dearer}"
+    sentence = f"{top.model} fell back to {top.to} on {how_often}: {show(top.cost)}, {per_cent(share(top.cost, cost))} of the bill."
     lines = tuple(
-        Line("fallback", f"{one.model} -> {one.to}", one.cost, one.calls, f"by {one.by}, after {one.why}, {per_cent(share(one.calls, one.asked))} of its calls")
+        Line(
+            "fallback", f"{one.model} -> {one.to}", one.cost, one.calls,
+            f"by {one.by}, after {one.why}, {per_cent(share(one.calls, one.asked))} of its calls",
+        )
         for one in sorted(falls, key=lambda one: -one.cost)
     )  # fmt: skip
     figures = (
         Figure("calls", fell, "count", "calls fell back"), Figure("of_calls", share(fell, calls), "share", "of all calls"),
         Figure("rate", share(top.calls, top.asked), "share", f"of the calls to {top.model}"),
-        Figure("cost", spent, "usd", "spent on fallbacks"), Figure("extra", extra, "usd", "more than the first model would have cost"),
-        Figure("price_ratio", factor, "ratio", "times the first model's price"),
+        Figure("cost", spent, "usd", "spent on fallbacks"),
+        Figure("extra", extra, "usd", "more than the first model would have cost"),
+        Figure("price_ratio", factor, "ratio", "the first model's price"),
     )  # fmt: skip
-    if top.by == "client":
-        action = f"{top.model} fails on {top.why}: the client asks {top.to} by itself; find these calls, and let it ask a cheaper model"
+    if top.by != "bursar":
+        action = f"{top.model} fails ({top.why}) and the client itself asks {top.to}: mend that, or let it ask a cheaper model"
         paste = ""
     else:
         action = f"mend why {top.model} fails ({top.why}); until then be told when a day of it is dear"
         limit = dollars(round_up(max(per.month(spent) // 30, 10**12)))
         name = quote(f"{top.to} a day")
         paste = f'[[budget]]\nname = {name}\nscope = {{model = {quote(top.to)}}}\nwindow = "day"\nlimit = "{limit}"\nhard = false'
+        paste = "" if f"{top.to} a day" in names else paste
     if verdict == GOOD:
         action, paste = "nothing to do: look again when the rate moves", ""
     return Answer(2, "fallback", question, verdict, sentence, figures, lines, per.month(extra), how, action, paste,

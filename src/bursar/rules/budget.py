@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
 
 from ..domain.entry import Charge, Short
 from ..domain.money import nano_up, show, usd
-from ..domain.policy import SCALE, SCOPES, UNITS, Budget, Ladder
+from ..domain.policy import SCALE, SCOPES, UNITS, Budget, Fallback, Ladder
 from ..domain.shape import Shape, replace
 from ..domain.verdict import Refusal, refuse
 
@@ -186,16 +185,33 @@ def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -
     )  # fmt: skip
 
 
+CEILING = "fallback_ceiling"
+
+
+def ceilings(lines: Sequence[Fallback], zone: tzinfo) -> list[BudgetRule]:
+    """The ceilings of fallbacks as budgets. ValueError where one is no amount."""
+    found: list[BudgetRule] = []
+    for line in lines:
+        if line.ceiling:
+            limit = parse_limit(line.ceiling)
+            if limit.unit != "usd":
+                raise ValueError(f'ceiling is {line.ceiling!r}: write dollars a day, such as "$20"')
+            name = f"fallback from {line.from_}"
+            found.append(BudgetRule(name, (("fallback", line.from_),), limit, Window("day", zone), True, False, code=CEILING))
+    return found
+
+
 class Scope:
     """A budget on one value of its scope: which counter it is just now. The counter's name has budget, values and window in it."""
 
-    __slots__ = ("_end", "_key", "_start", "counter", "limit", "resets_us", "rule", "steps")
+    __slots__ = ("_end", "_hard", "_key", "_name", "_start", "_unit", "counter", "limit", "resets_us", "rule", "steps")
 
     def __init__(self, rule: BudgetRule, values: Iterable[str], limit: int) -> None:
         self.rule, self.limit = rule, limit
         self._key = "|".join([rule.name, *map(_escaped, values)])
         self._start, self._end = 1, 0
         self.counter, self.resets_us = "", 0
+        self._name, self._unit, self._hard = rule.name, rule.limit.unit, rule.hard
         self.steps = tuple([-(-limit * share // 100) for _, share in rule.ladder])
 
     def soft(self) -> Scope:
@@ -220,10 +236,9 @@ class Scope:
 
     def charge(self, ts_us: int, amounts: Mapping[str, int]) -> Charge:
         """What a try takes of it: `amounts` by unit."""
-        self.at(ts_us)
-        rule = self.rule
-        unit = rule.limit.unit
-        return Charge(self.counter, rule.name, unit, amounts[unit], self.limit, rule.hard, self.resets_us, self.steps)
+        if not self._start <= ts_us < self._end:
+            self.at(ts_us)
+        return Charge(self.counter, self._name, self._unit, amounts[self._unit], self.limit, self._hard, self.resets_us, self.steps)
 
 
 def _escaped(value: str) -> str:
@@ -231,15 +246,17 @@ def _escaped(value: str) -> str:
     return value.replace("%", "%25").replace("|", "%7C").replace("@", "%40").replace(OF, "|")
 
 
-class Scopes(NamedTuple):
+class Scopes(Shape, frozen=True, gc=False):
     """The budgets that a call is in. `closed`: the first that must not be passed while the ledger cannot say; `hard_money`:
-    the first hard one in dollars; `alone`: limits of each call by itself, which no counter has."""
+    the first hard one in dollars; `alone`: limits of each call by itself, which no counter has; `winds_down`: one of them
+    lets an agent end before it stops it."""
 
     all: tuple[Scope, ...]
     hard: bool = False
     closed: str = ""
     hard_money: str = ""
     alone: tuple[BudgetRule, ...] = ()
+    winds_down: bool = False
 
 
 NO_SCOPES = Scopes(())
@@ -300,6 +317,7 @@ def _together(scopes: Sequence[Scope], alone: tuple[BudgetRule, ...]) -> Scopes:
     return Scopes(
         tuple(scopes), bool(hard), next((s.rule.name for s in scopes if s.rule.closed), ""),
         next((rule.name for rule in hard if rule.limit.unit == "usd"), ""), alone,
+        any(rung == WIND_DOWN for scope in scopes for rung, _ in scope.rule.ladder),
     )  # fmt: skip
 
 

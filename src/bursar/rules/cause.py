@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from ..domain.call import Asked
-from ..domain.history import BROKEN, JSON, Failed, Reply
+from ..domain.history import BROKEN, JSON, Failed, Pairs, Reply
 from ..domain.labels import PURPOSES, Labels
 from ..domain.shape import Shape, replace
 from ..domain.thread import CUT, FAILED, MALFORMED, OUTCOMES, Placed
+from .loop import Finding
 
 REASK_US = 600_000_000  # the same request within ten minutes of its failure is the same wish
 
 # Per cent. An error flag is somebody's word; a text is read; a result that is only unlike the others may be meant so.
-SURE: Mapping[str, int] = {"flag": 95, "exception": 90, "timeout": 90, "http": 90, "error": 85, "malformed": 60, "empty": 55}
+SURE: Mapping[str, int] = {
+    "flag": 95, "exception": 90, "timeout": 90, "http": 90, "error": 85, "exit_code": 70, "malformed": 60, "empty": 55,
+}  # fmt: skip
 OWN_SIGN = 90
 
 
@@ -35,30 +38,39 @@ class Cause(Shape, frozen=True, gc=False):
     failed: tuple[Failed, ...] = ()  # tools whose failure may be why: what the reply calls decides
 
 
-def infer(retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "") -> Cause:
+def infer(
+    retries: bytes, asked: Asked, labels: Labels, placed: Placed | None, key: str = "", ci: str = "", raised: tuple[str, ...] = ()
+) -> Cause:
     """What is known before the call goes out. `retries` is how often an SDK says it has tried before; `ci` names the build
-    service whose environment a wrapped client runs in."""
+    service whose environment a wrapped client runs in; `raised`: tools that have failed in it since its last call, whatever the
+    messages make of that."""
     base = _purpose(asked, labels, key, ci)
     said = labels.operation
-    if said in ("retry", "fallback"):
-        return replace(base, kind=said, operation=said, cause="label", confidence=100)
-    if said == "primary":
-        return base
+    if said:
+        if said in ("retry", "fallback"):
+            return replace(base, kind=said, operation=said, cause="label", confidence=100)
+        if said == "primary":
+            return base
     if retries != b"0" and retries.isdigit():
         evidence: tuple[tuple[str, str | int], ...] = (("retry_count", int(retries[:9])),)
         if placed is not None and placed.again is not None:
             evidence += (("of", placed.again.call),)
         return replace(base, kind="retry", operation="retry", cause="sdk_retry", confidence=100, evidence=evidence)
-    if placed is not None:
+    history = asked.history
+    if placed is not None and (placed.again is not None or placed.after is not None or (history is not None and history.repair)):
         again = _again(base, asked, placed)
         if again is not None:
             return again
         repair = _repair(base, asked, placed)
         if repair is not None:
             return repair
-    if asked.history is not None and asked.history.failed:
-        failed = asked.history.failed
-        first = failed[0]
+    failed = history.failed if history is not None else ()
+    if not failed and raised and placed is not None and placed.fresh_pairs:
+        failed = tuple([Failed(name, "exception", 0) for name in raised if name in placed.pairs.names[-placed.fresh_pairs :]])
+    if failed:
+        first = next((one for one in failed if not one.doubt), None)
+        if first is None:
+            return replace(base, failed=failed)
         return replace(base,
             operation="retry", cause=f"tool:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN) - 30,
             evidence=(("why", first.why), ("bytes", first.weight)), failed=failed,
@@ -71,6 +83,8 @@ PRIMARY = Cause()
 
 def _purpose(asked: Asked, labels: Labels, key: str, ci: str) -> Cause:
     word = labels.operation
+    if not word and not asked.embedding and not key and not ci:
+        return PRIMARY
     if asked.embedding and word in ("", "embedding"):
         return Cause("first", "embedding", "embedding")
     if word == "primary":
@@ -134,24 +148,36 @@ def _repair(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
     return replace(base, kind="retry", operation="retry", cause="repair", confidence=sure, evidence=evidence)
 
 
+def looped(cause: Cause, finding: Finding, pairs: Pairs) -> Cause:
+    """The same for a call that is part of a loop: it has no other cause, then it is the loop's. Where half of what went round were
+    a tool's failures, asking again was for those, and is charged to the tool; the call that goes on from there is plain work."""
+    if cause.cause:
+        return cause
+    if finding.rule == "stale" and 2 * sum(map(bool, pairs.errors[-finding.times :])) >= finding.times:
+        return cause
+    return replace(cause, cause="loop", confidence=90)
+
+
 def settled(cause: Cause, placed: Placed | None, reply: Reply | None) -> Cause:
     """The same when the reply is known: a tool that failed and is called again is retried; another tool, or a word to the
     person, is a switch, which the tool caused but which is no waste. Also within three calls of the same turn."""
     if cause.failed:
         if reply is None:
             return cause
-        first = cause.failed[0]
+        first = next((one for one in cause.failed if not one.doubt), None)
         called = {use.name for use in reply.uses}
-        again = next((failed for failed in cause.failed if failed.tool in called), None)
+        same = {use.digest for use in reply.uses}
+        again = next((one for one in cause.failed if (one.doubt in same if one.doubt else one.tool in called)), None)
         if again is not None:
             return replace(cause,
-                cause=f"tool:{again.tool[:64]}", confidence=SURE.get(again.why, OWN_SIGN),
+                operation="retry", cause=f"tool:{again.tool[:64]}", confidence=SURE.get(again.why, OWN_SIGN),
                 evidence=(("class", "retry"), ("why", again.why), ("bytes", again.weight)),
             )  # fmt: skip
-        return replace(cause,
-            operation=cause.purpose, cause=f"switch:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN),
-            evidence=(("class", "switch"), ("why", first.why), ("bytes", first.weight)),
-        )  # fmt: skip
+        if first is not None:
+            return replace(cause,
+                operation=cause.purpose, cause=f"switch:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN),
+                evidence=(("class", "switch"), ("why", first.why), ("bytes", first.weight)),
+            )  # fmt: skip
     if placed is None or reply is None or cause.cause or not reply.uses:
         return cause
     for one in placed.failing:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ..domain.entry import MONEY_COLUMNS, Entry
 from ..domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, PURPOSES, VALUE_CHARS_MAX
+from .tools import KIND
 
 # Words in `flags`. What was a try counts as one under its new labels and no longer under its old ones; a refused try counts as
 # a call only, and a correction (`…-correction`) as neither.
@@ -58,7 +59,7 @@ def rename(row: Entry, said: Mapping[str, str]) -> tuple[Entry, Entry] | None:
     if known:
         word = row.flags.removeprefix(NAMED)
     else:
-        word = "-correction" if row.attempt_kind == "correction" else "-refused" if row.status == "refused" else ""
+        word = "-correction" if row.attempt_kind in ("correction", KIND) else "-refused" if row.status == "refused" else ""
     first = row.id.partition("~n")[0] if known else row.id
     digest = blake2b(json.dumps([row.id, sorted(said.items())]).encode(), digest_size=8).hexdigest()
     plain = row._replace(

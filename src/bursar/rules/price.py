@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from itertools import compress
 from typing import Any, cast
 
 import msgspec
 
 from ..domain.entry import Entry
 from ..domain.money import amount
-from ..domain.price import Leg, Price, Priced, Rate
+from ..domain.price import Leg, Price, Priced, Rate, made_leg
 from ..domain.shape import replace
 from ..domain.usage import TOKEN_BUCKETS, Tokens
 
@@ -58,6 +59,7 @@ SHARES = ("cost_new", "cost_history", "cost_tools", "cost_system")  # of the inp
 INPUT_SIDE = ("cost_input", "cost_cache_read", "cost_cache_write")
 SPLIT = (*INPUT_SIDE, "cost_output", "cost_other")
 SLOT = {unit: SPLIT.index(column) for unit, column in COLUMN.items()}
+SLOTS = tuple([SLOT[unit] for unit in TOKEN_BUCKETS])
 OTHER = SPLIT.index("cost_other")
 TEXT_IN = ("input", "cache_read", "cache_write")
 MEDIA_IN = ("input_audio", "cache_read_audio", "input_image")
@@ -154,7 +156,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     if price is None:
         return UNPRICED
     card = _card(price)
-    if not tokens.other and card.flat and min(tokens[:-1]) >= 0:
+    if not tokens[-1] and card.flat and min(tokens[:-1]) >= 0:
         quick = _flat(tokens, card.flat, price)
         if quick is not None:
             return quick
@@ -193,14 +195,13 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
 def _flat(tokens: Tokens, rates: tuple[int, ...], price: Price) -> Priced | None:
     """The bill where each unit used has a flat rate of its own, as nearly always; None where the long way is needed."""
     legs: list[Leg] = []
-    parts = [0] * len(SPLIT)
-    for unit, count, femto in zip(TOKEN_BUCKETS, tokens[:-1], rates):
-        if count:
-            if femto < 0:
-                return None
-            pico = (count * femto + 500) // 1000
-            parts[SLOT[unit]] += pico
-            legs.append(Leg(unit, count, femto, pico))
+    parts = [0, 0, 0, 0, 0]  # one per column in SPLIT
+    for unit, slot, count, femto in compress(zip(TOKEN_BUCKETS, SLOTS, tokens[:-1], rates), tokens):
+        if femto < 0:
+            return None
+        pico = (count * femto + 500) // 1000
+        parts[slot] += pico
+        legs.append(made_leg((unit, count, femto, pico)))
     status = "free" if price.free else "estimated" if price.estimated else "priced"
     return Priced(status, sum(parts), tuple(legs), price.id, tuple(parts))
 
@@ -212,7 +213,8 @@ def worst(price: Price, input_tokens: int, output_cap: int, choices: int = 1, *,
     Tool fees (searches, sessions) are not tokens and not in it."""
     card = _card(price)
     total = amount(input_tokens, _dearest(card, ENTERING[cache_1h, media], input_tokens)) if input_tokens > 0 else 0
-    total += amount(max(output_cap, 0) * max(choices, 1), _dearest(card, LEAVING[media], input_tokens))
+    if output_cap > 0:
+        total += amount(output_cap * choices if choices > 1 else output_cap, _dearest(card, LEAVING[media], input_tokens))
     if "request" in price.rates:
         total += amount(1, _dearest(card, REQUEST, input_tokens))
     return total

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from ..domain.call import Asked, Ended, Fault, Head, Headers, Incoming, Reading
-from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement
-from ..domain.history import History
+from ..domain.entry import BLANK, COLUMNS, OUTCOME, Entry, Hold, Settlement, made_entry
+from ..domain.history import History, Use
 from ..domain.labels import Labels
 from ..domain.money import plain
 from ..domain.price import Price, Priced
@@ -26,6 +26,7 @@ from .saving import Saving
 from .share import Shares, shares
 
 EMPTY = Tokens()
+CALLED_MAX = 16  # calls of a reply whose tools are named in its row
 READ_ONLY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 NOT_SENT = "rule:not-sent"
 NOT_BILLED = "rule:no-answer-no-bill"
@@ -49,7 +50,7 @@ def opened(
 ) -> Entry:  # fmt: skip
     """The first try's row before its outcome is story. Later tries are this row with another try's columns."""
     cause, placed = story.cause, story.placed
-    return Entry._make((
+    return made_entry((
         call.call_id + ".1", call.ts_us, call.call_id, 1, key, cause.kind, cause.operation, cause.purpose, cause.cause,
         labels.tenant, labels.feature, labels.flow, labels.user, labels.conversation,
         (placed.turns if placed is not None else asked.human_turns) or None,
@@ -136,7 +137,7 @@ def complete(
     if tokens is not None and priced.pico is not None:
         split = shares(history, tokens, (priced.parts[0], priced.parts[1], priced.parts[2]), seen_tokens)
     # What is known before stands in front, the outcome behind: a row is the one and the other, and not 66 look-ups by name.
-    row = Entry._make((
+    row = made_entry((
         *entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME],
         reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
         "ok" if good and (how == "complete" or how == "abandoned") else "error", head.status, error[:200], reading.finish, how,
@@ -144,7 +145,7 @@ def complete(
         *(split.cost if split is not None else NO_SHARES),
         legs_json(priced.legs), priced.price_id, priced.status, (ended.elapsed_us or head.elapsed_us) // 1000,
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
-        evidence(story, cause, split),
+        evidence(story, cause, split, reading.reply.uses if reading.reply is not None else ()),
     ))  # fmt: skip
     cost = hold.amount if priced.pico is None else priced.pico
     used = budget.actual(hold.charges, cost, tokens.total if tokens else 0, tool_calls, wound)
@@ -172,10 +173,20 @@ def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
     found |= zip(USAGE, _usage(tokens))
 
 
-def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
-    """How conversation and cause were inferred, as JSON: short, for it stands in every row. Words of ours need no quoting."""
-    parts: list[str] = []
+def evidence(story: Story, cause: Cause, split: Shares | None = None, uses: Sequence[Use] = ()) -> str:
+    """How conversation and cause were inferred, and which tools the reply calls, as JSON: short, for it stands in every row. Words
+    of ours need no quoting."""
     placed, loop = story.placed, story.loop
+    if (
+        placed is not None and not placed.ambiguous and not placed.parent and not placed.fresh_pairs
+        and not cause.cause and not cause.evidence and loop is None
+    ):  # fmt: skip
+        if split is None:
+            return f'{{"by":"{placed.by}"}}'
+        new, history, tools, system = split.tokens
+        called = "," + _called(tuple([use.name for use in uses[:CALLED_MAX]])) if uses else ""
+        return f'{{"by":"{placed.by}","tokens":[{new},{history},{tools},{system}]{called}}}'
+    parts: list[str] = []
     if placed is not None:
         parts.append(f'"by":"{placed.by}"')
         if placed.ambiguous:
@@ -188,11 +199,23 @@ def evidence(story: Story, cause: Cause, split: Shares | None = None) -> str:
     if split is not None:
         new, history, tools, system = split.tokens
         parts.append(f'"tokens":[{new},{history},{tools},{system}]')
+    if uses:
+        parts.append(_called(tuple([use.name for use in uses[:CALLED_MAX]])))
+    if placed is not None and placed.fresh_pairs:
+        tools = [name for name in placed.pairs.names[-placed.fresh_pairs :] if name]
+        if tools:
+            parts.append(f'"tools":{_json({name: tools.count(name) for name in dict.fromkeys(tools)})}')
     if loop is not None and placed is not None:
         told: dict[str, Any] = {"rule": loop.rule, "tools": loop.tools, "times": loop.times, "stop": story.stop}
         told["last"] = placed.ask.history.preview
         parts.append(f'"loop":{_json(told)}')
     return "{" + ",".join(parts) + "}" if parts else "{}"
+
+
+@lru_cache(maxsize=2048)
+def _called(names: tuple[str, ...]) -> str:
+    """Remembered: a program's agents call the same tools again and again."""
+    return f'"called":{_json([name[:64] for name in dict.fromkeys(names)])}'
 
 
 def _json(value: object) -> str:
@@ -203,9 +226,10 @@ def outcome(entry: Entry, reading: Reading | None) -> tuple[int, str]:
     """What became of a request, for its conversation: (outcome, why it failed in a word)."""
     if reading is not None and reading.malformed:
         return MALFORMED, "malformed"
-    match entry.status, entry.ended:
-        case "ok", "complete":
-            return GOOD, ""
+    status, ended = entry.status, entry.ended
+    if status == "ok" and ended == "complete":
+        return GOOD, ""
+    match status, ended:
         case ("error" | "unknown" | "refused"), ("failed" | "refused" | "complete"):
             return FAILED, _in_a_word(entry)
         case _:

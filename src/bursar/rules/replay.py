@@ -173,7 +173,8 @@ class Replay:
         charges = budget.charges(scopes, row.ts_us, paid, tokens, fresh)
         spent = self._spent
         for charge in charges:
-            if charge.hard and charge.limit is not None and charge.amount and spent.get(charge.counter, 0) + charge.amount > charge.limit:
+            stands = spent.get(charge.counter, 0) + charge.amount
+            if charge.hard and charge.limit is not None and charge.amount and stands > charge.limit:
                 return charge.budget, charge.counter.rpartition("@")[0].partition("|")[2] or "all"
         for charge in charges:
             spent[charge.counter] = spent.get(charge.counter, 0) + charge.amount
@@ -269,7 +270,8 @@ class Replay:
             if seen.gain:
                 cost = sum(run.pico for run in runs)
                 calls += sum(run.calls for run in runs)
-                pico, low, high = pico + round(cost * seen.net), low + round(cost * seen.low), high + round(cost * seen.gross)
+                net, less = round(cost * seen.net), round(cost * seen.low)
+                pico, low, high = pico + net, low + less, high + 2 * net - less
         return Part("compaction", calls, pico, low, high, RESTS["compaction"]) if calls else None
 
 

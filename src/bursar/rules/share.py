@@ -26,62 +26,67 @@ def shares(history: History | None, tokens: Tokens, paid: tuple[int, int, int], 
     what the bytes of the request are, where the provider keeps the history and reads more than was sent; what is beyond is
     history. Without messages (an embedding) all is new."""
     afresh, from_cache, to_cache = paid
-    total = tokens.input_total
+    plain, cached, written, hour, _, _, audio, audio_cached, _, image, _, _ = tokens
+    read, written = cached + audio_cached, written + hour
+    total = plain + audio + image + read + written
     if history is None or not total:
         return Shares((afresh + from_cache + to_cache, 0, 0, 0), (total, 0, 0, 0))
     everything = history.weights
-    unseen = 0
     if 0 < seen_tokens < total:
         new, talk, tools, system = everything
         unseen = (new + talk + tools + system) * (total - seen_tokens) // seen_tokens
         everything = (new, talk + unseen, tools, system)
     counted = _spread(total, everything)
-    read, written = tokens.cache_read + tokens.cache_read_audio, tokens.cache_write + tokens.cache_write_1h
     if not read and not written:
         return Shares(_spread(afresh + from_cache + to_cache, everything), counted)
     whole = sum(everything)
-    first = _before(history, everything, whole * read // total)
-    second = _before(history, everything, whole * (read + written) // total) if written else first
-    cost = (0, 0, 0, 0)
-    for pico, weights in ((from_cache, first), (to_cache, _less(second, first)), (afresh, _less(everything, second))):
-        if pico:
-            a, b, c, d = _spread(pico, weights if any(weights) else everything)
-            cost = (cost[0] + a, cost[1] + b, cost[2] + c, cost[3] + d)
-    return Shares(cost, counted)
+    first = second = _before(history, everything, whole, whole * read // total)
+    cost = _spread(from_cache, first, everything) if from_cache else NOTHING
+    if written:
+        second = _before(history, everything, whole, whole * (read + written) // total)
+        cost = _plus(cost, _spread(to_cache, _less(second, first), everything))
+    elif to_cache:
+        cost = _plus(cost, _spread(to_cache, everything))
+    return Shares(_plus(cost, _spread(afresh, _less(everything, second), everything)) if afresh else cost, counted)
 
 
-def _spread(total: int, weights: Four) -> Four:
-    """`price.spread` over four, on the way of every call."""
+NOTHING: Four = (0, 0, 0, 0)
+
+
+def _spread(total: int, weights: Four, otherwise: Four = NOTHING) -> Four:
+    """`price.spread` over four, on the way of every call. `otherwise`: where there are no weights."""
     new, talk, tools, system = weights
     whole = new + talk + tools + system
     if not whole:
-        return total, 0, 0, 0
+        return _spread(total, otherwise) if otherwise is not NOTHING else (total, 0, 0, 0)
+    if not talk and not tools:  # as a conversation begins, and many calls are
+        one = total * new // whole
+        return one, 0, 0, total - one
     one = total * new // whole
     two = total * (new + talk) // whole
     three = total * (new + talk + tools) // whole
     return one, two - one, three - two, total - three
 
 
-def _before(history: History, everything: Four, end: int) -> Four:
+def _before(history: History, everything: Four, whole: int, end: int) -> Four:
     """Bytes by class of the first `end` bytes of the prompt: system and schemas, then what the provider kept, then the messages.
     Of messages far back only the sums are known; those are taken to lie evenly. Found from the end: what is not cached lies there."""
-    at = sum(everything)
+    at = whole
     beyond = [0, 0, 0, 0]
-    fresh = True
-    inside = [0, 0, 0, 0]
-    for run in history.runs:
-        inside[run & 3] += run >> 2
+    newest = 0  # the class of what people said: new, until the last reply begins
     for run in reversed(history.runs):
         if at <= end:
             break
         kind, weight = run & 3, run >> 2
         if kind == ASSISTANT:
-            fresh = False
-        part = min(weight, at - end)
-        beyond[_CLASS[kind] if kind != HUMAN or fresh else 1] += part
+            newest = 1
+        beyond[newest if kind == HUMAN else _CLASS[kind]] += weight if weight < at - end else at - end
         at -= weight
     if at > end:
         new, talk, tools, system = everything
+        inside = [0, 0, 0, 0]
+        for run in history.runs:
+            inside[run & 3] += run >> 2
         far = max(new + talk - inside[HUMAN] - inside[ASSISTANT], 0), max(tools - inside[TOOL], 0)
         block = sum(far)
         cut = min(at - end, block)
@@ -96,4 +101,12 @@ _CLASS = {SYSTEM: 3, HUMAN: 0, ASSISTANT: 1, TOOL: 2}
 
 
 def _less(whole: Four, part: Four) -> Four:
-    return max(whole[0] - part[0], 0), max(whole[1] - part[1], 0), max(whole[2] - part[2], 0), max(whole[3] - part[3], 0)
+    a, b, c, d = whole
+    e, f, g, h = part
+    return a - e if a > e else 0, b - f if b > f else 0, c - g if c > g else 0, d - h if d > h else 0
+
+
+def _plus(one: Four, other: Four) -> Four:
+    a, b, c, d = one
+    e, f, g, h = other
+    return a + e, b + f, c + g, d + h

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..domain.history import BASE, MODULUS, START, History, Pairs, paired, without_tools
+from ..domain.history import BASE, MODULUS, START, History, Pairs, long_lines, paired, without_tools
 from ..domain.history import Mark as End
 from ..domain.shape import Shape, replace
 from ..domain.thread import (
@@ -38,6 +38,7 @@ from ..domain.thread import (
     Landmark,
     Placed,
     Thread,
+    begun,
 )
 
 LOOK = 32  # ends of messages, newest first, at which an earlier request is looked for
@@ -63,6 +64,7 @@ def key_of(scope: int, kind: int, value: int) -> int:
     return scope | value << 2 | kind
 
 
+@lru_cache(maxsize=4096)
 def named(scope: int, kind: int, text: str) -> int:
     """The key of an id that somebody gave."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=15).digest()
@@ -112,7 +114,7 @@ def follow(index: Index, ask: Ask) -> Placed:
             match = _by_parts(index, scope, ask)
         elif match.thread is None:
             match, parent = _begun(index, scope, history)
-    thread = match.thread or Thread(ask.explicit or ask.call, scope, ask.at_us, parent)
+    thread = match.thread or begun(ask.explicit or ask.call, scope, ask.at_us, parent)
     once_more = again is not None and (again.outcome not in (GOOD, OPEN) or again.body or not history.replied)
     if match.head is not None and match.at is not None and (again is None or once_more):
         turns, depth, calls = _counted(match.head, match.at, end)
@@ -124,11 +126,24 @@ def follow(index: Index, ask: Ask) -> Placed:
             turns, calls = turns + history.fresh_human, calls + history.fresh_results
             depth = 0 if history.fresh_human else depth + history.fresh_results
     trimmed = calls > end.calls
-    turns, depth, calls = max(turns, end.turns), max(depth, end.depth), max(calls, end.calls)
-    pairs, fresh = _paired(thread, history, trimmed and not once_more)
-    thread.turns, thread.depth, thread.calls = max(thread.turns, turns), depth, max(thread.calls, calls)
-    thread.ambiguous = thread.ambiguous or match.ambiguous
-    if not once_more:
+    if turns < end.turns:
+        turns = end.turns
+    if depth < end.depth:
+        depth = end.depth
+    if not trimmed:
+        calls = end.calls
+    if not trimmed and thread.pairs is None and not history.loose:
+        pairs, fresh = history.pairs, history.fresh_pairs
+    else:
+        pairs, fresh = _paired(thread, history, trimmed and not once_more)
+    if thread.turns < turns:
+        thread.turns = turns
+    thread.depth = depth
+    if thread.calls < calls:
+        thread.calls = calls
+    if match.ambiguous:
+        thread.ambiguous = True
+    if not once_more and (thread.failing or history.failed):
         thread.failing = _failing(thread.failing, history)
     thread.seen_us = ask.at_us
     head = Head(thread, ask.call, ask.model, ask.body, ask.at_us, turns, depth, calls)
@@ -137,9 +152,9 @@ def follow(index: Index, ask: Ask) -> Placed:
     if ask.explicit and match.thread is None:
         index.put(named(scope, NAMED, ask.explicit), head, root=True)
     index.use(thread)
-    after = match.head if match.head is not None and again is None else None
+    after = match.head if again is None else None
     return Placed(
-        thread.id, match.by, turns, depth, calls, match.ambiguous or thread.ambiguous, thread.parent, pairs, fresh, again,
+        thread.id, match.by, turns, depth, calls, thread.ambiguous, thread.parent, pairs, fresh, again,
         _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing,
         match.at.messages if match.at is not None else 0, head, ask, thread.top, thread.tokens, thread.cost, thread.stops,
         calls < thread.free_until,
@@ -160,11 +175,12 @@ def _explicit(index: Index, scope: int, ask: Ask) -> _Match:
     found = index.latest(named(scope, NAMED, ask.explicit))
     if found is None:
         return _Match("explicit")
+    thread = found.thread
     for mark in ask.history.marks[:LOOK]:
-        head = index.of(key_of(scope, CHAIN, mark.chain), found.thread)
+        head = index.of(scope | mark.chain << 2 | CHAIN, thread)
         if head is not None:
-            return _Match("explicit", found.thread, head, mark)
-    return _Match("explicit", found.thread)
+            return _Match("explicit", thread, head, mark)
+    return _Match("explicit", thread)
 
 
 def _by_response(index: Index, scope: int, ask: Ask) -> _Match:
@@ -294,7 +310,7 @@ def _revived(index: Index, scope: int, ask: Ask, found: Found) -> Thread:
     head = index.latest(key)
     if head is not None:
         return head.thread
-    thread = Thread(found.conversation, scope, ask.at_us)
+    thread = begun(found.conversation, scope, ask.at_us)
     thread.turns, thread.depth, thread.calls = found.turns, found.depth, found.calls
     index.put(key, _there(thread, ask, found), root=True)
     return thread
@@ -330,8 +346,6 @@ def _counted(head: Head, at: End, end: End) -> tuple[int, int, int]:
 def _paired(thread: Thread, history: History, trimmed: bool) -> tuple[Pairs, int]:
     """The last calls and their results. Where the history has lost some, those that were booked are carried on."""
     fresh = history.fresh_pairs
-    if not trimmed and thread.pairs is None and not history.loose:
-        return history.pairs, fresh
     booked = thread.pairs
     if booked is None or not trimmed:
         booked, fresh = history.pairs, history.fresh_pairs
@@ -354,12 +368,11 @@ def _failing(before: tuple[Failing, ...], history: History) -> tuple[Failing, ..
     """Tools that have failed lately in this turn, and not answered since."""
     if history.fresh_human:
         return ()
-    if not before and not history.failed:
-        return ()
-    pairs, failed = history.pairs, {one.tool for one in history.failed}
+    certain = [one for one in history.failed if not one.doubt]
+    pairs, failed = history.pairs, {one.tool for one in certain}
     answered = set(pairs.names[-history.fresh_pairs :]) if history.fresh_pairs else set[str]()
     kept = [replace(one, calls=one.calls + 1) for one in before if one.tool not in answered | failed and one.calls < AGAIN_WITHIN]
-    return (*kept, *[Failing(one.tool, one.why, 0) for one in history.failed])[-8:]
+    return (*kept, *[Failing(one.tool, one.why, 0) for one in certain])[-8:]
 
 
 def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
@@ -373,32 +386,33 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
     thread.cost += told.cost
     thread.stops += told.stopped
     marks: list[Landmark] = []
-    digests = history.digests
-    answered = told.outcome in (GOOD, MALFORMED)
+    digests, replied = history.digests, history.replied
+    shared = index.shared and not ask.explicit  # who names his conversations is known by that name
+    answered = told.outcome == GOOD or told.outcome == MALFORMED
     if answered and reply is not None:
         if end.messages and not ask.previous and reply.power != 1:
             chain = (end.chain * reply.power + reply.digest) % MODULUS
-            answer = Head(thread, ask.call, ask.model, ask.body, told.at_us, head.turns, head.depth, head.calls)
-            answer.outcome = told.outcome
-            key = key_of(scope, CHAIN, chain)
-            index.put(key, answer, root=not history.replied)
-            digests = digests + array("Q", [part & 0xFFFFFFFFFFFFFFFF for part in reply.parts])
-            if index.shared and not history.replied:
+            answer = Head(thread, ask.call, ask.model, ask.body, told.at_us, head.turns, head.depth, head.calls, told.outcome)
+            key = scope | chain << 2 | CHAIN
+            index.put(key, answer, not replied)
+            if replied:
+                digests = digests + array("Q", [part & 0xFFFFFFFFFFFFFFFF for part in reply.parts])
+            elif shared:
                 marks.append(_mark(key, placed, told.at_us))
         for prompt in reply.prompts:
             index.carry(carried(scope, PROMPT, prompt), thread)
-        for line in reply.lines if end.messages > 3 else ():
+        for line in long_lines(reply.text) if end.messages > 3 and reply.text else ():
             index.carry(carried(scope, LINE, line), thread)
         thread.uses = reply.uses if told.keep_uses else ()
-    if len(digests) >= WINDOW_OF and history.replied:
+    if replied and len(digests) >= WINDOW_OF:
         head.tail = digests[-TAIL_OF:]
         index.put(key_of(scope, WINDOW, _window(digests, WINDOW_OF)), head)
-    if told.response_id and answered and told.keep_uses:
+    if told.keep_uses and told.response_id and answered:
         key = named(scope, RESPONSE, told.response_id)
         index.put(key, head)
         if index.shared:
             marks.append(_mark(key, placed, told.at_us))
-    if index.shared and not ask.explicit:
+    if shared:
         if len(digests) >= LANDMARK_OF and digests[-1] % SAMPLE == 0:
             marks.append(_mark(key_of(scope, WINDOW, _window(digests, LANDMARK_OF)), placed, told.at_us))
         new = [mark for mark in (end, *history.marks) if mark.messages > placed.seen]

@@ -59,8 +59,8 @@ def write(connection: apsw.Connection, incidents: Iterable[Incident]) -> None:
                ON CONFLICT (key) DO UPDATE SET
                    last_ts = max(last_ts, ?2), calls = calls + 1, act = ?3, reason = ?5, call = ?12, spent = ?14, "limit" = ?15,
                    kept = kept + ?17, evidence = ?18,
-                   state = CASE WHEN state IN ('resumed', 'ended') THEN ?19 ELSE state END,
-                   told = CASE WHEN state IN ('resumed', 'ended') THEN 0 ELSE told END""",
+                   state = CASE WHEN ?19 <> '' AND state IN ('', 'resumed', 'ended') THEN ?19 ELSE state END,
+                   told = CASE WHEN ?19 <> '' AND state IN ('', 'resumed', 'ended') THEN 0 ELSE told END""",
             (
                 i.key, i.ts, i.act, i.code, i.reason, i.budget, i.tenant, i.feature, i.flow, i.user, i.conversation, i.call, i.model,
                 i.spent, i.limit, i.unit, i.kept, i.evidence, i.state,
@@ -142,7 +142,7 @@ def in_force(connection: apsw.Connection, now_us: int) -> list[Order]:
 
 def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
     """Another value when orders were given, withdrawn, or are over."""
-    question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (until > 0 AND until <= ?) FROM orders"
+    question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (WHERE until > 0 AND until <= ?) FROM orders"
     ((last, withdrawn, over),) = connection.execute(question, (now_us,)).fetchall()
     return last, withdrawn, over
 

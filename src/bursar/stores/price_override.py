@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..domain.money import femto_per_unit
 from ..domain.policy import PriceOverride
-from ..domain.price import Price, Rate
+from ..domain.price import Price, Rate, ToolPrice
 
 MILLION = 1_000_000
 TOKEN_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
@@ -36,6 +36,10 @@ class Override(NamedTuple):
 def compile_override(line: PriceOverride, number: int) -> Override:
     """An Override from a policy line. ValueError names line, key, what is wrong and what would be right."""
     where = f"price[{number}] ({line.model!r})"
+    if not line.model:
+        raise ValueError(f"price[{number}] is of nothing; give model, or tool and call")
+    if line.tool or line.call is not None:
+        raise ValueError(f"{where} is of a model: tool and call belong into a [[price]] of their own")
     rates: dict[str, Rate] = {}
     for key in TOKEN_KEYS:
         value = getattr(line, key)
@@ -61,6 +65,24 @@ def compile_override(line: PriceOverride, number: int) -> Override:
         multiplier=multiplier,
         rank=("*" not in model, bool(provider), len(model.replace("*", "")), number),
     )
+
+
+def compile_tool(line: PriceOverride, number: int) -> ToolPrice:
+    """A tool's price from a policy line. ValueError names line, key, what is wrong and what would be right."""
+    where = f"price[{number}] (tool {line.tool!r})"
+    said = [key for key in ("model", "provider", "multiplier", "units", *TOKEN_KEYS) if getattr(line, key)]
+    if said:
+        raise ValueError(f"{where}: a tool has no {', '.join(said)}; write what one call of it costs: call")
+    if line.call is None:
+        raise ValueError(f'{where} states no price; write what one call costs: call = "0.01"')
+    pico = _number(line.call, f"{where}.call", DEAREST).scaleb(12)
+    if pico != pico.to_integral_value():
+        raise ValueError(f"{where}.call = {line.call!r} is finer than a pico-dollar (12 decimal places)")
+    since, until = _moment(line.from_, f"{where}.from", 0), _moment(line.until, f"{where}.until", EVER)
+    if since >= until:
+        raise ValueError(f"{where}: from {line.from_!r} is not before until {line.until!r}, so it never holds")
+    digest = blake2b(f"{line.tool} {int(pico)} {since} {until}".encode(), digest_size=4).hexdigest()
+    return ToolPrice(f"policy:{digest}", line.tool, int(pico), since, until)
 
 
 def overlay(

@@ -46,8 +46,8 @@ class Query(NamedTuple):
 
     Measures: `calls`, `tries`, `billed` (tries that were charged or could have been: no error that cost nothing), `rows`,
     `conversations`, `unthreaded` (rows in no known one), `users`, `errors`, `refused`, `retries`, `fallbacks`, `unpriced`,
-    `unknown`, `estimated`, `corrections`; `first` and `last`, microseconds of the first and last row; the sums `tokens`,
-    `input` … `reasoning`, `cost` and every `cost_…`, `hold`, `saved`;
+    `unknown`, `estimated`, `estimated_cost` (of `cost`), `corrections`; `first` and `last`, microseconds of the first and last
+    row; the sums `tokens`, `input` … `reasoning`, `cost` and every `cost_…`, `hold`, `saved`;
     and `p50:`, `p95:`, `p99:` or `max:` before `latency_ms`, `ttft_ms`, `overhead_us`, `turn`, `tool_depth`."""
 
     measures: tuple[str, ...] = ("cost", "calls")
@@ -60,6 +60,7 @@ class Query(NamedTuple):
     order: str = ""  # a measure, largest first; empty: by period, else by the first measure
     top: int = 0  # 0: all
     keep: tuple[tuple[str, tuple[str, ...]], ...] = ()  # of such a dimension only these values; all others are one, None
+    whole: bool = False  # a first row with the measures over all groups, in which `whole` is 1
 
 
 class Plan(NamedTuple):
@@ -90,21 +91,9 @@ def _refuse(reason: str, remedy: str) -> LedgerFault:
     return LedgerFault("query", reason, remedy)
 
 
-def _is(column: str, *values: str) -> exp.Expression:
-    return exp.column(column, quoted=True).isin(*[exp.Literal.string(v) for v in values])
-
-
 # Words in the flags of rows that name past ones: booked again under new labels, and taken back under the old ones. What was a
 # try counts with the new ones; a refused one is a call, and no try.
 _NAMED, _UNNAMED, _NAMED_REFUSED, _UNNAMED_REFUSED = "named", "unnamed", "named-refused", "unnamed-refused"
-
-
-def _count(condition: exp.Expression) -> exp.Expression:
-    return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=condition))
-
-
-def _sum(column: exp.Expression) -> exp.Expression:
-    return exp.Sum(this=column)
 
 
 class _Compiler:
@@ -112,6 +101,7 @@ class _Compiler:
         self._query = query
         self._values: dict[str, Any] = {}
         self._columns: dict[str, None] = {}
+        self._apart = False  # measures are made for the second of two steps
 
     def plan(self, dialect: str) -> Plan:
         query = self._query
@@ -125,19 +115,54 @@ class _Compiler:
         keys = [exp.alias_(self._kept(name, kept.get(name)), self._alias(name)) for name in query.by]
         if query.grain:
             keys.insert(0, exp.alias_(self._period(), exp.to_identifier("period", quoted=True)))
-        measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
-        select = exp.select(*keys, *measures).from_(exp.to_table(table(query.where)))
+        source = exp.select(*keys).from_(exp.to_table(table(query.where)))
         for condition in self._conditions():
-            select = select.where(condition)
-        for number in range(1, len(keys) + 1):
-            select = select.group_by(exp.Literal.number(number))
+            source = source.where(condition)
+        if query.measures and all(name in ADDITIVE for name in query.measures):
+            # What is only added up is added up per combination of the columns that counts look at, which are few: the
+            # conditions of the counts are then judged on those and not on every row.
+            select, keys = self._twice(source, keys)
+        else:
+            measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
+            select = source.select(*measures)
+        numbers = [exp.Literal.number(number) for number in range(1, len(keys) + 1)]
+        if query.whole:
+            whole = exp.Anonymous(this="grouping", expressions=[exp.column(key.alias, quoted=True) for key in keys[:1]])
+            select = select.select(exp.alias_(whole if keys else exp.Literal.number(1), exp.to_identifier("whole", quoted=True)))
+            sets = [exp.Tuple(expressions=numbers), exp.Tuple(expressions=[])] if keys else []
+            if sets:
+                select.set("group", exp.Group(grouping_sets=[exp.GroupingSets(expressions=sets)]))
+        else:
+            for number in numbers:
+                select = select.group_by(number)
+        if query.whole and keys:
+            at = exp.Literal.number(len(keys) + len(query.measures) + 1)
+            select = select.order_by(exp.Ordered(this=at, desc=True, nulls_first=False))
         for term in self._order(len(keys)):
             select = select.order_by(term)
         if query.top:
             if not 0 < query.top <= TOP_MAX:
                 raise _refuse(f"top is {query.top}", f"ask for 1 to {TOP_MAX}")
-            select = select.limit(query.top)
+            select = select.limit(query.top + query.whole)
         return Plan(select.sql(dialect=dialect), self._values, tuple(self._columns))
+
+    def _twice(self, source: exp.Select, keys: list[exp.Expression]) -> tuple[exp.Select, list[exp.Expression]]:
+        """The question in two steps; gives the second and its keys."""
+        names = self._query.measures
+        self._summed: dict[str, exp.Expression] = {}
+        self._looked_at: dict[str, exp.Expression] = {}
+        self._apart = True
+        measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in names]
+        for name, column in self._looked_at.items():
+            source = source.select(exp.alias_(column, exp.to_identifier(f"of {name}", quoted=True)))
+        source = source.select(exp.alias_(exp.Count(this=exp.Star()), exp.to_identifier("number", quoted=True)))
+        for name, summed in self._summed.items():
+            source = source.select(exp.alias_(summed, exp.to_identifier(f"sum {name}", quoted=True)))
+        for number in range(1, len(keys) + len(self._looked_at) + 1):
+            source = source.group_by(exp.Literal.number(number))
+        outer = [exp.column(key.alias, quoted=True) for key in keys]
+        select = exp.select(*[exp.alias_(one, exp.to_identifier(one.name, quoted=True)) for one in outer], *measures)
+        return select.from_(source.subquery("parts")), [exp.alias_(one, one.name) for one in outer]
 
     def condition(self, dialect: str) -> Plan:
         conditions = self._conditions()
@@ -178,7 +203,7 @@ class _Compiler:
 
     def _measure(self, name: str) -> exp.Expression:
         if name == "cost" or name in _MONEY or name in _TOKENS:
-            return _sum(self._column(name))
+            return self._sum(self._column(name), name)
         share, colon, column = name.partition(":")
         if colon and column in (*_TIMES, "turn", "tool_depth") and share in ("p50", "p95", "p99", "max"):
             if share == "max":
@@ -190,44 +215,62 @@ class _Compiler:
             raise _refuse(f"{name!r} is not a measure", f"use cost, calls, {', '.join(sorted(MEASURES - {'cost', 'calls'}))}")
         return made()
 
+    def _look(self, column: str) -> exp.Expression:
+        """A column that a count looks at."""
+        found = self._column(column)
+        if not self._apart:
+            return found
+        self._looked_at[column] = found
+        return exp.column(f"of {column}", quoted=True)
+
+    def _is(self, column: str, *values: str) -> exp.Expression:
+        return self._look(column).isin(*[exp.Literal.string(v) for v in values])
+
+    def _count(self, condition: exp.Expression) -> exp.Expression:
+        if not self._apart:
+            return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=condition))
+        number = exp.Filter(this=exp.Sum(this=exp.column("number", quoted=True)), expression=exp.Where(this=condition))
+        return exp.cast(exp.Coalesce(this=number, expressions=[exp.Literal.number(0)]), "bigint")
+
+    def _sum(self, column: exp.Expression, name: str) -> exp.Expression:
+        if not self._apart:
+            return exp.Sum(this=column)
+        self._summed[name] = exp.Sum(this=column)
+        return exp.Sum(this=exp.column(f"sum {name}", quoted=True))
+
     def _flag(self, column: str, *values: str) -> exp.Expression:
-        self._column(column)
-        return _count(_is(column, *values))
+        return self._count(self._is(column, *values))
 
     def _renamed(self, its: exp.Expression, only: exp.Expression | None = None, more: str = "", less: str = "") -> exp.Expression:
         """A count of tries with those that were named afterwards counted under their new labels."""
-        self._column("flags")
         for words, sign in (([_NAMED, more], exp.Add), ([_UNNAMED, less], exp.Sub)):
-            condition = _is("flags", *filter(None, words))
-            its = sign(this=its, expression=_count(condition if only is None else exp.and_(only.copy(), condition)))
+            condition = self._is("flags", *filter(None, words))
+            its = sign(this=its, expression=self._count(condition if only is None else exp.and_(only.copy(), condition)))
         return exp.Paren(this=its)
 
     def _priced(self, word: str) -> exp.Expression:
         """Rows with that price status, those that take a named one back taken off: an unpriced try is one before and after."""
-        self._column("price_status")
-        self._column("flags")
-        back = exp.column("flags", quoted=True).like(exp.Literal.string(f"{_UNNAMED}%"))
-        twice = exp.Mul(this=exp.Literal.number(2), expression=_count(exp.and_(_is("price_status", word), back)))
-        return exp.Paren(this=exp.Sub(this=_count(_is("price_status", word)), expression=twice))
+        back = self._look("flags").like(exp.Literal.string(f"{_UNNAMED}%"))
+        twice = exp.Mul(this=exp.Literal.number(2), expression=self._count(exp.and_(self._is("price_status", word), back)))
+        return exp.Paren(this=exp.Sub(this=self._count(self._is("price_status", word)), expression=twice))
 
     def _m_calls(self) -> exp.Expression:
         # Every call has exactly one first try, and a retry's dollars are not another call: so calls foot over any partition.
-        first = exp.EQ(this=self._column("try_no"), expression=exp.Literal.number(1))
-        self._column("attempt_kind")
-        its = _count(exp.and_(first, exp.not_(_is("attempt_kind", "correction"))))
+        first = exp.EQ(this=self._look("try_no"), expression=exp.Literal.number(1))
+        its = self._count(exp.and_(first, exp.not_(self._is("attempt_kind", "correction"))))
         return self._renamed(its, first, _NAMED_REFUSED, _UNNAMED_REFUSED)
 
+    def _try(self) -> exp.Expression:
+        """What went out to a provider."""
+        return exp.not_(exp.or_(self._is("attempt_kind", "correction", "tool"), self._is("status", "refused")))
+
     def _m_tries(self) -> exp.Expression:
-        self._column("attempt_kind")
-        self._column("status")
-        return self._renamed(_count(exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+        return self._renamed(self._count(self._try()))
 
     def _m_billed(self) -> exp.Expression:
         charged = exp.GT(this=self._column("cost"), expression=exp.Literal.number(0))
-        answered = exp.or_(_is("status", "ok", "unknown"), charged)
-        self._column("attempt_kind")
-        self._column("status")
-        its = _count(exp.and_(answered, exp.not_(exp.or_(_is("attempt_kind", "correction"), _is("status", "refused")))))
+        answered = exp.or_(self._is("status", "ok", "unknown"), charged)
+        its = self._count(exp.and_(answered, self._try()))
         return self._renamed(its)
 
     def _m_first(self) -> exp.Expression:
@@ -237,7 +280,11 @@ class _Compiler:
         return exp.Anonymous(this="epoch_us", expressions=[exp.Max(this=self._column("ts"))])
 
     def _m_rows(self) -> exp.Expression:
-        return exp.Count(this=exp.Star())
+        return self._count(exp.true()) if self._apart else exp.Count(this=exp.Star())
+
+    def _m_estimated_cost(self) -> exp.Expression:
+        estimated = exp.Where(this=self._is("price_status", "estimated"))
+        return exp.Filter(this=self._sum(self._column("cost"), "cost"), expression=estimated)
 
     def _m_conversations(self) -> exp.Expression:
         return self._distinct("conversation")
@@ -258,7 +305,7 @@ class _Compiler:
             part = exp.Coalesce(this=self._column(name), expressions=[exp.Literal.number(0)])
             total = part if total is None else exp.Add(this=total, expression=part)
         assert total is not None
-        return _sum(total)
+        return self._sum(total, "tokens")
 
     def _m_errors(self) -> exp.Expression:
         return self._flag("status", "error", "unknown")
@@ -337,3 +384,9 @@ class _Compiler:
 MEASURES: frozenset[str] = (
     frozenset(n.removeprefix("_m_") for n in vars(_Compiler) if n.startswith("_m_")) | frozenset(_TOKENS) | frozenset(_MONEY)
 )
+
+# Measures that are sums and counts over rows: they can be added up in two steps.
+ADDITIVE: frozenset[str] = frozenset(_TOKENS) | frozenset(_MONEY) | {
+    "tokens", "calls", "tries", "errors", "refused", "unknown", "corrections", "retries", "fallbacks", "unpriced", "estimated",
+    "estimated_cost", "rows",
+}  # fmt: skip

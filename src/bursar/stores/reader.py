@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import closed, marks
+from . import alarms, closed, incidents, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -18,6 +19,10 @@ from .query import Query, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
 Row = dict[str, Any]
+
+AMOUNTS = ("value", "peak", "normal", "threshold", "said_value")
+MOMENTS = ("since", "fired", "seen", "resolved", "said", "acknowledged", "judged_at", "heard")
+TEXTS = ("id", "rule", "scope", "metric", "unit", "state", "level", "owner", "by", "judged", "judged_by")
 
 
 class Segment(NamedTuple):
@@ -29,6 +34,10 @@ class Segment(NamedTuple):
     rows: int
     bytes: int
     sha256: str
+
+
+INCIDENTS_MAX = 10_000  # asked for at once, the newest
+INCIDENT_NUMBERS = frozenset(("n", "ts", "last_ts", "calls", "spent", "limit", "kept"))
 
 
 class Reader:
@@ -43,6 +52,7 @@ class Reader:
         self.skipped: list[str] = []
         self._loaded: frozenset[str] = frozenset()
         self._shown: tuple[str, ...] = ()
+        self._made: object = None  # columns and files that the views are made of
         self._side_views = False
         self.sqlite = connect(self.place, busy_ms=5_000, read_only=True)
         try:
@@ -76,12 +86,15 @@ class Reader:
     def query(self, query: Query) -> list[Row]:
         """Answer a closed question. Money is Decimal, counts are int, periods ISO text; LedgerFault(code="query") says which
         name is not known."""
-        plan = compile_query(query)
-        self._view(plan.columns, query.since_us, query.until_us)
+        plan = compile_query(query._replace(since_us=None, until_us=None))
+        if None not in (query.since_us, query.until_us) and query.since_us >= query.until_us:  # type: ignore[operator]
+            plan = compile_query(query)
+        self._view(plan.columns, query.since_us, query.until_us, cut=True)
         return self._run(plan.sql, plan.values)
 
     def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
-        """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents` and `marks`. Values are bound (`$name` or `?`)."""
+        """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents`, `alarms` and `marks`. Values are bound
+        (`$name` or `?`)."""
         self._view(ALL, None, None)
         self._side()
         return self._run(text, values)
@@ -138,9 +151,10 @@ class Reader:
 
     # -- views -------------------------------------------------------------------------------------------------------
 
-    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None) -> None:
+    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None, *, cut: bool = False) -> None:
         """`entries`, with at least these columns, over the segments that can have rows of this time, and the tail; and `calls`, which
-        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls."""
+        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls. `cut`: no rows of other
+        times either; most segments lie within the time as they are, and then nobody has to look at the times of their rows."""
         wanted = frozenset(columns) | {"ts", "attempt_kind"}
         try:
             if not wanted <= self._loaded:
@@ -150,14 +164,23 @@ class Reader:
         except OF_DISK as error:
             raise from_error(error, self.place.file) from error
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
-        tail = f"SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail"
-        if files:
-            paths = ", ".join(literal(str(self.place.segments / s.name)) for s in files)
-            names = ", ".join(quoted(shown(c)) for c in self._shown)
-            tail = f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true) UNION ALL {tail}"
+        whole = [s for s in files if (since_us is None or s.min_ts >= since_us) and (until_us is None or s.max_ts < until_us)]
+        bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if cut and us is not None]
+        within = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+        made = (self._shown, tuple([s.name for s in files]), tuple([s.name for s in whole]), within)
+        if made == self._made:
+            return  # DuckDB opens every file to make a view of them
+        names = ", ".join(quoted(shown(c)) for c in self._shown)
+        parts = [f"SELECT * FROM (SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail){within}"]
+        for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
+            if some:
+                paths = ", ".join(literal(str(self.place.segments / s.name)) for s in some)
+                parts.insert(0, f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true){only}")
+        tail = " UNION ALL ".join(parts)
         try:
             self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
             self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")
+            self._made = made
         except duckdb.Error as error:
             self._blame(error)
             raise _unanswerable(error) from error
@@ -171,11 +194,39 @@ class Reader:
         self.duck.execute(f"CREATE TABLE raw_holds ({raw})")
         append(self.duck, "raw_holds", [tuple(h.entry) for h, _ in self.holds()])
         self.duck.execute(f"CREATE VIEW holds AS SELECT {', '.join(shape(c) for c in COLUMNS)} FROM raw_holds")
-        self.duck.execute("CREATE TABLE incidents (ts TIMESTAMPTZ, code VARCHAR, scope VARCHAR, reason VARCHAR, conversation VARCHAR)")
+        columns = ", ".join(f"{quoted(c)} {'BIGINT' if c in INCIDENT_NUMBERS else 'VARCHAR'}" for c in incidents.COLUMNS)
+        self.duck.execute(f"CREATE TABLE raw_incidents ({columns})")
+        append(self.duck, "raw_incidents", incidents.listed(self.sqlite, most=INCIDENTS_MAX))
+        self.duck.execute(
+            """CREATE VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
+               CAST(CAST(kept AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_incidents"""
+        )
         self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
         append(self.duck, "raw_marks", self.marks())
         self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")
+        self._alarms()
         self._side_views = True
+
+    def _alarms(self) -> None:
+        """`alarms`: each with its amounts as decimals (dollars, a share, a count) and when somebody first heard of it."""
+        names = (*Standing._fields, "heard")
+        kinds = {c: "DOUBLE" if c == "score" else "VARCHAR" if c in TEXTS else "BIGINT" for c in names}
+        self.duck.execute(f"CREATE TABLE raw_alarms ({', '.join(f'{quoted(c)} {kind}' for c, kind in kinds.items())})")
+        heard = alarms.heard(self.sqlite)
+        every = self.sqlite.execute(f"SELECT {', '.join(map(quoted, Standing._fields))} FROM alarms ORDER BY n")
+        append(self.duck, "raw_alarms", [(*row, heard.get(row[0], 0)) for row in every])
+        scale = f"CASE unit {' '.join(f'WHEN {literal(u)} THEN {n}' for u, n in SCALE.items())} ELSE {WHOLE} END"
+
+        def amount(column: str) -> str:
+            exact = f"CAST({column} AS DECIMAL(19,0)) * CAST({scale} AS DECIMAL(13,0)) * 0.000000000001::DECIMAL(12,12)"
+            return f"CASE WHEN {column} < 0 THEN NULL ELSE CAST({exact} AS {MONEY}) END AS {column}"
+
+        def moment(column: str) -> str:
+            return f"CASE WHEN {column} = 0 THEN NULL ELSE make_timestamptz({column}) END AS {column}"
+
+        shown = [amount(c) if c in AMOUNTS else moment(c) if c in MOMENTS else quoted(c) for c in names if c != "scope"]
+        scope = "CAST(CAST(scope AS JSON) AS MAP(VARCHAR, VARCHAR)) AS scope"
+        self.duck.execute(f"CREATE VIEW alarms AS SELECT {', '.join([*shown, scope])} FROM raw_alarms")
 
     def close(self) -> None:
         if hasattr(self, "duck"):

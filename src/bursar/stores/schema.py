@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
+from ..domain.alarm import Standing
 from ..domain.entry import BLANK, COLUMNS, DRAFT, MONEY_COLUMNS, Charge, Entry, Hold
 from .fault import OF_DISK, LedgerFault, from_error
 
@@ -101,7 +102,34 @@ def _first() -> list[str]:
            passed INTEGER NOT NULL, report TEXT NOT NULL, signature TEXT NOT NULL) STRICT""",
         # Months as they were closed (stores/closed.py): JSON, written once.
         "CREATE TABLE closed (month TEXT PRIMARY KEY, document TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        *_alarms(),
         "CREATE TABLE compactor (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL) STRICT",
+    ]
+
+
+def _alarms() -> list[str]:
+    """Alarms, what is told of them, and who leads (stores/alarms.py)."""
+    kinds = {"score": "REAL"} | dict.fromkeys(
+        ("id", "rule", "scope", "metric", "unit", "state", "level", "owner", "by", "judged", "judged_by"), "TEXT"
+    )
+    rows = ", ".join(f"{quoted(c)} {kinds.get(c, 'INTEGER')} NOT NULL" for c in Standing._fields)
+    return [
+        f"CREATE TABLE alarms (n INTEGER PRIMARY KEY AUTOINCREMENT, {rows}, UNIQUE (id)) STRICT",
+        "CREATE INDEX alarms_state ON alarms (state)",
+        """CREATE TABLE notices (id TEXT PRIMARY KEY, alarm TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL,
+           message TEXT NOT NULL) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE deliveries (notice TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL,
+           created INTEGER NOT NULL, next_at INTEGER NOT NULL, at INTEGER NOT NULL, detail TEXT NOT NULL,
+           PRIMARY KEY (notice, channel)) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX deliveries_state ON deliveries (state)",
+        """CREATE TABLE silences (n INTEGER PRIMARY KEY AUTOINCREMENT, match TEXT NOT NULL, since INTEGER NOT NULL,
+           until INTEGER NOT NULL, by TEXT NOT NULL, note TEXT NOT NULL) STRICT""",
+        # Links that were used: each acts once.
+        "CREATE TABLE links (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+        # The clockwork that leads, until its lease ends (ticks), and how far alarms were judged (wall clock).
+        """CREATE TABLE watch (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL, until INTEGER NOT NULL,
+           judged INTEGER NOT NULL, beat INTEGER NOT NULL) STRICT""",
+        "INSERT INTO watch VALUES (1, '', 0, 0, 0)",
     ]
 
 

@@ -56,20 +56,20 @@ SEEN = """
     UNION ALL SELECT id, 'booked', 0, '', 0 FROM landed WHERE id IN (SELECT value FROM json_each(?1))"""
 
 
-class Op:
+class Op(msgspec.Struct, eq=False):
     """One thing asked of the ledger, and what came of it. Who waits for it: a thread by the event `waiter`, an event loop by
     the future `waiter`, or by having `tell` called on it."""
 
-    __slots__ = ("deadline", "done", "fault", "id", "item", "kind", "loop", "result", "tell", "waiter")
-
-    def __init__(
-        self, kind: int, id: str, item: Any, loop: Any = None, waiter: Any = None, tell: Callable[[Op], None] | None = None
-    ) -> None:
-        self.kind, self.id, self.item, self.loop, self.waiter, self.tell = kind, id, item, loop, waiter, tell
-        self.result: Short | Passed | None = None
-        self.fault: LedgerFault | None = None
-        self.done = False
-        self.deadline = 0.0
+    kind: int
+    id: str
+    item: Any
+    loop: Any = None
+    waiter: Any = None
+    tell: Callable[[Op], None] | None = None
+    result: Short | Passed | None = None
+    fault: LedgerFault | None = None
+    done: bool = False
+    deadline: float = 0.0
 
 
 class Standing(NamedTuple):
@@ -419,17 +419,21 @@ class Tail:
     def _reserve(self, charges: tuple[Charge, ...]) -> Short | Passed | None:
         known = self._known
         passed: list[tuple[int, int]] | None = None
-        for at, c in enumerate(charges):
+        taken: list[_Counter] = []
+        for c in charges:
             counter = known[c.counter]
-            if c.steps and counter.spent + counter.held >= c.steps[0]:
-                passed = [*(passed or ()), (at, counter.spent + counter.held)]
+            held, amount = counter.held, c.amount
+            standing = counter.spent + held
+            if c.steps and standing >= c.steps[0]:
+                passed = [*(passed or ()), (len(taken), standing)]
             # With nothing to add any standing fits: a free model is not stopped by a money budget that is used up.
-            if c.hard and c.limit is not None and c.amount > 0 and counter.spent + counter.held + c.amount > c.limit:
-                for back in charges[:at]:
-                    known[back.counter].held -= back.amount
+            if c.hard and amount > 0 and c.limit is not None and standing + amount > c.limit:
+                for back, charge in zip(taken, charges):
+                    back.held -= charge.amount
                 return Short(c, counter.spent, counter.held)
-            counter.held += c.amount
-        self._dirty.update([known[c.counter] for c in charges])
+            counter.held = held + amount
+            taken.append(counter)
+        self._dirty.update(taken)
         return None if passed is None else Passed(tuple(passed))
 
     def _release(self, releases: list[Op]) -> None:

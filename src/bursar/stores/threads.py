@@ -130,9 +130,11 @@ class Threads:
 
     def put(self, key: int, head: Head, root: bool = False) -> None:
         found, thread = self._heads.get(key), head.thread
-        if found is None or (isinstance(found, Head) and found.thread is thread):
+        if found is None:
             self._heads[key] = head
-            self.bytes += HEAD_BYTES if found is None else 0
+            self.bytes += HEAD_BYTES
+        elif found.__class__ is Head and found.thread is thread:
+            self._heads[key] = head
         else:
             if isinstance(found, Head):
                 found = self._heads[key] = _Twins(found)
@@ -148,11 +150,12 @@ class Threads:
         if root and not thread.root:
             thread.root = key
         elif key != thread.root:
-            if key in thread.keys:
-                thread.keys.remove(key)
-            thread.keys.append(key)
-            if len(thread.keys) > KEYS:
-                self._drop(thread.keys.pop(0), thread)
+            keys = thread.keys
+            if found is not None and key in keys:
+                keys.remove(key)
+            keys.append(key)
+            if len(keys) > KEYS:
+                self._drop(keys.pop(0), thread)
 
     def _drop(self, key: int, thread: Thread) -> None:
         """Forget a thread's head at a key."""
@@ -178,9 +181,10 @@ class Threads:
             self.bytes += THREAD_BYTES
         while self.bytes > self._most and len(self._threads) > 1:
             self._forget(next(iter(self._threads)))
-        oldest = next(iter(self._threads))
-        if thread.seen_us - oldest.seen_us > self._ttl_us:
-            self._forget(oldest)
+        for oldest in self._threads:
+            if thread.seen_us - oldest.seen_us > self._ttl_us:
+                self._forget(oldest)
+            break
 
     def _forget(self, thread: Thread) -> None:
         del self._threads[thread]

@@ -15,7 +15,7 @@ from ..effects import Book, Gather, Hold, Relay, Send
 from ..pipeline import Caller, way
 from ..stores.writer import LedgerFault
 from ..wire import headers as lines
-from . import context, langgraph
+from . import context, langgraph, tool
 from .books import Books, Place
 from .wiring import Shop
 
@@ -70,8 +70,11 @@ class Call:
         self.error: Exception | None = None
         self.ordered: Callable[[], bool] | None = None  # asks whether the stream under way is to end
         said = context.current()
-        found = langgraph.labels()
-        caller = Caller(context={**found, **said} if found else said, ci=shop.ci, proxy=False)
+        found = {**shop.built, **langgraph.labels()} if shop.built else langgraph.labels()
+        failed, kept = tool.told()
+        caller = Caller(
+            context={**found, **said} if found else said, ci=shop.ci, tools=tool.costs, failed=failed, kept=kept, proxy=False
+        )
         self.journey = Journey(way(incoming, caller, place.desk), shop.memory)
 
     def outside(self) -> bool:

@@ -48,9 +48,9 @@ class Common(NamedTuple):
         policy, _ = settings.load(settings.find(config))
         return wiring.ledger_folder(policy)
 
-    def existing(self) -> Path:
+    def existing(self, config: str | None = None) -> Path:
         """The ledger in force, which must be there: a command that reads must not make an empty one."""
-        folder = self.folder()
+        folder = self.folder(config)
         if not Place.at(folder).file.exists():
             raise click.UsageError(
                 f"no ledger at {folder}; make calls through `bursar serve` or bursar.wrap, "

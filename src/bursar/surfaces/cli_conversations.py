@@ -268,7 +268,7 @@ def _cells(run: Sequence[talk.Step], models: bool) -> list[str]:
     why = [step.told] if step.told else []
     if step.status not in ("ok", "correction"):
         why.append(step.error or step.status)
-    if step.called:
+    if set(step.called) - set(step.failed):
         why.append("calls " + ", ".join(step.called))
     what = _many(len(run), "call") if step.kind != "correction" else "correction"
     if models:

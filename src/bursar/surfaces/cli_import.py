@@ -104,7 +104,7 @@ def import_(
     folder = Path(common.ledger) if common.ledger else wiring.ledger_folder(policy)
     place = Place.at(folder)
     place.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    book = Book(price_sync.ensure_book(place.file.parent), policy.price)
+    book = Book(price_sync.ensure_book(place.file.parent), [line for line in policy.price if line.model])
     interrupted = False
     with Ledger.open(
         folder, node=os.environ.get("BURSAR_NODE") or socket.gethostname(), clock_us=wiring.now_us, mode="import"

@@ -16,13 +16,16 @@ from . import replay as playing
 from .cli_common import Common, common, filters
 
 NAMES = {
-    "guard": "stopped by [guard]", "budgets": "stopped by budgets", "cache": "reply cache", "tiers": "tiers", "compaction": "compaction",
+    "guard": "stopped by [guard]", "budgets": "stopped by budgets", "cache": "reply cache", "tiers": "tiers",
+    "compaction": "compaction",
 }  # fmt: skip
 SHOWN = 8
 
 
 @click.command()
-@click.argument("policies", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="POLICY.toml…")
+@click.argument(
+    "policies", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="POLICY.toml…"
+)
 @common("as_json", "ledger", "since", "until", "where")
 def replay(common: Common, policies: tuple[Path, ...]) -> None:
     """What policies would have made of the recorded calls. No model is called; lines in shadow are played as if they were on."""

@@ -80,12 +80,21 @@ def _statement(out: Console, found: books.Savings) -> None:
             NAMES[one.control], tables.count(one.calls), tables.money(one.gross), tables.money(one.own) if one.own else "",
             tables.money(-one.net), tables.share(-one.net, found.without),
         ])  # fmt: skip
-    out.print(tables.table(columns, rows, total=["the bill", "", "", "", tables.money(found.spent), tables.share(found.spent, found.without)]))
+    out.print(
+        tables.table(
+            columns, rows, total=["the bill", "", "", "", tables.money(found.spent), tables.share(found.spent, found.without)]
+        )
+    )
 
 
 def _versus(out: Console, found: books.Savings) -> None:
     tables.line(out, "\nCompared with", "bold")
-    columns = [tables.Column("control"), tables.Column("what would have been"), tables.Column("sure"), tables.Column("net between", True, True)]
+    columns = [
+        tables.Column("control"),
+        tables.Column("what would have been"),
+        tables.Column("sure"),
+        tables.Column("net between", True, True),
+    ]
     rows = [[NAMES[one.control], one.versus, one.sure, _between(one)] for one in found.controls]
     out.print(tables.table(columns, rows))
 
@@ -98,7 +107,9 @@ def _days(out: Console, days: list[books.Day], grain: str) -> None:
     tables.line(out, f"\nBy {grain}", "bold")
     columns = [tables.Column(grain, False, True), tables.Column("control"), tables.number("calls"), tables.number("gross"),
                tables.number("own cost"), tables.number("net")]  # fmt: skip
-    rows = [[d.day, NAMES[d.control], tables.count(d.calls), tables.money(d.gross), tables.money(d.own), tables.money(d.net)] for d in days]
+    rows = [
+        [d.day, NAMES[d.control], tables.count(d.calls), tables.money(d.gross), tables.money(d.own), tables.money(d.net)] for d in days
+    ]
     out.print(tables.table(columns, rows))
 
 
@@ -106,7 +117,13 @@ def _could(out: Console, found: books.Savings, ttl: str) -> None:
     """What is not saved yet: controls in shadow, and questions asked again where no cache answers."""
     if found.shadow:
         tables.line(out, "\nIn shadow: nothing was changed, this is what would have been saved", "bold")
-        columns = [tables.Column("control"), tables.number("calls"), tables.number("net"), tables.Column("between", True, True), tables.Column("sure")]
+        columns = [
+            tables.Column("control"),
+            tables.number("calls"),
+            tables.number("net"),
+            tables.Column("between", True, True),
+            tables.Column("sure"),
+        ]
         rows = [[NAMES[o.control], tables.count(o.calls), tables.money(o.net), _between(o), o.sure] for o in found.shadow]
         out.print(tables.table(columns, rows))
     its = found.repeats

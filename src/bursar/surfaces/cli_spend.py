@@ -19,31 +19,28 @@ from .statement import Key, Line, Statement, Sum, state
 OVERVIEW = ("feature", "tenant", "operation", "cause")
 OVERVIEW_TOP = 10
 DIMENSIONS_MAX = 6
-MEASURES = ("cost", "calls", "tries", "tokens", "unpriced", "estimated")
+MEASURES = ("cost", "calls", "tries", "tokens", "unpriced", "estimated", "estimated_cost")
 
 
 def groups(
     reader: Reader, by: Sequence[str], where: tuple[Filter, ...], since: int | None, until: int | None, grain: str = ""
-) -> list[tuple[Key, Sum]]:
-    """Sums per combination of dimensions (after the period, with a grain). UsageError when they are too many to add up."""
-    ask = Query(MEASURES, tuple(by), where, since, until, grain, top=TOP_MAX if by or grain else 0)
-    rows = reader.query(ask)
+) -> tuple[list[tuple[Key, Sum]], Sum]:
+    """Sums per combination of dimensions (after the period, with a grain), and the sum of all. UsageError when they are too many
+    to add up."""
+    ask = Query(MEASURES, tuple(by), where, since, until, grain, top=TOP_MAX if by or grain else 0, whole=True)
+    total, *rows = reader.query(ask)
     if len(rows) >= TOP_MAX:
         raise click.UsageError(f"that makes {TOP_MAX:,} lines or more; ask by less, for a shorter time, or with --where")
-    guessed = ask._replace(measures=("cost",), where=(*where, Filter("price_status", ("estimated",))), top=0)
     names = [*(["period"] if grain else []), *by]
-    estimates = {_key(row, names): row["cost"] for row in reader.query(guessed)}
-    made: list[tuple[Key, Sum]] = []
-    for row in rows:
-        key = _key(row, names)
-        made.append((
-            key,
-            Sum(
-                _pico(row["cost"]), row["calls"], row["tries"], int(row["tokens"] or 0), row["unpriced"], row["estimated"],
-                _pico(estimates.get(key)),
-            ),
-        ))  # fmt: skip
-    return made
+    return [(_key(row, names), summed(row)) for row in rows], summed(total)
+
+
+def summed(row: dict[str, Any]) -> Sum:
+    """MEASURES as they come, with money in pico-dollars."""
+    return Sum(
+        _pico(row["cost"]), row["calls"], row["tries"], int(row["tokens"] or 0), row["unpriced"], row["estimated"],
+        _pico(row["estimated_cost"]),
+    )  # fmt: skip
 
 
 def _key(row: dict[str, Any], names: Sequence[str]) -> Key:
@@ -58,16 +55,26 @@ def _pico(dollars: Any) -> int:
 def statement(
     reader: Reader, by: Sequence[str], where: tuple[Filter, ...], period: periods.Period, *, grain: str = "", top: int | None = None
 ) -> Statement:
-    """The statement of one period, beside the one before it where there is one. Lines and totals are asked for apart."""
+    """The statement of one period, beside the one before it where there is one. DoesNotFoot where the lines are not the
+    ledger's own total."""
     dimensions = [dimension(name) for name in by]
     names = [*(["period"] if grain else []), *by]
     earlier = earlier_total = None
     if period.before is not None and not grain:
-        earlier = groups(reader, dimensions, where, *period.before)
-        earlier_total = groups(reader, (), where, *period.before)[0][1]
-    now = groups(reader, dimensions, where, period.since, period.until, grain)
-    total = groups(reader, (), where, period.since, period.until)[0][1]
+        earlier, earlier_total = groups(reader, dimensions, where, *period.before)
+    now, total = groups(reader, dimensions, where, period.since, period.until, grain)
     return state(names, now, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
+
+
+def part(
+    reader: Reader, name: str, where: tuple[Filter, ...], period: periods.Period, now: drivers.Looked, before: drivers.Looked | None,
+    top: int,
+) -> Statement:  # fmt: skip
+    """The overview's part by one dimension: of the one look at the ledger where that told all values apart."""
+    if now.folded:
+        return statement(reader, (name,), where, period, top=top)
+    earlier = (None, None) if before is None else (before.by(name), before.total)
+    return state((name,), now.by(name), now.total, top=top, earlier=earlier[0], earlier_total=earlier[1])
 
 
 @click.command()
@@ -100,8 +107,9 @@ def spend(
         if names or grain:
             made = [statement(reader, names, where, period, grain=grain or "", top=top)]
         else:
-            said = drivers.answer(reader, where, period, most=top)
-            made = [statement(reader, (name,), where, period, top=top or OVERVIEW_TOP) for name in OVERVIEW]
+            now, before = drivers.look(reader, where, period)
+            said = drivers.tell(now, before, top)
+            made = [part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
         origin = provenance.parts(reader, where, period)
         skipped = list(reader.skipped)
     if common.json:

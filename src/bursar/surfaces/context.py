@@ -38,6 +38,24 @@ def build_service(environment: Mapping[str, str]) -> str:
     return next((name for variable, name in SERVICES.items() if environment.get(variable, "").lower() not in ("", "false", "0")), "")
 
 
+# Variables with the name of what is built, and with what started it: GitHub, GitLab, Circle, Buildkite, Jenkins, Azure, TeamCity.
+SUITES = (
+    "GITHUB_WORKFLOW", "CI_JOB_NAME", "CIRCLE_JOB", "BUILDKITE_PIPELINE_SLUG", "JOB_NAME", "BUILD_DEFINITIONNAME",
+    "TEAMCITY_BUILDCONF_NAME",
+)  # fmt: skip
+TRIGGERS = ("GITHUB_EVENT_NAME", "CI_PIPELINE_SOURCE", "BUILDKITE_SOURCE", "BUILD_REASON")
+
+
+def build_labels(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """What calls made in a build say of themselves where nobody says it: the suite by the build's own name, and what started it."""
+    service = build_service(environment)
+    if not service:
+        return {}
+    suite, event = (next((environment[name] for name in names if environment.get(name)), "") for names in (SUITES, TRIGGERS))
+    made = {"suite": suite, "trigger": f"{service}:{event}" if event else service}
+    return {name: value for name, value in made.items() if value}
+
+
 def current() -> Mapping[str, str]:
     """The labels in force here: the merged mapping of every scope around this point. Not to be changed."""
     return _layers.get().said

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..domain.reply import Kept
 from ..effects import Consult, Keep, Note, Seek, Turn
 from ..ports import PENDING
-from ..rules import flight, router
+from ..rules import flight, route, router
 from ..rules.course import Course, Courses
 from ..rules.familiar import Watch
 from ..stores.replies import BYTES_MAX, FileReplies, MemoryReplies
@@ -126,6 +126,10 @@ class Savings:
         return course._replace(judged=self._routers.judge(effect.feature, effect.text)) if effect.text else course
 
     def note(self, effect: Note) -> None:
+        if effect.tally is not None:
+            self._routers.count(effect.feature, *effect.tally)
+        if not effect.conversation:
+            return
         with self._lock:
             self._courses.note(effect.conversation, effect.flow, effect.course, effect.full, effect.paid)
 
@@ -136,7 +140,15 @@ class Routers:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._loaded: OrderedDict[str, tuple[router.Router, Watch] | None] = OrderedDict()
+        self._tallies: dict[str, route.Tally] = {}  # of the features above
         self._lock = threading.Lock()
+
+    def count(self, feature: str, gross: int, own: int) -> None:
+        """A call that went where the router sent it. One that loses turns itself off until the process starts anew."""
+        with self._lock:
+            if feature in self._loaded:
+                tally = self._tallies.get(feature, route.Tally())
+                self._tallies[feature] = tally.add(gross, wasted=own, escalated=own > 0 and not gross)
 
     def judge(self, feature: str, text: str) -> tuple[str, str]:
         """(tier, why) for this text; both empty where the feature has no router."""
@@ -146,11 +158,15 @@ class Routers:
             if feature not in self._loaded:
                 self._loaded[feature] = self._load(self._folder / f"{feature}.router")
                 if len(self._loaded) > ROUTERS_MAX:
-                    self._loaded.popitem(last=False)
+                    gone, _ = self._loaded.popitem(last=False)
+                    self._tallies.pop(gone, None)
             loaded = self._loaded[feature]
             if loaded is None:
                 return "", ""
             verdict = router.judge(*loaded, text)
+            why = route.losing(self._tallies.get(feature, route.Tally()))
+        if why:
+            return "standard", "router:off, it loses"
         if verdict.refused:
             return "standard", "router:stands back"
         return ("premium" if verdict.dear else "cheap"), f"router:{verdict.score:.3f}"

@@ -21,6 +21,7 @@ TURNS_MAX = 500  # later turns are counted as this one
 TAILS = (1, 5)  # per cent of the conversations, the dearest first
 OUTCOME = "outcome"  # the free label that says how a conversation ended; its latest value counts
 RESOLVED = ("resolved",)
+RESOLVED_AS = "resolved_values"
 TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 READ = " + ".join(f"coalesce({name}, 0)" for name in TOKENS[:4])
 WRITTEN = "coalesce(output, 0) + coalesce(reasoning, 0)"
@@ -121,15 +122,16 @@ def overview(
     (row,) = _ask(reader, f"""
         SELECT count(*) AS conversations, sum(calls) AS calls, sum(cost) AS cost,
                {", ".join(f"quantile_disc({of}, [0.5, 0.95, 1.0]) AS {of}_" for of in ("turns", "depth", "calls", "tokens", "cost"))}
-        FROM talks""")  # fmt: skip
+        FROM talks WHERE conversation <> ''""")  # fmt: skip
     if not row["conversations"]:
         return None
-    (outside,) = _ask(reader, "SELECT coalesce(sum(calls), 0) AS calls, sum(cost) AS cost FROM steps WHERE conversation = ''")
+    (outside,) = _ask(reader, "SELECT coalesce(sum(calls), 0) AS calls, sum(cost) AS cost FROM talks WHERE conversation = ''")
     curve, turns = _curve(reader)
     outcomes = tuple(
         Outcome(found["outcome"], found["talks"], _pico(found["cost"]), found["resolved"])
         for found in _ask(reader, """
-            SELECT outcome, resolved, count(*) AS talks, sum(cost) AS cost FROM talks GROUP BY ALL ORDER BY cost DESC, outcome""")
+            SELECT outcome, resolved, count(*) AS talks, sum(cost) AS cost FROM talks WHERE conversation <> ''
+            GROUP BY ALL ORDER BY cost DESC, outcome""")
     )  # fmt: skip
     known, solved = [one for one in outcomes if one.name], sum(one.conversations for one in outcomes if one.resolved)
     return Overview(
@@ -150,7 +152,7 @@ def talks(
 
 
 def dearest(reader: Reader, top: int) -> list[Talk]:
-    rows = _ask(reader, f"SELECT * FROM talks ORDER BY cost DESC, conversation LIMIT {int(top)}")
+    rows = _ask(reader, f"SELECT * FROM talks WHERE conversation <> '' ORDER BY cost DESC, conversation LIMIT {int(top)}")
     return [
         Talk(
             row["conversation"], row["tenant"] or "", row["feature"] or "", row["flow"] or "", row["turns"], int(row["calls"]),
@@ -160,61 +162,70 @@ def dearest(reader: Reader, top: int) -> list[Talk]:
     ]  # fmt: skip
 
 
+# Tries as the ledger counts them: those that were named afterwards under their new labels.
+CALLS = """count(*) FILTER ("try" = 1 AND (attempt_kind <> 'correction' OR flags IN ('named', 'named-refused')))
+           - count(*) FILTER ("try" = 1 AND flags IN ('unnamed', 'unnamed-refused')) AS calls"""
+TURN = f"least(coalesce(turn, 1), {TURNS_MAX})"
+THERE = "HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0"  # what was named away is there no more
+
+
 def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, resolved: Sequence[str]) -> None:
-    """Tables `steps` (a line a turn of a conversation) and `talks` (a line a conversation), from one look at the rows."""
+    """Tables `talks` (a line a conversation), `steps` (one a turn of a conversation, with its cost) and `turns` (one a turn's number,
+    with what was spent on what). Three looks: everything per turn of every conversation would be as many lines as there are rows."""
     only = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
-    columns = ("id", "conversation", "turn", "tool_depth", "try_no", "labels", "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
+    columns = ("conversation", "turn", "tool_depth", "try_no", "labels", "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
     reader.totals(dict.fromkeys((*columns, *only.columns)), period.since, period.until)
-    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in ("cost", *SPLIT, "cost_output"))
-    who = ", ".join(
-        f"coalesce(arg_max({name}, id) FILTER (starts_with(flags, 'named')), arg_min({name}, ts)) AS {name}" for name in WHO
-    )
     said = f"map_extract_value(labels, '{OUTCOME}')"
-    ended = f"{said} <> '' AND NOT starts_with(flags, 'unnamed')"
-    at = "epoch_us(ts) * 2 + starts_with(flags, 'named')::BIGINT"  # a row named afterwards stands at the time of the one it names
-    reader.duck.execute(
-        f"""CREATE OR REPLACE TEMP TABLE steps AS
-            SELECT conversation, least(coalesce(turn, 1), {TURNS_MAX}) AS turn, {sums}, sum({READ} + {WRITTEN}) AS tokens,
-                   count(*) FILTER ("try" = 1 AND (attempt_kind <> 'correction' OR flags IN ('named', 'named-refused')))
-                   - count(*) FILTER ("try" = 1 AND flags IN ('unnamed', 'unnamed-refused')) AS calls,
-                   max(coalesce(tool_depth, 0)) AS depth, max(coalesce(turn, 1)) AS last_turn, {who}, max(id) AS last_id,
-                   min(ts) AS first, max(ts) AS last,
-                   arg_max({said}, {at}) FILTER ({ended}) AS outcome, max({at}) FILTER ({ended}) AS outcome_at
-            FROM calls WHERE {only.sql} GROUP BY conversation, least(coalesce(turn, 1), {TURNS_MAX})
-            HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0""",
-        only.values,
-    )
+    judged = reader.duck.execute(f"SELECT 1 FROM calls WHERE ({only.sql}) AND {said} <> '' LIMIT 1", only.values).fetchall()
+    outcome = "''"
+    if judged:
+        # A row named afterwards stands at the time of the one it names, and says more.
+        at = "epoch_us(ts) * 2 + starts_with(flags, 'named')::BIGINT"
+        outcome = f"coalesce(arg_max({said}, {at}) FILTER ({said} <> '' AND NOT starts_with(flags, 'unnamed')), '')"
+    who = [f"coalesce(max({name}) FILTER (starts_with(flags, 'named')), any_value({name})) AS {name}" for name in WHO]
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE talks AS
-            SELECT conversation, {", ".join(f"arg_max({name}, last_id) AS {name}" for name in WHO)}, max(last_turn) AS turns,
-                   max(depth) AS depth, sum(calls) AS calls, sum(tokens) AS tokens, sum(cost) AS cost,
-                   epoch_us(min(first)) AS first_us, epoch_us(max(last)) AS last_us,
-                   coalesce(arg_max(outcome, outcome_at), '') AS outcome,
-                   list_contains($resolved::VARCHAR[], coalesce(arg_max(outcome, outcome_at), '')) AS resolved
-            FROM steps WHERE conversation <> '' GROUP BY conversation""",
-        {"resolved": list(resolved)},
+            SELECT *, list_contains(${RESOLVED_AS}::VARCHAR[], outcome) AS resolved FROM (
+                SELECT conversation, {", ".join(who)}, max(coalesce(turn, 1)) AS turns, max(coalesce(tool_depth, 0)) AS depth, {CALLS},
+                       sum({READ} + {WRITTEN}) AS tokens, coalesce(sum(cost), 0) AS cost, epoch_us(min(ts)) AS first_us,
+                       epoch_us(max(ts)) AS last_us, {outcome} AS outcome
+                FROM calls WHERE {only.sql} GROUP BY conversation {THERE})""",
+        {**only.values, RESOLVED_AS: list(resolved)},
+    )
+    reader.duck.execute(
+        f"""CREATE OR REPLACE TEMP TABLE steps AS
+            SELECT conversation, {TURN} AS turn, coalesce(sum(cost), 0) AS cost, {CALLS}
+            FROM calls WHERE ({only.sql}) AND conversation <> '' GROUP BY conversation, {TURN} {THERE}""",
+        only.values,
+    )
+    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in (*SPLIT, "cost_output"))
+    reader.duck.execute(
+        f"""CREATE OR REPLACE TEMP TABLE turns AS
+            SELECT {TURN} AS turn, {CALLS}, {sums} FROM calls WHERE ({only.sql}) AND conversation <> '' GROUP BY {TURN}""",
+        only.values,
     )
 
 
 def _curve(reader: Reader) -> tuple[tuple[Curve, ...], list[Turn]]:
     rows = _ask(reader, f"""
         WITH placed AS (
-            SELECT steps.*, known, resolved,
-                   coalesce(sum(steps.cost) OVER earlier, 0) AS before, count(*) OVER earlier AS turns_before,
-                   first_value(steps.cost) OVER (PARTITION BY conversation ORDER BY turn) AS first_cost,
-                   sum(steps.cost) OVER whole AS all_cost, count(*) OVER whole AS all_turns
+            SELECT turn, cost, known, resolved, first_value(cost) OVER earlier AS first_cost,
+                   sum(cost) OVER earlier - cost AS before, row_number() OVER earlier - 1 AS turns_before,
+                   sum(cost) OVER whole AS all_cost, count(*) OVER whole AS all_turns
             FROM steps JOIN (SELECT conversation, outcome <> '' AS known, resolved FROM talks) USING (conversation)
             WINDOW whole AS (PARTITION BY conversation),
-                   earlier AS (PARTITION BY conversation ORDER BY turn ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                   earlier AS (PARTITION BY conversation ORDER BY turn ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+        ), reached AS (
+            SELECT turn, count(*) AS reached, sum(cost) AS cost, sum(before) AS before, sum(first_cost) AS first,
+                   sum(all_cost - before) AS after, sum(all_turns - turns_before) AS turns_after, count(*) FILTER (known) AS known,
+                   count(*) FILTER (resolved) AS resolved, sum(all_cost - before) FILTER (known) AS known_after
+            FROM placed GROUP BY turn
         )
-        SELECT turn, count(*) AS reached, sum(calls) AS calls, sum(cost) AS cost, sum(cost_output) AS output,
-               {", ".join(f"sum({name}) AS {name}" for name in SPLIT)}, sum(before) AS before, sum(first_cost) AS first,
-               sum(all_cost - before) AS after, sum(all_turns - turns_before) AS turns_after, count(*) FILTER (known) AS known,
-               count(*) FILTER (resolved) AS resolved, sum(all_cost - before) FILTER (known) AS known_after
-        FROM placed GROUP BY turn ORDER BY turn""")  # fmt: skip
+        SELECT reached.*, turns.calls, turns.cost_output AS output, {", ".join(SPLIT)}
+        FROM reached JOIN turns USING (turn) ORDER BY turn""")
     turns = [
-        Turn(row["turn"], row["reached"], _pico(row["cost"]), _pico(row["first"]), _pico(row["after"]),
-             int(row["turns_after"]), row["known"], row["resolved"], _pico(row["known_after"]))
+        Turn(row["turn"], row["reached"], _pico(row["cost"]), _pico(row["first"]), _pico(row["after"]), int(row["turns_after"]),
+             row["known"], row["resolved"], _pico(row["known_after"]))
         for row in rows
     ]  # fmt: skip
     curve = [
@@ -229,7 +240,8 @@ def _tails(reader: Reader, conversations: int) -> tuple[Tail, ...]:
     made: list[Tail] = []
     for per_cent in TAILS:
         number = -(-conversations * per_cent // 100)
-        (row,) = _ask(reader, f"SELECT sum(cost) AS cost FROM (SELECT cost FROM talks ORDER BY cost DESC LIMIT {number})")
+        found = f"SELECT cost FROM talks WHERE conversation <> '' ORDER BY cost DESC LIMIT {number}"
+        (row,) = _ask(reader, f"SELECT sum(cost) AS cost FROM ({found})")
         made.append(Tail(per_cent, number, _pico(row["cost"])))
     return tuple(made)
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ..domain.entry import Entry
+from operator import itemgetter
+
+from ..domain.entry import COLUMNS, Entry
+
+_at = COLUMNS.index
+# By place: reading a row's fields by their names takes four times as long.
+_SERIES = itemgetter(*map(_at, ("provider", "dialect", "operation", "status", "model_served")))
+_AMOUNTS = itemgetter(*map(_at, (
+    "status", "cost", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "overhead_us",
+)))  # fmt: skip
 
 SERIES_MAX = 512  # label combinations; the rest is counted as `other`
 OTHER = ("other",) * 5
@@ -22,24 +31,25 @@ class Counters:
         self.overhead_us = 0
 
     def count(self, entry: Entry) -> None:
-        key = (entry.provider, entry.dialect, entry.operation, entry.status, entry.model_served)
+        key = _SERIES(entry)
         sums = self.series.get(key)
         if sums is None:
             if len(self.series) >= SERIES_MAX:
                 key = OTHER
             sums = self.series.setdefault(key, [0, 0, 0, 0])
         sums[0] += 1
-        if entry.status == "refused":
+        status, cost, read, cached, written, hour, wrote, reasoning, overhead_us = _AMOUNTS(entry)
+        if status == "refused":
             self.refused[entry.error] = self.refused.get(entry.error, 0) + 1  # the codes are ours, and few
             return
-        if entry.cost is None:
+        if cost is None:
             self.unpriced += 1
         else:
-            sums[1] += entry.cost
-        if entry.input is not None:
-            sums[2] += entry.input + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.cache_write_1h or 0)
-            sums[3] += (entry.output or 0) + (entry.reasoning or 0)
-        self.overhead_us += entry.overhead_us or 0
+            sums[1] += cost
+        if read is not None:
+            sums[2] += read + (cached or 0) + (written or 0) + (hour or 0)
+            sums[3] += (wrote or 0) + (reasoning or 0)
+        self.overhead_us += overhead_us or 0
 
     @property
     def tries(self) -> int:

@@ -19,17 +19,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..domain.money import plain, usd
+from ..domain.policy import Policy
 from ..stores import segments
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
 from ..testing import company
 from ..testing.planned import Planned
 from ..testing.provider import Provider
-from . import cli_spend, gateway, settings, tables
+from . import audit, cli_audit, cli_spend, gateway, settings, tables
 from .periods import Period
 
 FOLDER = "demo-ledger"
 MARK = "made-by-bursar-demo"
+ASK = ("audit", "why --this 2026-10", "spend --by feature,operation", "calls --where cause=tool:lookup_order --limit 5", "dashboard")
 
 
 class Clock:
@@ -73,13 +75,12 @@ def run(ledger: str | None = None, seed: int = 0) -> int:
         # The ledger's tail becomes Parquet, as it does beside every running gateway.
         segments.compact(folder, clock_us=clock, everything=True)
         truth = company.truth(seed, calls=calls)
+        _report(out, folder, policy, truth)
         with Reader(folder) as reader:
-            _report(out, reader, truth)
             agrees = _foot(out, reader, invoice.total(), invoice.by_day(), invoice.by_model())
     tables.line(out)
     tables.line(out, f"{len(calls):,} calls in {time.monotonic() - began:.0f} s. The ledger lies in {folder}. Ask it yourself:")
-    for command in ("spend --by feature,operation", "spend --by cause --since 2026-10-12 --until 2026-10-19",
-                    "calls --where cause=tool:lookup_order --limit 5", "check"):  # fmt: skip
+    for command in ASK:
         tables.line(out, f"  bursar {command} --ledger {folder}")
     return 0 if agrees else 1
 
@@ -103,24 +104,19 @@ def _play(url: str, calls: list[Planned], clock: Clock) -> None:
     connection.close()
 
 
-def _report(out: Console, reader: Reader, truth: dict[str, object]) -> None:
+def _report(out: Console, folder: Path, policy: Policy, truth: dict[str, object]) -> None:
     quiet, dear = _date(truth["first_day"]), _date(truth["second_month"])
     after = (dear + timedelta(days=32)).replace(day=1)
-    month = Period(_us(dear), _us(after), (_us(quiet), _us(dear)))
-
-    tables.line(out, "\nThe bill went up, and nobody can say why", "bold")
-    _table(out, "by month", cli_spend.statement(reader, (), (), Period(_us(quiet), _us(after)), grain="month"))
-    tables.line(out, f"\nWhat cost us that in {dear:%B}, beside {quiet:%B}", "bold")
-    for name in ("feature", "tenant", "operation", "cause"):
-        _table(out, f"by {name}", cli_spend.statement(reader, (name,), (), month, top=8))
-
-    first, last = truth["week"]  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
-    week = Period(_us(_date(first)), _us(_date(last) + timedelta(days=1)))
-    tables.line(out, f"\nThe dear week, {first:%d} to {last:%d %B}: what cost us that", "bold")
-    _week(out, reader, week)
-
-    tables.line(out, f"\nWhat hides behind it in {dear:%B}", "bold")
-    _hidden(out, reader, month, dear, after)
+    with Reader(folder) as reader:
+        tables.line(out, "\nThe bill went up, and nobody can say why", "bold")
+        cli_spend._table(out, cli_spend.statement(reader, (), (), Period(_us(quiet), _us(after)), grain="month"))  # pyright: ignore[reportPrivateUsage]
+        first, last = truth["week"]  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+        tables.line(out, f"\nThe dear week, {first:%d} to {last:%d %B}: what cost us that", "bold")
+        _week(out, reader, Period(_us(_date(first)), _us(_date(last) + timedelta(days=1))))
+    with audit.open_reader(folder) as reader:
+        made = audit.take(reader, policy, Period(_us(dear), _us(after)), _us(after))
+    tables.line(out, f"\nThe audit of {dear:%B}: six questions", "bold")
+    cli_audit.as_tables(out, made, brief=True)
 
 
 def _week(out: Console, reader: Reader, week: Period) -> None:
@@ -145,29 +141,6 @@ def _week(out: Console, reader: Reader, week: Period) -> None:
         rows.append(["in more than one of these", tables.money(overlap), tables.share(overlap, total)])
     out.print(tables.table([tables.Column("driver"), tables.number("cost"), tables.number("share")], rows,
                            total=[tables.TOTAL, tables.money(total), "100.0%"]))  # fmt: skip
-
-
-def _hidden(out: Console, reader: Reader, month: Period, first: date, after: date) -> None:
-    total = _sum(reader, month, ())
-    last_night = Period(_us(after - timedelta(days=1)), _us(after))
-    rows = []
-    for what, where, period in (
-        ("evals, per pull request, nightly and weekly", (Filter("purpose", ("eval",)),), month),
-        ("the nightly re-embedding", (Filter("purpose", ("embedding",)),), month),
-        ("… in the month's last night", (Filter("purpose", ("embedding",)),), last_night),
-        ("falling back to a model 15 times the price", (Filter("operation", ("fallback",)),), month),
-        ("asking again after lookup_order failed", (Filter("cause", ("tool:lookup_order",)),), month),
-        ("one conversation in six hours", (Filter("conversation", (_dearest(reader, month),)),), month),
-    ):
-        pico = _sum(reader, period, where)
-        rows.append([what, tables.money(pico), tables.share(pico, total)])
-    out.print(tables.table([tables.Column("multiplier"), tables.number("cost"), tables.number("of the month")], rows))
-
-
-def _dearest(reader: Reader, period: Period) -> str:
-    """The conversation that cost most."""
-    ask = Query(("cost",), ("conversation",), (Filter("conversation", ("",), True),), period.since, period.until, top=1)
-    return str(reader.query(ask)[0]["conversation"])
 
 
 def _sum(reader: Reader, period: Period, where: tuple[Filter, ...]) -> int:
@@ -196,12 +169,6 @@ def _foot(out: Console, reader: Reader, owed: Decimal, by_day: dict[str, Decimal
         where = ", ".join(odd) or "no single day or model"
         tables.line(out, f"  difference            ${plain(booked - usd(owed))}; on {where}", "bold red")
     return agrees
-
-
-def _table(out: Console, title: str, made: object) -> None:
-    tables.line(out)
-    tables.line(out, title, "dim")
-    cli_spend._table(out, made)  # type: ignore[arg-type]  # pyright: ignore[reportPrivateUsage, reportArgumentType]
 
 
 def _us(day: date) -> int:

@@ -40,6 +40,8 @@ from .http_server import Responder, Server, ServerLimits
 
 log = logging.getLogger("bursar.gateway")
 
+WATCH_FIRST_S = 3.0  # the gateway's own start comes first
+WATCH_REST_MAX_S = 60.0
 LOG_LINES_MAX = 50_000  # waiting for stderr; beyond it lines are dropped and counted, rows never are
 
 
@@ -164,14 +166,22 @@ class Gateway:
                 for exchange in list(self.streams):
                     exchange.obey()
 
-    async def _compact(self) -> None:
-        """Tail rows into segments, in a process of its own: DuckDB is not loaded here."""
+    async def _watch(self) -> None:
+        """The clockwork (compaction, expiry, alarms) in a process of its own: DuckDB is not loaded here, and no channel that hangs
+        is ours to wait for. It ends with its input; one that dies is started again."""
+        arguments = [sys.executable, "-m", "bursar.surfaces.watch", str(self.shop.ledger.place.file)]
+        arguments += [str(self.shop.policy_path)] if self.shop.policy_path else []
+        pause = WATCH_FIRST_S
         while True:
-            await asyncio.sleep(self.shop.policy.ledger.compact_every_s)
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bursar.stores.segments", str(self.shop.folder), stdout=subprocess.DEVNULL
-            )
-            await child.wait()
+            await asyncio.sleep(pause)
+            child = await asyncio.create_subprocess_exec(*arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            try:
+                ended = await child.wait()
+            finally:
+                if child.stdin is not None:
+                    child.stdin.close()
+            pause = min(2 * pause, WATCH_REST_MAX_S)
+            log.warning("the clockwork ended with %s; it is started again in %g s", ended, pause)
 
     def reload(self) -> str:
         """Read the policy again; a bad one leaves the last good one in force. Returns what happened, in a sentence."""
@@ -195,8 +205,10 @@ class Gateway:
         self.server = Server(self.handle, limits, on_error_reply=_framing_error)
         await self.server.listen(host, port, ssl=tls, reuse_port=reuse_port)
         self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
-        if self.shop.policy.ledger.compact_every_s > 0:
-            self._tasks.append(asyncio.create_task(self._compact()))
+        policy = self.shop.policy
+        wanted = policy.watch.every_s > 0 and (policy.ledger.compact_every_s > 0 or policy.alarm or policy.guard.handoff)
+        if wanted and os.environ.get("BURSAR_WORKER", "0") == "0":  # one for all workers
+            self._tasks.append(asyncio.create_task(self._watch()))
         return self.server.port
 
     async def stop(self, grace_s: float) -> None:

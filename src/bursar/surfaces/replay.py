@@ -20,8 +20,8 @@ from . import periods, price_sync, settings, wiring
 
 COLUMNS = (
     "ts", "tenant", "feature", "flow", "operation", "purpose", "conversation", "user", "key", "provider", "model_requested",
-    "model_served", "turn", "tool_depth", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "cost", "saved",
-    "request_hash", "finish", "status", "evidence", "attempt_kind", "labels", "id",
+    "model_served", "turn", "tool_depth", "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning", "cost",
+    "saved", "request_hash", "finish", "status", "evidence", "attempt_kind", "labels", "id",
 )  # fmt: skip
 DAY_US = 86_400_000_000
 AT_ONCE = 20_000
@@ -96,8 +96,8 @@ def rows(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> I
     condition = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
     pico = "CAST(coalesce({}, 0) * 1000000000000 AS BIGINT)"
     result = reader.duck.execute(
-        f"""SELECT epoch_us(ts), tenant, feature, flow, purpose, conversation, "user", key, provider, model_requested, model_served, turn,
-                   tool_depth, input, cache_read, cache_write, cache_write_1h, output, reasoning,
+        f"""SELECT epoch_us(ts), tenant, feature, flow, purpose, conversation, "user", key, provider, model_requested,
+                   model_served, turn, tool_depth, input, cache_read, cache_write, cache_write_1h, output, reasoning,
                    {pico.format("cost")} + {pico.format("saved")}, request_hash, finish, status,
                    CASE WHEN contains(evidence, '"stop":true') THEN evidence END, attempt_kind,
                    map_extract_value(labels, 'suite')

@@ -1,4 +1,4 @@
-"""What the controls saved, from the ledger's rows: per control and per day, gross, own cost and net, beside the bill. Plain records."""
+"""What the controls saved, from the ledger's rows: per control and day, gross, own cost and net, beside the bill. Plain records."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def savings(reader: Reader, where: tuple[Filter, ...], period: periods.Period, t
         period.since, period.until, pico(spent[0]) if spent and spent[0] is not None else 0,
         tuple(_control(one) for one in totals.values()),
         tuple(Day(day.isoformat(), by, s.calls, s.gross, s.own, s.low, s.high) for (day, by), s in sorted(days.items())),
-        tuple(_control(shadow[name]) for name in saving.CONTROLS if name in shadow), _repeats(reader, condition.sql, condition.values, ttl_us),
+        tuple(_control(shadow[name]) for name in saving.CONTROLS if name in shadow),
+        _repeats(reader, condition.sql, condition.values, ttl_us),
     )  # fmt: skip
 
 
@@ -141,9 +142,11 @@ def _repeats(reader: Reader, condition: str, values: dict[str, object], ttl_us: 
     """From the hashes of requests. What calls tools is left out; so is what nobody's name stands on."""
     rows = reader.duck.execute(
         f"""WITH asked AS (
-              SELECT epoch_us(ts) AS asked_us, coalesce(nullif('tenant ' || tenant, 'tenant '), 'key ' || key) AS wall, request_hash, cost
-              FROM calls WHERE ({condition}) AND saved_by NOT IN ('cache', 'near') AND operation <> 'control' AND attempt_kind = 'first'
-                AND status = 'ok' AND request_hash <> '' AND (tenant <> '' OR key <> '')
+              SELECT epoch_us(ts) AS asked_us, coalesce(nullif('tenant ' || tenant, 'tenant '), 'key ' || key) AS wall,
+                request_hash, cost
+              FROM calls WHERE ({condition}) AND NOT starts_with(saved_by, 'cache') AND saved_by <> 'near'
+                AND operation <> 'control' AND attempt_kind = 'first' AND status = 'ok' AND request_hash <> ''
+                AND (tenant <> '' OR key <> '')
                 AND finish NOT IN ('tool_calls', 'tool_use', 'function_call'))
             SELECT asked_us, wall, request_hash, cost, (SELECT count(*) FROM asked) FROM asked
             QUALIFY count(*) OVER (PARTITION BY wall, request_hash) > 1 ORDER BY asked_us LIMIT {REPEATS_MAX}""",

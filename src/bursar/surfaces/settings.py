@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,8 +15,9 @@ from blake3 import blake3
 from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
 from ..rules import audit, guard, reuse
-from ..rules.budget import compile_budget
-from ..stores.price_override import compile_override
+from ..rules.alarm_policy import compile_alarm, length
+from ..rules.budget import ceilings, compile_budget
+from ..stores.price_override import compile_override, compile_tool
 from ..wire import failure
 
 PLACES = ("bursar.toml",)
@@ -79,6 +81,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
         compile_controls(policy)
     except ValueError as bad:
         raise BadPolicy(f"{name}: [tiers], [[route]], [compact]: {bad}") from None
+    try:
+        ceilings(policy.fallback, UTC)
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['fallback'])}: [[fallback]]: {bad}") from None
     for number, line in enumerate(policy.fallback):
         targets = [line.to] if isinstance(line.to, str) else line.to
         if line.from_ in targets:
@@ -97,7 +103,7 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             )
     for number, override in enumerate(policy.price):
         try:
-            compile_override(override, number)
+            (compile_tool if override.tool and not override.model else compile_override)(override, number)
         except ValueError as bad:
             raise BadPolicy(f"{name}:{_line(text, ['price', number])}: [[price]]: {bad}") from None
     for number, tool in enumerate(policy.tool):
@@ -108,6 +114,7 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
             raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: failed: {bad}") from None
         if tool.polls < 0:
             raise BadPolicy(f"{name}:{_line(text, ['tool', number])}: [[tool]]: polls is {tool.polls}; write how often, from 1 up")
+    _check_alarms(policy, text, name)
     try:
         audit.limits(policy.audit)
     except ValueError as bad:
@@ -117,6 +124,50 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
     if twice:
         raise BadPolicy(f"{name}: two budgets are named {twice!r}; their counters would mix, rename one")
     return policy
+
+
+def _check_alarms(policy: Policy, text: str, name: str) -> None:
+    """Alarms, and where they are told: everything named must be there."""
+    known = ", ".join(policy.channels) or "none"
+
+    def channels(names: list[str], where: list[str | int], what: str) -> None:
+        missing = next((one for one in names if one not in policy.channels), None)
+        if missing is not None:
+            raise BadPolicy(f"{name}:{_line(text, where)}: {what}: there is no channel {missing!r}; [channels] has {known}")
+
+    place = policy.guard.handoff
+    if place and not re.match(r"https?://", place):
+        channels([place], ["guard", "handoff"], "guard.handoff")
+    seen: set[str] = set()
+    for number, alarm in enumerate(policy.alarm):
+        line = _line(text, ["alarm", number])
+        try:
+            rule = compile_alarm(alarm, number)
+        except ValueError as bad:
+            raise BadPolicy(f"{name}:{line}: [[alarm]]: {bad}") from None
+        if rule.name in seen:
+            raise BadPolicy(f"{name}:{line}: [[alarm]]: two alarms are named {rule.name!r}; rename one")
+        seen.add(rule.name)
+        channels(alarm.channels, ["alarm", number], "[[alarm]]")
+        if alarm.owner and alarm.owner not in policy.owners:
+            raise BadPolicy(f"{name}:{line}: [[alarm]]: there is no owner {alarm.owner!r}; write [owners.{alarm.owner}]")
+    for one, owner in policy.owners.items():
+        if not owner.channels:
+            raise BadPolicy(f"{name}:{_line(text, ['owners', one])}: owners.{one}: no channels; name one of {known}")
+        channels(owner.channels, ["owners", one], f"owners.{one}")
+    for one, channel in policy.channels.items():
+        if not channel.url:
+            line = _line(text, ["channels", one])
+            raise BadPolicy(f'{name}:{line}: channels.{one}: url is empty; write url = "env:NAME" or an address')
+        if not 0 < channel.timeout_s <= 60:
+            line = _line(text, ["channels", one])
+            raise BadPolicy(f"{name}:{line}: channels.{one}: timeout_s is {channel.timeout_s:g}; write more than 0, at most 60")
+    try:
+        length(policy.watch.link_ttl, "link_ttl")
+    except ValueError as bad:
+        raise BadPolicy(f"{name}:{_line(text, ['watch', 'link_ttl'])}: [watch]: {bad}") from None
+    if policy.watch.url and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", policy.watch.url):
+        raise BadPolicy(f'{name}:{_line(text, ["watch", "url"])}: [watch]: url is {policy.watch.url!r}; write "https://host"')
 
 
 def schema() -> bytes:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -22,10 +23,12 @@ from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
 from ..rules import estimate, guard, reuse, thread
-from ..rules.budget import Budgets, compile_budget, parse_limit
+from ..rules.budget import Budgets, ceilings, compile_budget, parse_limit
 from ..rules.order import Orders
+from ..rules.tools import ToolPrices
 from ..stores import incidents
 from ..stores.glance import Glance
+from ..stores.price_override import compile_tool
 from ..stores.pricebook import PriceBook
 from ..stores.schema import Place
 from ..stores.threads import TTL_US, Shelf, Threads
@@ -169,6 +172,7 @@ class Shop(NamedTuple):
     clock_us: Callable[[], int]
     watch: OrderWatch
     ci: str = ""  # the build service that a wrapped client's process runs in
+    built: Mapping[str, str] = {}  # … and what calls say there where nobody says it
 
 
 def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Address]:
@@ -207,7 +211,10 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
     return Desk(
         providers=rules,
         defaults={"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"},
-        budgets=Budgets([*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]),
+        budgets=Budgets([
+            *(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard),
+            *ceilings(policy.fallback, UTC),
+        ]),
         fallbacks=tuple(policy.fallback),
         labels=policy.labels,
         prices=book,
@@ -219,6 +226,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         node=node,
         signs=Signs([failure.sign(t.name, "" if t.name == "*" else t.name, text) for t in policy.tool for text in t.failed]),
         polls={tool.name: tool.polls for tool in policy.tool if tool.polls},
+        tools=ToolPrices(tuple(compile_tool(line, n) for n, line in enumerate(policy.price) if line.tool)),
         guards=guard.Guards(policy.guard),
         orders=Orders(),
         controls=compile_controls(policy),
@@ -251,7 +259,7 @@ def open_shop(
     folder = place.parent if place.suffix == ".db" else place  # prices and keys lie beside the ledger's file
     node = os.environ.get("BURSAR_NODE") or socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    book = PriceBook.load(price_sync.ensure_book(folder), policy.price)
+    book = PriceBook.load(price_sync.ensure_book(folder), [line for line in policy.price if line.model])
     places = addresses(policy, keys_from_environment=mode == "gateway")
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
@@ -261,7 +269,8 @@ def open_shop(
     )  # fmt: skip
     watch = OrderWatch(opened.place, clock_us)
     watch.look(desk)
-    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, watch, context.build_service(os.environ))
+    service, built = context.build_service(os.environ), context.build_labels(os.environ)
+    return Shop(desk, opened, places, memory, policy, path, folder, clock_us, watch, service, built)
 
 
 def provider_for(places: Mapping[str, Address], url: str) -> str:

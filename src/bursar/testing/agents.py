@@ -134,7 +134,7 @@ def orders(rng: Random, who: Who, flaky: bool) -> Iterator[Planned]:
             talk.acts(ident, uses, [Result('{"state": "shipped"}')])
         else:
             talk.says(text)
-            talk.human("And the next one?")
+            talk.human(f"And the next one, number {turn + 2}?")
         ts += pause(rng, human=not uses)
 
 
@@ -163,7 +163,7 @@ def research(rng: Random, who: Who) -> Iterator[Planned]:
             talk.acts(ident, uses, [Result(f"filing {turn}: see item 1A")])
         else:
             talk.says(text)
-            talk.human("Go deeper.")
+            talk.human(f"Go deeper into finding {turn}.")
         ts += pause(rng, human=not uses)
 
 

@@ -33,10 +33,23 @@ _FAMILIES: tuple[tuple[str, str], ...] = (("/v1/messages", "anthropic"), ("/v1be
 _VERSIONS = frozenset(("v1", "v1beta", "v1beta1", "v1alpha", "v2"))
 
 
+KNOWN_MAX = 1024
+
+
 def resolver(families: Mapping[str, str]) -> Callable[[str, str], Route]:
     """`resolve` for a set of providers by name, each with its family (openai | anthropic | gemini | "")."""
 
+    known: dict[tuple[str, str], Route] = {}  # strangers choose paths
+
     def resolve(method: str, path: str) -> Route:
+        found = known.get((method, path))
+        if found is None:
+            if len(known) >= KNOWN_MAX:
+                known.clear()
+            found = known[method, path] = look(method, path)
+        return found
+
+    def look(method: str, path: str) -> Route:
         first, _, rest = path[1:].partition("/")
         if first in families and first not in _VERSIONS:
             dialect, family = _spoken(method, "/" + rest)

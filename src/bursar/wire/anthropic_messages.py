@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -14,12 +15,13 @@ from ..domain.history import Reply
 from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
-from . import anthropic_usage, canon, edges, error, generated, splice, usage, wind_down
+from . import anthropic_usage, canon, edges, error, generated, opening, splice, usage, wind_down
 from . import body as gate
 from .anthropic_history import anthropic_message, system, tools
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, refusal_headers, refusal_message, text_of, texts
 from .history import BUILT_IN, NO_PREFACE, Signs, printed
 from .openai_history import Called, Words, reply
+from .opening import counted
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -86,14 +88,18 @@ def _session(pairs: tuple[tuple[str, str], ...]) -> tuple[str, str]:
     return (found[1], packed[: found.start()].rstrip("_")) if found else ("", packed)
 
 
+_messages = attrgetter("messages")
+
+
 class _Messages:
     name = "anthropic_messages"
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
-        found = gate.read(body, _Body)
+        teller = signs.teller(self.name, anthropic_message)
+        found = opening.read(body, _Body, _messages, teller.openings)
         if isinstance(found, Malformed):
             return found
-        found, members = found
+        found, members, begun = found
         where = "tools"
         try:
             offered = signs.preface(bytes(found.tools), tools) if len(memoryview(found.tools)) else NO_PREFACE
@@ -101,7 +107,7 @@ class _Messages:
             ordered = signs.preface(bytes(found.system), system) if len(memoryview(found.system)) else NO_PREFACE
             where = "messages"
             before = replace(offered, weight=offered.weight + ordered.weight) if ordered.weight else offered
-            told = signs.teller(self.name, anthropic_message).tell(found.messages or (), before)
+            told = teller.tell(found.messages or (), before, begun, b'"messages"')
         except (msgspec.DecodeError, RecursionError) as bad:
             return gate.malformed(where, bad)
         why = told.remote
@@ -113,12 +119,12 @@ class _Messages:
             model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_tokens.value,
             usage_asked=True, unbounded_input=why,
             service_tier="fast" if found.speed.value == "fast" else found.service_tier.value or "",
-            conversation=conversation, user=user, metadata=pairs, messages=len(found.messages or ()),
+            conversation=conversation, user=user, metadata=pairs, messages=counted(found.messages or (), begun),
             human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
             print=printed(told.print or ordered.print, offered.print),
             cache_1h=told.hour or offered.hour or ordered.hour or _hour(found.cache_control),
             json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),
-            members=members,
+            members=members, hash=begun.hash() if begun is not None else "",
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:

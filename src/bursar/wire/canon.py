@@ -15,10 +15,10 @@ from . import failure
 IMAGE_WEIGHT = 6_000  # bytes that an image or document sent in base64 counts as: about 1,500 tokens, as providers publish
 MASKED = 4_096  # characters of a result in which moments and ids are masked; further ones count as they are
 PREVIEW = 80
+NOTHING = ("null", "None", "undefined")  # how programs write that a tool gave nothing
 LONG = 40  # characters of a text, or of a line, that is not likely to come twice by chance
 TEXT_LONG = 6 * LONG  # of a text whose lines are worth looking up, and of a reply that may be a summary
 SUMMARY_LONG = 5 * LONG
-LINES = 8
 
 _sorted = msgspec.json.Encoder(order="deterministic")
 _any = msgspec.json.Decoder()
@@ -93,12 +93,15 @@ def result(ident: str, name: str, text: str, flagged: bool, weight: int, signs: 
     text = text.strip()
     data = utf8(text)
     whole = digest(b"result\0", data)
-    form, why = EMPTY, ""
+    form, why, code = EMPTY, "", False
+    if text in NOTHING:
+        text, data = "", b""
     if text:
         form = TEXT
         if text[0] in "{[":
             try:
-                why = failure.of_json(_any.decode(text))
+                value = _any.decode(text)
+                why, code = failure.of_json(value), failure.code(value)
                 form = JSON
             except (msgspec.DecodeError, RecursionError):
                 form = TEXT if failure.cut(text) else shape(text)
@@ -110,7 +113,7 @@ def result(ident: str, name: str, text: str, flagged: bool, weight: int, signs: 
     masked = mask(text, data)
     known = whole & 0xFFFFFFFFFFFFFFFF if masked is text else short(utf8(masked))
     error = short(utf8(masked.partition("\n")[0][:120])) if why or own or failure.complains(text) else 0
-    return Result(ident, name, known, why, error, weight, form, own), whole
+    return Result(ident, name, known, why, error, weight, form, own, code), whole
 
 
 # What changes from answer to answer without anything having happened. Whether there may be any is asked first, of the bytes
@@ -165,11 +168,6 @@ def _values(part: Any) -> list[Any]:
     if isinstance(part, dict):
         part = list(cast("dict[str, Any]", part).values())
     return cast("list[Any]", part)[:16] if isinstance(part, list) else []
-
-
-def long_lines(text: str) -> tuple[int, ...]:
-    """Hashes of the first long lines of a text: a summary is carried on with something put around it."""
-    return tuple([hash(line) for line in map(str.strip, text[:8192].splitlines()) if len(line) >= LONG][:LINES])
 
 
 def payload(text: str) -> str:

@@ -143,6 +143,20 @@ def of_json(value: Any) -> str:
     return why
 
 
+def code(value: Any) -> bool:
+    """Whether an answer that is a JSON object says that a program ended with a code other than 0, itself or in its metadata."""
+    if not isinstance(value, dict):
+        return False
+    body = cast("dict[Any, Any]", value)
+    about: Any = body.get("metadata")
+    for part in (body, cast("dict[Any, Any]", about)) if isinstance(about, dict) else (body,):
+        for key in ("exit_code", "exitCode", "returncode"):
+            number = part.get(key)
+            if isinstance(number, int) and not isinstance(number, bool) and number != 0:
+                return True
+    return False
+
+
 def _nothing(part: Any) -> bool:
     return part is None or part is False or part == "" or part == [] or part == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import msgspec
@@ -14,12 +15,13 @@ from ..domain.shape import replace
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import edges, error, gemini_usage, generated, splice, usage, wind_down
+from . import edges, error, gemini_usage, generated, opening, splice, usage, wind_down
 from .dialect import EVENTS, JSON, Reader, broken, encode, event, refusal_headers, refusal_message, session, text_of, texts
 from .gemini_array import ArrayRelay
 from .gemini_history import answered, gemini_content, system, tools
 from .history import BUILT_IN, NO_PREFACE, Signs, printed
 from .openai_history import SAID_MAX
+from .opening import counted
 from .stream import HOLD, PASS, Relay
 
 _MODEL = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):")
@@ -68,14 +70,18 @@ def _number(config: dict[str, Any], *names: str) -> int | Malformed | None:
     return raw
 
 
+_contents = attrgetter("contents")
+
+
 class _Generate:
     name = "gemini_generate"
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
-        found = gate.read(body, _Body)
+        teller = signs.teller(self.name, gemini_content)
+        found = opening.read(body, _Body, _contents, teller.openings)
         if isinstance(found, Malformed):
             return found
-        found, _ = found  # the edits look for themselves: both spellings are allowed, one level down
+        found, _, begun = found  # the edits look for themselves: both spellings are allowed, one level down
         camel, snake = found.generationConfig.value, found.generation_config.value
         if camel is not None and snake is not None:
             return Malformed("the body names generationConfig twice, in camel and in snake case")
@@ -94,7 +100,7 @@ class _Generate:
             ordered = signs.preface(raw, system) if raw else NO_PREFACE
             where = "contents"
             contents = [Raw(encode(found.contents))] if isinstance(found.contents, dict) else found.contents or ()
-            told = signs.teller(self.name, gemini_content).tell(contents, replace(offered, weight=offered.weight + ordered.weight))
+            told = teller.tell(contents, replace(offered, weight=offered.weight + ordered.weight), begun, b'"contents"')
         except (msgspec.DecodeError, RecursionError) as bad:
             return gate.malformed(where, bad)
         why = told.remote
@@ -108,9 +114,9 @@ class _Generate:
         return Asked(
             model=model[1] if model else "", stream=path.endswith(":streamGenerateContent"), output_cap=cap,
             choices=max(choices or 1, 1), usage_asked=True, unbounded_input=why, conversation=session(pairs),
-            metadata=pairs, messages=len(contents), human_turns=told.end.turns, tool_depth=told.end.depth,
+            metadata=pairs, messages=counted(contents, begun), human_turns=told.end.turns, tool_depth=told.end.depth,
             tools=offered.tools, history=told, print=printed(ordered.print, offered.print),
-            json_demanded=kind == "application/json",
+            json_demanded=kind == "application/json", hash=begun.hash() if begun is not None else "",
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:

@@ -30,6 +30,16 @@ def get(headers: Headers, name: bytes) -> bytes:
     return b""
 
 
+def index(headers: Headers) -> dict[bytes, bytes]:
+    """The headers by name, the last of each; not to be changed."""
+    if not isinstance(headers, Lines):
+        return dict(headers)
+    known = headers.made.get("index")
+    if known is None:
+        known = headers.made["index"] = dict(headers)
+    return known
+
+
 def upstream(headers: Headers, proxy: bool, own_key: bool, stream: bool) -> Headers:
     """Lines for the provider. `own_key`: the operator's key goes on at the edge, so the caller's credentials stay here."""
     how = (proxy, proxy and own_key, stream)
@@ -86,15 +96,37 @@ def _look_at(names: Iterable[bytes]) -> None:
 
 def downstream(headers: Headers, proxy: bool) -> Headers:
     """Lines for the client: the provider's, without framing and without cookies that are not the client's."""
-    named = get(headers, b"connection").lower()
-    return [
-        line
-        for line in headers
-        if line[0] not in HOP_BY_HOP
-        and not (proxy and line[0] == b"set-cookie")
-        and not line[0].startswith(b"x-bursar-")
-        and not (named and line[0] in named and line[0] in [n.strip() for n in named.split(b",")])
-    ]
+    kept_back = _kept_back[proxy]
+    out: Headers = []
+    named = b""
+    for line in headers:
+        name = line[0]
+        if name not in _heard:
+            _listen(name)
+        if name not in kept_back:
+            out.append(line)
+        elif name == b"connection":
+            named = named or line[1].lower()
+    if named and named not in (b"keep-alive", b"close"):
+        listed = {n.strip() for n in named.split(b",")}
+        out = [line for line in out if line[0] not in listed]
+    return out
+
+
+# The same of what providers answer.
+_heard: set[bytes] = set()
+_kept_back: dict[bool, set[bytes]] = {False: set(), True: set()}
+
+
+def _listen(name: bytes) -> None:
+    if len(_heard) > NAMES_MAX:
+        _heard.clear()
+        for kept_back in _kept_back.values():
+            kept_back.clear()
+    _heard.add(name)
+    for proxy, kept_back in _kept_back.items():
+        if name in HOP_BY_HOP or name.startswith(b"x-bursar-") or (proxy and name == b"set-cookie"):
+            kept_back.add(name)
 
 
 def streams(headers: Headers, asked_stream: bool, dialect: str) -> bool:

@@ -37,17 +37,20 @@ from ..domain.history import (
 )
 from ..domain.shape import Shape
 from .failure import Sign
+from .opening import Begun, Opening
 
-SHORT = 6  # up to so many messages, carrying on from a known opening saves nothing
-LOOK = 12  # messages that a request may add to one that is known and still be recognised at once
+LOOK = 12  # messages at the end among which a cache marker is looked for
+MARKS = 33  # ends of messages, the newest, that are kept with an opening: what rules/thread.py looks at
 RUNS = 32  # messages at the end whose place among the cached tokens is worked out one by one
 OPEN_MAX = 64  # unanswered calls, and results of calls that are not there, that are kept
 # What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those, and an
 # opening beside its own bytes.
-MESSAGE_BYTES, MORE_BYTES, OPENING_BYTES = 620, 380, 190
+MESSAGE_BYTES, MORE_BYTES, OPENING_BYTES = 620, 380, 400
 SAID_MAX = 24 << 20
 OPENINGS_MAX = 64 << 20
 PREFACES_MAX = 4 << 20
+
+LOW = 0xFFFFFFFFFFFFFFFF  # 64 bits of a digest
 
 T = TypeVar("T")
 
@@ -159,13 +162,19 @@ class _Packed(msgspec.Struct, array_like=True, gc=False):
     failed: tuple[Failed, ...]
     loose: tuple[Result, ...]
     preview: str
+    lines: tuple[int, ...]
+    chains: bytes  # of the marks, oldest first
+    marks: bytes  # their counts
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Packed).decode
 
 
-def _pack(s: _State) -> bytes:
+def _pack(s: _State, marks: Sequence[Mark]) -> bytes:
+    counts = array("Q")
+    for mark in marks:
+        counts.extend((mark.turns, mark.depth, mark.calls, mark.messages))
     calls, results, errors = s.pairs.calls, s.pairs.results, s.pairs.errors
     return _encode((
         (s.turns, s.depth, s.calls, s.count, s.kind, s.reply_at, s.talk, s.people, s.tools, s.system),
@@ -174,22 +183,28 @@ def _pack(s: _State) -> bytes:
         (s.digests.tobytes(), s.runs.tobytes(), calls.tobytes(), results.tobytes(), errors.tobytes()),
         s.pairs.names, tuple(s.open.values())[:OPEN_MAX] if s.open else (), s.habits, s.remote, s.print, s.pairs.run,
         (s.fresh_pairs, s.fresh_human, s.fresh_results, s.text, s.repair), s.failed, s.loose, s.preview,
+        s.lines, b"".join([mark.chain.to_bytes(16, "little") for mark in marks]), counts.tobytes(),
     ))  # fmt: skip
 
 
-def _unpack(packed: bytes) -> _State:
+def _unpack(packed: bytes) -> tuple[_State, list[Mark]]:
     p = _decode(packed)
     turns, depth, calls, count, kind, reply_at, talk, people, tools, system = p.counts
     said, said_uses, said_shape, replied, hour = p.said
     digests, runs, used, results, errors = p.columns
     pairs_new, human_new, results_new, text, repair = p.fresh
     pairs = Pairs(p.names, array("Q", used), array("Q", results), array("Q", errors), p.run) if p.names else NO_PAIRS
+    chains, each = p.chains, iter(array("Q", p.marks))
+    marks = [
+        Mark(int.from_bytes(chains[at : at + 16], "little"), *four)
+        for at, four in zip(range(0, len(chains), 16), zip(each, each, each, each))
+    ]  # fmt: skip
     return _State(
         int.from_bytes(p.chain, "little"), turns, depth, calls, count, int.from_bytes(p.root, "little"), kind, replied, reply_at,
         array("Q", digests), pairs, {use.id or use.name: use for use in p.open}, p.habits, said, said_uses, said_shape, talk, people,
         tools, system, array("Q", runs), p.remote, hour, p.print, pairs_new, human_new, results_new, p.failed, p.loose, p.preview,
-        text, (), repair,
-    )  # fmt: skip
+        text, p.lines, repair,
+    ), marks  # fmt: skip
 
 
 class Teller:
@@ -198,35 +213,32 @@ class Teller:
     def __init__(self, read: Callable[[bytes, Sequence[Sign]], Message], signs: Sequence[Sign] = ()) -> None:
         self._read, self._signs = read, signs
         self.said: Kept[Message] = Kept(SAID_MAX)
-        self.openings: Kept[bytes] = Kept(OPENINGS_MAX)
+        self.openings: Kept[Opening] = Kept(OPENINGS_MAX)
 
-    def tell(self, raws: Sequence[Raw], preface: Preface = NO_PREFACE) -> History:
-        """The history in `raws`, one message each. The built-in hash of bytes is keyed anew in each process and runs at
-        memory speed; nothing of it is stored or leaves this object."""
-        if len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
+    def tell(self, raws: Sequence[Raw], preface: Preface = NO_PREFACE, begun: Begun | None = None, place: bytes = b"") -> History:
+        """The history in `raws`, one message each; where the beginning of it is known, the first stands for that, and `place` is
+        the name of their array. The built-in hash of bytes is keyed anew in each process; nothing of it is stored or leaves
+        this object."""
+        known = begun.known if begun is not None else None
+        if known is None and len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
             return opening
-        sums = list(map(hash, map(bytes, raws)))  # one copy at a time: each is made where the last one was, in the cache
-        number = len(sums)
-        state, known = _State(), 0
-        for count in range(number - 1, max(SHORT, number - LOOK) - 1, -1) if number > SHORT else ():
-            opening = self.openings.get(hash(tuple(sums[:count])))
-            if opening is not None:
-                state, known = _unpack(opening), count
-                break
+        state, marks = _unpack(known.state) if known is not None else (_State(), list[Mark]())
+        if known is not None:
+            raws = raws[1:]
+        # Where the opening to be remembered ends: cache markers move on, and from there the bytes will differ.
+        keep = number = len(raws)
         messages: list[Message] = []
-        keep = number  # where the opening to be remembered ends: cache markers move on, and from there the bytes will differ
-        for at in range(known, number):
-            message = self._message(raws[at], sums[at])
+        for at, raw in enumerate(raws):
+            plain = bytes(raw)
+            message = self._message(plain, hash(plain))
             if message.marked and keep == number and number - at < LOOK:
                 keep = at
             messages.append(message)
-        marks = [Mark(state.chain, state.turns, state.depth, state.calls, state.count)] if known else []
-        _fold(state, messages[: keep - known], marks)
-        if keep >= SHORT and keep > known:
-            opening = _pack(state)
-            self.openings.put(hash(tuple(sums[:keep])), opening, OPENING_BYTES + len(opening))
+        _fold(state, messages[:keep], marks)
+        if begun is not None and keep:
+            begun.remember(self.openings, place, raws[:keep], lambda: _pack(state, marks[-MARKS:]), OPENING_BYTES)
         if keep < number:
-            _fold(state, messages[keep - known :], marks)
+            _fold(state, messages[keep:], marks)
         end = marks.pop() if marks else START
         marks.reverse()
         s = state
@@ -237,11 +249,12 @@ class Teller:
         )  # fmt: skip
 
 
-    def _message(self, raw: Raw, key: int) -> Message:
-        message = self.said.get(key)
-        if message is None:
-            message = self._read(bytes(raw), self._signs)
-            self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
+    def _message(self, raw: bytes, key: int) -> Message:
+        return self.said.get(key) or self._new(raw, key)
+
+    def _new(self, raw: bytes, key: int) -> Message:
+        message = self._read(raw, self._signs)
+        self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
         return message
 
     def _opened(self, raws: Sequence[Raw], preface: Preface) -> History | None:
@@ -251,12 +264,17 @@ class Teller:
         ordered: Message | None = None
         runs: list[int] = []
         for raw in raws:
-            message = self._message(raw, hash(bytes(raw)))
-            runs.append(message.weight << 2 | message.kind)
-            if message.kind == SYSTEM and ordered is None:
-                ordered = message
-            elif message.kind == HUMAN and said is None and message.power != 1:
+            plain = bytes(raw)
+            key = hash(plain)
+            message = self.said.get(key)
+            if message is None:
+                message = self._new(plain, key)
+            kind = message.kind
+            runs.append(message.weight << 2 | kind)
+            if kind == HUMAN and said is None and message.power != 1:
                 said = message
+            elif kind == SYSTEM and ordered is None:
+                ordered = message
             else:
                 return None
         if said is None:
@@ -267,7 +285,7 @@ class Teller:
             system, print_ = system + ordered.weight, ordered.print
             remote, hour = ordered.remote or remote, hour or ordered.hour
         return History(
-            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & 0xFFFFFFFFFFFFFFFF,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
+            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & LOW,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
             said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, system), array("Q", runs), (), remote, hour, print_,
         )  # fmt: skip
 
@@ -351,14 +369,20 @@ def _answered(state: _State, results: Sequence[Result], unanswered: dict[str, Us
         for tool, own in result.own:
             if not tool or tool == name:
                 why = own
+        doubt = 0
         if not why:
-            if result.shape == JSON:
+            if result.shape == JSON and not result.code:
                 if name not in state.habits:
                     state.habits = (*state.habits[-15:], name)
-            elif result.shape != TEXT and name in state.habits:
-                why = "empty" if result.shape == EMPTY else "malformed"
+            elif result.shape != TEXT:
+                why = "exit_code" if result.code else "empty" if result.shape == EMPTY else "malformed"
+                if result.code or name not in state.habits:
+                    doubt = _doubt(use, result, pairs)
+                    why = why if use is not None else ""
         if why and len(state.failed) < OPEN_MAX:
-            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight))
+            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight, doubt))
+        if doubt:
+            why = ""
         if use is None:
             if len(state.loose) < OPEN_MAX:
                 state.loose = (*state.loose, result)
@@ -370,6 +394,13 @@ def _answered(state: _State, results: Sequence[Result], unanswered: dict[str, Us
         pairs = paired(pairs, name, use.digest, result.digest, result.error or (result.digest if why else 0))
         state.fresh_pairs = min(fresh + 1, TAIL)
     return pairs
+
+
+def _doubt(use: Use | None, result: Result, pairs: Pairs) -> int:
+    """The digest of a call whose result may be meant so; 0 where the same was asked before, with the same result."""
+    if use is None or (use.digest, result.digest) in zip(pairs.calls, pairs.results):
+        return 0
+    return use.digest
 
 
 def _told(state: _State, message: Message, digest: int, after_reply: bool, pairs: Pairs) -> Pairs:

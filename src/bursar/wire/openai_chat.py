@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import msgspec
@@ -14,11 +15,12 @@ from ..domain.history import Reply
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import error, generated, openai_usage, splice, sse, usage, wind_down
+from . import error, generated, openai_usage, opening, splice, sse, usage, wind_down
 from .dialect import EVENTS, JSON, encode, event, session, text_of, texts
 from .history import BUILT_IN, NO_PREFACE, Signs, printed
 from .openai_answer import as_usage, edge_reading, generated_texts, refuse, whole
 from .openai_history import Function, Words, chat_message, reply, tools
+from .opening import counted
 from .stream import HIDE, KEEP, PASS, Relay
 
 # --- asked ---
@@ -82,6 +84,7 @@ class _Body(msgspec.Struct):
     plugins: Raw | UnsetType = UNSET
 
 
+_messages = attrgetter("messages")
 DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
 _tools = tools(frozenset(("function", "custom")))
 # Names that want max_completion_tokens (OpenAI refuses max_tokens for its reasoning models); vendors that copy the API
@@ -94,14 +97,15 @@ class _Chat:
     name = "openai_chat"
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
-        found = gate.read(body, _Body)
+        teller = signs.teller(self.name, chat_message)
+        found = opening.read(body, _Body, _messages, teller.openings)
         if isinstance(found, Malformed):
             return found
-        found, members = found
+        found, members, begun = found
         offered = told = None
         try:
             offered = signs.preface(bytes(found.tools), _tools) if len(memoryview(found.tools)) else NO_PREFACE
-            told = signs.teller(self.name, chat_message).tell(found.messages or (), offered)
+            told = teller.tell(found.messages or (), offered, begun, b'"messages"')
         except (msgspec.DecodeError, RecursionError) as bad:
             return gate.malformed("messages" if offered else "tools", bad)
         cap, newer = found.max_tokens.value, found.max_completion_tokens.value
@@ -120,11 +124,11 @@ class _Chat:
             model=model, stream=found.stream.value is True, output_cap=cap,
             choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=why,
             service_tier=found.service_tier.value or "", conversation=session(pairs) if pairs else "",
-            user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(found.messages or ()),
+            user=found.user or found.safety_identifier or "", metadata=pairs, messages=counted(found.messages or (), begun),
             human_turns=told.end.turns, tool_depth=told.end.depth,
             tools=offered.tools + len(found.functions or ()), history=told, print=printed(told.print, offered.print),
             json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
-            members=members,
+            members=members, hash=begun.hash() if begun is not None else "",
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Raw
 
-from ..domain.history import ASSISTANT, BASE, EMPTY, HUMAN, SYSTEM, TOOL, Message, Reply, Use
+from ..domain.history import ASSISTANT, BASE, EMPTY, HUMAN, SYSTEM, TOOL, Message, Reply, Use, long_lines
 from ..domain.shape import Shape
 from . import canon, failure
 from .dialect import text_of
@@ -146,7 +146,7 @@ def spoken(kind: int, found: Content, size: int, far: str, uses: Sequence[tuple[
         chain, power = canon.add(chain, power, [*found.media, *[whole for _, whole in uses]])
     weight = max(size - found.spared, 1)
     if kind == HUMAN:
-        lines = canon.long_lines(text) if len(text) >= canon.TEXT_LONG else ()
+        lines = long_lines(text) if len(text) >= canon.TEXT_LONG else ()
         return Message(kind, chain, power, weight, (), (), EMPTY, hash(text), lines, _repairs(text[:200].lower()), False, False, far)
     return Message(kind, chain, power, weight, tuple([use for use, _ in uses]), (), canon.shape(text), remote=far)
 
@@ -282,7 +282,7 @@ def reply(text: str, called: Sequence[Called], apart: bool = False) -> Reply:
         if not text:
             return Reply()
         only = canon.digest(b"said\0", canon.utf8(text))
-        return Reply(only, BASE, (only,), (), (), canon.long_lines(text) if len(text) >= canon.SUMMARY_LONG else ())
+        return Reply(only, BASE, (only,), (), (), text if len(text) >= canon.SUMMARY_LONG else "")
     said = [canon.digest(b"said\0", canon.utf8(text))] if text else []
     uses: list[Use] = []
     prompts: list[int] = []

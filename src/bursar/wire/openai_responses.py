@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -15,12 +16,13 @@ from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import canon, edges, error, generated, openai_usage, splice, usage, wind_down
+from . import canon, edges, error, generated, openai_usage, opening, splice, usage, wind_down
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, session, text_of, texts
 from .history import BUILT_IN, NO_PREFACE, Preface, Signs, printed
 from .openai_answer import refuse
 from .openai_history import Called, reply, responses_item, tools
 from .openai_history import content as said
+from .opening import counted
 from .stream import KEEP, PASS, Relay
 
 # --- asked ---
@@ -83,14 +85,18 @@ def _instructions(raw: bytes) -> Preface:
     return Preface(len(raw), canon.fingerprint(text_of(canon.decode_any(raw))))
 
 
+_input = attrgetter("input")
+
+
 class _Responses:
     name = "openai_responses"
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
-        found = gate.read(body, _Body)
+        teller = signs.teller(self.name, responses_item)
+        found = opening.read(body, _Body, _input, teller.openings)
         if isinstance(found, Malformed):
             return found
-        found, members = found
+        found, members, begun = found
         where = "tools"
         try:
             offered = signs.preface(bytes(found.tools), _offered) if len(memoryview(found.tools)) else NO_PREFACE
@@ -100,7 +106,7 @@ class _Responses:
             items = found.input or ()
             if isinstance(items, str):
                 items = [Raw(encode({"role": "user", "content": items}))]
-            told = signs.teller(self.name, responses_item).tell(items, replace(offered, weight=offered.weight + ordered.weight))
+            told = teller.tell(items, replace(offered, weight=offered.weight + ordered.weight), begun, b'"input"')
         except (msgspec.DecodeError, RecursionError) as bad:
             return gate.malformed(where, bad)
         why = told.remote
@@ -122,11 +128,11 @@ class _Responses:
             model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_output_tokens.value,
             usage_asked=True, unbounded_input=why, service_tier=found.service_tier.value or "",
             conversation=conversation or session(pairs), previous=previous,
-            user=found.user or found.safety_identifier or "", metadata=pairs, messages=len(items),
+            user=found.user or found.safety_identifier or "", metadata=pairs, messages=counted(items, begun),
             human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
             print=printed(told.print or ordered.print, offered.print),
             json_demanded=b'"json_schema"' in bytes(found.text) or b'"json_object"' in bytes(found.text),
-            members=members,
+            members=members, hash=begun.hash() if begun is not None else "",
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage
+from ..domain.usage import Estimated, Known, Tokens, Unknown, Usage, made_tokens
 from .usage import COUNT_MAX, Object, Unreadable, count, dollars, part
 
 # xAI states the price in ticks of 1e-10 dollars; recorded answers of grok-4.3 price to the tick that way.
@@ -73,7 +73,7 @@ def plain(raw: bytes) -> Known | None:
         or inside.audio_tokens or outside.audio_tokens
     ):  # fmt: skip
         return None
-    return Known(Tokens(into - cached, cached, 0, 0, outof - reasoning, reasoning), raw)
+    return Known(made_tokens((into - cached, cached, 0, 0, outof - reasoning, reasoning, 0, 0, 0, 0, 0, ())), raw)
 
 
 def tally(usage: Object, raw: bytes, *, embedding: bool = False, final: bool = True, tools: tuple[tuple[str, int], ...] = ()) -> Usage:

@@ -93,7 +93,7 @@ def _requests(reader: Reader, asked: Asked) -> Iterator[tuple[bytes, int, int]]:
     for chunk in rows.chunks(reader, asked, select):
         for values in chunk:
             row = dict(zip(COLUMNS, values, strict=True))
-            if row["attempt_kind"] in ("correction", "aggregate") or row["status"] == "refused":
+            if row["attempt_kind"] in ("correction", "aggregate", "tool") or row["status"] == "refused":
                 continue  # no request to a provider stands behind these
             waiting.append(span(row))
             pico += rows.money([row["cost"]])

@@ -18,7 +18,7 @@ PARTS = ("cost_input", "cost_cache_read", "cost_cache_write", "cost_output", "co
 SHARES = ("cost_new", "cost_history", "cost_tools", "cost_system")
 # A row of an export has all of these; one written by hand has not, and is priced here.
 WHOLE = ("id", "call", "legs", "source", "price_status")
-ATTEMPTS = ("first", "retry", "fallback", "correction", "aggregate")
+ATTEMPTS = ("first", "retry", "fallback", "correction", "aggregate", "tool")
 STATUSES = ("ok", "error", "refused", "unknown", "correction")
 PRICED = ("priced", "free", "estimated", "unpriced")
 COUNTS = frozenset(("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"))

@@ -1,0 +1,28 @@
+"""What people are told: one message, however many channels it goes to and however often it is sent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Link(NamedTuple):
+    """A button of a message. `style`: empty, primary or danger."""
+
+    text: str
+    url: str
+    style: str = ""
+
+
+class Message(NamedTuple):
+    """`id` stays the same on every delivery and every channel, so that a receiver can drop what it has. `kind`: firing, worse,
+    reminder, resolved, test, handoff. Texts are plain: each channel escapes them for itself. `data` is the same for programs."""
+
+    id: str
+    kind: str
+    at_us: int
+    title: str
+    text: tuple[str, ...] = ()  # sentences, each a paragraph
+    facts: tuple[tuple[str, str], ...] = ()  # name and value
+    command: str = ""  # what to run to see more
+    links: tuple[Link, ...] = ()
+    data: dict[str, object] = {}

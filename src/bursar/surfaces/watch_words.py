@@ -1,0 +1,195 @@
+"""An alarm in words: what, how much against normal, since when, what explains it, and what to do. Measured, never guessed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+import msgspec
+
+from ..domain.alarm import Standing, decimal
+from ..domain.message import Link, Message
+from ..domain.money import show
+from ..stores.query import Filter, Query
+from ..stores.reader import Reader
+from . import links, periods, tables
+from .cli_common import dimension, pico
+from .why import LABELS, Span, report
+
+HOUR, DAY = 3_600_000_000, 86_400_000_000
+EXPLAINED = {"cost", "calls", "tokens", "errors", "fallback_cost", "fallback_rate", "retry_cost", "error_rate"}
+STOPPABLE = {"tenant", "feature", "flow", "user", "conversation", "key", "model", "provider", "tool"}
+OWN = {"fallback_cost": "fallback", "fallback_rate": "fallback", "retry_cost": "retry"}  # the driver an alarm is about
+WHAT = {
+    "cost": "spent", "calls": "calls", "tokens": "tokens", "errors": "failed tries", "error_rate": "of tries failed",
+    "fallback_rate": "of tries are fallbacks", "fallback_cost": "spent on fallbacks", "retry_cost": "spent on retries",
+    "tool_calls": "tool answers", "cache_hit_rate": "of input from the prompt cache", "unattributed_share": "of spend unattributed",
+    "unpriced_share": "of tries without a price", "conversation_tokens": "tokens in a long conversation (p95)",
+    "conversation_turns": "turns in a long conversation (p95)", "budget": "of the budget used", "creep": "a week",
+    "drift": "counters differ from the rows", "drill_days": "days since a drill was passed",
+}  # fmt: skip
+
+
+class Reason(NamedTuple):
+    """What the ledger says beside an alarm: sentences, the dearest conversation, and the command that shows more."""
+
+    sentences: tuple[str, ...] = ()
+    conversation: str = ""
+    conversation_cost: int = 0
+    command: str = ""
+
+
+def subject(standing: Standing) -> str:
+    """Whom it is about: the scope's values, and the whole ledger where there is no scope."""
+    scope = scope_of(standing)
+    if standing.metric == "budget":
+        return f"budget {tables.safe(scope.get('budget', ''))}"
+    names = [f"tool {tables.safe(value)}" if label == "tool" else tables.label(value) for label, value in scope.items()]
+    return " · ".join(names) or "everything"
+
+
+def scope_of(standing: Standing) -> dict[str, str]:
+    return msgspec.json.decode(standing.scope, type=dict[str, str])
+
+
+def amount(unit: str, value: int) -> str:
+    """For people: $52.10, 7.1%, 3,120 calls."""
+    if unit == "usd":
+        return show(value)
+    if unit == "share":
+        return f"{Decimal(value) / 10_000:.1f}%"
+    return f"{value:,}"
+
+
+def span(us: int) -> str:
+    for length, name in ((DAY, "day"), (HOUR, "hour"), (60_000_000, "minute")):
+        if us >= length and us % length == 0:
+            return f"{'an' if name == 'hour' else 'a'} {name}" if us == length else f"{us // length} {name}s"
+    return ""
+
+
+def headline(standing: Standing, kind: str = "firing") -> str:
+    """One line: who, how much, over which time, against what."""
+    unit = standing.unit
+    value = standing.peak if kind == "resolved" else standing.value
+    who = f"{subject(standing)}: " if scope_of(standing) else ""
+    text = f"{who}{amount(unit, value)} {WHAT.get(standing.metric, standing.metric)}"
+    if standing.metric == "creep":
+        text += f", {Decimal(value) / max(1, standing.normal):.1f} times what it was"
+    elif standing.window_us:
+        text += f" in {span(standing.window_us)}"
+    if kind == "resolved":
+        return f"Over: {text} at most, now back to normal"
+    if standing.metric != "creep":
+        text += against(standing)
+    return {"worse": "Worse: ", "reminder": "Still: ", "test": "Test: "}.get(kind, "") + text
+
+
+def against(standing: Standing) -> str:
+    """What it is held against, as the end of a sentence."""
+    if standing.level == "line" or standing.normal < 0:
+        way = "under" if standing.threshold and standing.value < standing.threshold else "the line is"
+        return f"; {way} {amount(standing.unit, standing.threshold)}" if standing.threshold else ""
+    if not standing.normal:
+        return "; next to nothing is usual"
+    times = Decimal(standing.value) / standing.normal
+    return f", {times:.1f} times the usual" if times < 10 else f", {times:.0f} times the usual"
+
+
+def compose(standing: Standing, kind: str, at_us: int, reason: Reason, base: str = "", key: bytes = b"", ttl_us: int = DAY) -> Message:
+    """The message of a notice. With `base`, signed links to Bursar's own pages."""
+    unit = standing.unit
+    facts = [("Alarm", standing.rule)]
+    if kind == "resolved":
+        facts += [("Lasted", f"{minute(standing.since)} to {minute(standing.resolved)} UTC"), ("At most", amount(unit, standing.peak))]
+    else:
+        normal = amount(unit, standing.normal) if standing.normal >= 0 and standing.level != "line" else ""
+        facts += [("Now", amount(unit, standing.value))] + ([("Usual", normal)] if normal else [])
+        facts += [("Line", amount(unit, standing.threshold))] if standing.threshold else []
+        facts += [("Since", f"{minute(standing.since)} UTC")]
+    facts += [(label.capitalize(), tables.label(value)) for label, value in scope_of(standing).items()]
+    facts += [("Owner", standing.owner)] if standing.owner else []
+    if reason.conversation:
+        facts.append(("Dearest conversation", f"{tables.safe(reason.conversation)}, {show(reason.conversation_cost)}"))
+    sentences = tuple(map(tables.safe, reason.sentences))
+    command = reason.command or f"bursar alarms --id {standing.id}"
+    data: dict[str, object] = {
+        "alarm": standing.id, "rule": standing.rule, "metric": standing.metric, "unit": unit, "scope": scope_of(standing),
+        "state": standing.state, "level": standing.level, "value": plain(unit, standing.value), "peak": plain(unit, standing.peak),
+        "normal": plain(unit, standing.normal) if standing.normal >= 0 else None,
+        "threshold": plain(unit, standing.threshold) if standing.threshold else None,
+        "since": periods.iso(standing.since), "fired": periods.iso(standing.fired),
+        "resolved": periods.iso(standing.resolved) if standing.resolved else None, "owner": standing.owner,
+    }  # fmt: skip
+    made = _links(standing, kind, at_us, reason, base, key, ttl_us) if base else ()
+    return Message(
+        f"{standing.id}.{standing.notices}", kind, at_us, headline(standing, kind), sentences, tuple(facts), command, made, data
+    )
+
+
+def _links(standing: Standing, kind: str, at_us: int, reason: Reason, base: str, key: bytes, ttl_us: int) -> tuple[Link, ...]:
+    def link(text: str, action: str, about: str, style: str = "") -> Link:
+        return Link(text, links.make(base, key, action, about, at_us + ttl_us), style)
+
+    judge = (link("Useful", "useful", standing.id), link("Noise", "noise", standing.id))
+    if kind == "resolved":
+        return judge
+    scope = {label: value for label, value in scope_of(standing).items() if label in STOPPABLE and value}
+    text = f"Stop {subject(standing)} …"
+    if reason.conversation:
+        scope, text = {"conversation": reason.conversation}, "Stop the dearest conversation …"
+    stop = (link(text, "stop", msgspec.json.encode(scope).decode(), "danger"),) if scope else ()
+    return (*stop, link("I have it", "ack", standing.id, "primary"), *judge)
+
+
+def plain(unit: str, value: int) -> str:
+    """For programs: an exact decimal."""
+    text = f"{decimal(unit, value):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def minute(us: int) -> str:
+    return periods.iso(us // 60_000_000 * 60_000_000)[:16].replace("T", " ")
+
+
+# -- what explains it ------------------------------------------------------------------------------------------------------
+
+
+def reason(reader: Reader, standing: Standing, at_us: int) -> Reason:
+    """The window against the same one a week before (or, in a ledger's first week, the one just before it): the driver and the
+    slice that most of the change is in, and the conversation that cost most."""
+    if standing.metric not in EXPLAINED or not standing.window_us:
+        return Reason()
+    scope = {label: value for label, value in scope_of(standing).items() if label != "tool"}
+    where = tuple(Filter(dimension(label), (value,)) for label, value in scope.items())
+    this = (min(standing.since, at_us - standing.window_us), at_us)
+    back = DAY * 7
+    versus = (this[0] - back, this[1] - back)
+    (early,) = reader.query(Query(("rows",), (), (), *versus))
+    if not early["rows"]:
+        versus = (2 * this[0] - this[1], this[0])
+    shown = " ".join(f"--where {shlex.quote(f'{label}={value}')}" for label, value in scope.items())
+    command = f"bursar why --this {periods.iso(this[0])}..{periods.iso(this[1])} {shown}".strip()
+    name, cost = _dearest(reader, where, this)
+    return Reason(_told(reader, where, this, versus, standing.metric), name, cost, command)
+
+
+def _told(reader: Reader, where: Sequence[Filter], this: Span, versus: Span, metric: str) -> tuple[str, ...]:
+    """The finding that the alarm is about, else the largest that goes the way of the change; and the slice most of it is in."""
+    labels = tuple(label for label in LABELS if label not in {one.name for one in where}) or ("flow",)
+    made = report(reader, labels, where, this, versus)
+    change = made.explained.now - made.explained.before
+    own = [one for one in made.told.findings if one.driver == OWN.get(metric)]
+    along = [one for one in made.told.findings if one.change > 0] if change > 0 else []
+    places = [one for one in made.told.places if one.how in ("alike", "amount") and one.now > one.before] if change > 0 else []
+    return tuple([one.sentence for one in (own or along)[:1]] + [place.sentence for place in places[:1]])
+
+
+def _dearest(reader: Reader, where: Sequence[Filter], this: Span) -> tuple[str, int]:
+    named = (*where, Filter("conversation", ("",), True))
+    rows = reader.query(Query(("cost",), ("conversation",), named, *this, top=1))
+    if not rows or rows[0]["cost"] is None:
+        return "", 0
+    return rows[0]["conversation"], pico(rows[0]["cost"])

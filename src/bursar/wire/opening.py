@@ -1,0 +1,146 @@
+"""The beginning of a request that came before, byte for byte: an agent sends its history again and again, and only its end is new.
+
+What is remembered of a beginning is where it ends, a strong hash of it, and what its messages told. A body that begins with the same
+bytes is decoded without them, and the hash goes on from there: it is the request's own in the end. Found by samples, trusted for the
+hash alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from blake3 import blake3
+from msgspec import Raw
+
+from ..domain.call import Malformed
+from ..domain.shape import Shape
+from . import body as gate
+
+LARGE = 4 << 10  # a smaller body is read whole in less time than it takes to look
+WIDE = 32  # bytes of a sample; of a beginning's end that are kept
+SPOTS = 16  # samples
+TRIES = 7  # steps of an eighth of an octave: a request may be some 70% longer than the one that it carries on
+
+# Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
+HASH_KEY = b"bursar request hash, version 1\0\0"
+
+# Stands for the messages that are known, as the first of those that are not. Another one in each process.
+MARK = b"%d" % hash(b"the messages before")
+_BETWEEN = b", \t\r\n"
+
+T = TypeVar("T")
+
+
+def request_hash(body: bytes) -> str:
+    """A request's hash as its row has it."""
+    return blake3(body, key=HASH_KEY).hexdigest(16) if body else ""
+
+
+class Opening(Shape, frozen=True, gc=False):
+    """A beginning: the first `end` bytes, up to behind a message; those begin at `array`. `state` is theirs to read who kept it."""
+
+    end: int
+    array: int
+    count: int  # messages
+    digest: bytes
+    tail: bytes
+    state: bytes
+
+
+class Shelf(Protocol):
+    def get(self, key: int) -> Opening | None: ...
+    def put(self, key: int, value: Opening, size: int) -> None: ...
+
+
+class Begun:
+    """A body being read: what is known of its beginning, and its hash when all of it has been read."""
+
+    __slots__ = ("_at", "_body", "_hasher", "known")
+
+    def __init__(self, body: bytes, known: Opening | None = None, hasher: Any = None) -> None:
+        self._body, self.known = body, known
+        self._at = known.end if known is not None else 0
+        self._hasher = blake3(key=HASH_KEY) if hasher is None else hasher
+
+    def remember(self, openings: Shelf, place: bytes, raws: Sequence[Raw], state: Callable[[], bytes], size: int) -> None:
+        """Keep the beginning up to behind `raws`, the first messages that were not known; `size` is what keeping takes beside
+        the state."""
+        body, known = self._body, self.known
+        at = array = known.array if known is not None else body.find(b"[", body.find(place)) + 1
+        if known is not None:
+            at = known.end
+        for raw in raws:
+            while body[at] in _BETWEEN:
+                at += 1
+            if not body.startswith(bytes(raw), at):
+                return  # `place` was not the array's: a member of the same name stands before it
+            at += len(memoryview(raw))
+        if at < LARGE:
+            return
+        self._take(at)
+        count = len(raws) + (known.count if known is not None else 0)
+        opening = Opening(at, array, count, self._hasher.digest(), body[at - WIDE : at], state())
+        openings.put(_key(body, _base(at)[0]), opening, size + len(opening.state))
+
+    def _take(self, end: int) -> None:
+        self._hasher.update(memoryview(self._body)[self._at : end])
+        self._at = end
+
+    def hash(self) -> str:
+        """`request_hash` of the whole body."""
+        self._take(len(self._body))
+        return self._hasher.hexdigest(16)
+
+
+def read(
+    body: bytes, shape: type[T], messages: Callable[[T], object], openings: Shelf
+) -> tuple[T, tuple[str, ...], Begun | None] | Malformed:  # fmt: skip
+    """`body.read`; of a body whose beginning is known, `messages` gives MARK and those that are not."""
+    begun: Begun | None = None
+    if len(body) >= LARGE:
+        begun = look(body, openings)
+        known = begun.known
+        if known is not None and body.find(MARK, known.end) < 0:
+            found = gate.read(body[: known.array] + MARK + body[known.end :], shape)
+            if not isinstance(found, Malformed):
+                said = messages(found[0])
+                if isinstance(said, list) and said and bytes(said[0]) == MARK:  # pyright: ignore[reportUnknownArgumentType]
+                    return (*found, begun)
+        if known is not None:
+            begun = Begun(body)  # the array is given twice, or what follows is wrong: it is told of the whole
+    found = gate.read(body, shape)
+    return found if isinstance(found, Malformed) else (*found, begun)
+
+
+def counted(messages: Sequence[object], begun: Begun | None) -> int:
+    """How many messages a body has, of which these were read."""
+    return len(messages) + (begun.known.count - 1 if begun is not None and begun.known is not None else 0)
+
+
+def look(body: bytes, openings: Shelf) -> Begun:
+    """A body with what is known of its beginning, if anything is."""
+    size = len(body)
+    base, step = _base(size)
+    for _ in range(TRIES):
+        known = openings.get(_key(body, base))
+        if known is not None:
+            end = known.end
+            if end < size and body[end - WIDE : end] == known.tail:
+                hasher = blake3(memoryview(body)[:end], key=HASH_KEY)
+                if hasher.digest() == known.digest:
+                    return Begun(body, known, hasher)
+        if base == 8 * step:
+            step //= 2
+        base -= step
+    return Begun(body)
+
+
+def _base(end: int) -> tuple[int, int]:
+    """The four highest bits of a length, and the step between such."""
+    shift = end.bit_length() - 4
+    return end >> shift << shift, 1 << shift
+
+
+def _key(body: bytes, base: int) -> int:
+    """By samples of the first `base` bytes. The built-in hash is keyed anew in each process."""
+    return hash((base, b"".join([body[at : at + WIDE] for at in range(0, base, base // SPOTS)]), body[base - WIDE : base]))
