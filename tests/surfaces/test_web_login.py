@@ -50,7 +50,9 @@ def ledger(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def web(ledger: Path) -> Iterator[TestClient]:
-    with web_rig.client(ledger, NOW) as client:
+    policy = ledger / "bursar.toml"
+    policy.write_text('[[budget]]\nname = "tenants"\nscope = "tenant"\nlimit = "$50"\n')
+    with web_rig.client(ledger, NOW, policy) as client:
         yield client
 
 
@@ -148,11 +150,11 @@ def test_an_operator_stops_resumes_raises_takes_ends_and_withdraws(web: TestClie
         return web.get("/guards").text
 
     assert "Stopped: tenant=globex" in act("stop", name="tenant", value="globex", reason="they asked")
-    assert "$90 now" in act("raise", budget="tenants", limit="$90", reason="month end")
+    assert "has the limit $90 now" in act("raise", budget="tenants", limit="$90", reason="month end")
     assert orders(ledger) == [("stop", "ann", "", "tenant=globex"), ("raise", "ann", "tenants")]
     assert "You have taken talk-acme" in act("take", n="1")
     assert states(ledger)["acme"] == ("taken", "ann")
-    assert "goes on" in act("resume", n="1")
+    assert "has its limits once more" in act("resume", n="1")
     assert states(ledger)["acme"] == ("resumed", "ann")
     assert ("resume", "ann", "", "conversation=talk-acme") in orders(ledger)
     assert "has ended" in act("end", n="2")

@@ -130,7 +130,8 @@ def cache(cached: Cached, cost: int, rules: Limits, per: Scale, table: Cache) ->
         Figure("prompts", marked, "usd", "that marked prompts would have kept, net of writing them"),
     )  # fmt: skip
     action, commands = "nothing to do: what repeats is cached", ()
-    wanted = [f"{name} = true" for name, lines in (("exact", cached.repeats), ("embeddings", cached.vectors or cached.steady)) if lines]
+    again_of = (("exact", cached.repeats), ("embeddings", cached.vectors or cached.steady))
+    wanted = [f"{name} = true" for name, lines in again_of if lines]
     paste = "\n".join(["[cache]", *wanted]) if wanted and table == Cache() and verdict != GOOD else ""
     if marked > again and marked:
         best = max(cached.prompts, key=lambda line: line.cost)

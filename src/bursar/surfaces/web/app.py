@@ -139,7 +139,7 @@ class Web:
         self.version = secrets.token_hex(4)
         folder = shelf.place.file.parent
         self.accounts, self.sessions, self.throttle, self.log = Accounts(folder), Sessions(), Throttle(), Log(folder)
-        self.actions = actions or LedgerActions(shelf.place, shelf.clock_us)
+        self.actions = actions or LedgerActions(shelf)
 
     def routes(self) -> list[Any]:
         made: list[Any] = [
@@ -226,7 +226,7 @@ class Web:
         fields = {key: value for key, value in form.items() if key not in ("csrf", "then")}
         try:
             told = await run_in_threadpool(ACTS[name](self.actions), viewer.name, viewer.bound, fields)
-        except (Refused, LedgerFault) as bad:
+        except (Refused, ValueError, LedgerFault) as bad:
             self._write(request, viewer.name, name, fields, f"refused: {bad}")
             return self._fault(request, "html", 409, "Not done", str(bad), viewer)
         self._write(request, viewer.name, name, fields, "done")

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ...domain.money import show
+from ...stores import alarms
 from ...stores.reader import Reader
 from .. import periods, tables
 from .asks import Ask
@@ -15,18 +16,19 @@ from .blocks import Act, Block, Card, Cards, Cell, Column, Note, Page, Table, Ti
 from .shelf import Shelf
 
 LISTED = 100
+LOOKED_AT = 1_000
 OPEN = ("firing", "acknowledged")
 LEVELS = {"page": "bad", "ticket": "warn", "line": ""}
 
 
 def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     policy, _ = shelf.policy()
-    rules = list(getattr(policy, "alarm", []))
-    if not reader.sqlite.execute("SELECT 1 FROM sqlite_master WHERE name = 'alarms'").fetchall():
-        return Page("alarms", "Alarms", [_none()], "Nothing watches this ledger yet.")
-    cursor = reader.sqlite.execute("SELECT * FROM alarms WHERE fired > 0 ORDER BY fired DESC LIMIT 1000")
-    names = [column[0] for column in cursor.description] if (rows := cursor.fetchall()) else []
-    found = [one for one in (dict(zip(names, row, strict=True)) for row in rows) if _mine(ask, one)]
+    rules = list(policy.alarm)
+    standings = alarms.history(reader.sqlite, most=LOOKED_AT)
+    beat = alarms.beat(reader.sqlite)
+    if not beat.beat and not standings:
+        return Page("alarms", "Alarms", [_none(), _rules(rules)], "No clockwork has run on this ledger yet.")
+    found = [one for one in (standing._asdict() for standing in standings) if _mine(ask, one)]
     open_ = [one for one in found if one["state"] in OPEN]
     until = ask.period.until or 2**62
     past = [one for one in found if (ask.period.since or 0) <= one["fired"] < until]
