@@ -20,6 +20,13 @@ def folder_of(path: Path) -> Path:
     return path.parent if path.suffix == ".db" else path
 
 
+def _folder(common: Common) -> Path:
+    """The ledger named here, else the one that `bursar dashboard` was given."""
+    if common.ledger:
+        return folder_of(Path(common.ledger))
+    return click.get_current_context().find_object(Path) or folder_of(common.folder())
+
+
 @click.group(invoke_without_command=True)
 @click.option("--config", metavar="FILE", help="the policy file (default: bursar.toml here, if there is one)")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; others than loopback need accounts")
@@ -90,8 +97,8 @@ def accounts() -> None:
 @click.option("--role", type=click.Choice(["viewer", "operator"]), default="viewer", show_default=True, help="an operator may act as well")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VALUE", help="it sees only rows with that label; repeat to narrow")
 @click.option("--password-stdin", is_flag=True, help="the password is the first line of standard input (default: one is made)")
-@click.pass_obj
-def add(folder: Path, name: str, role: str, labels: tuple[str, ...], password_stdin: bool) -> None:
+@common("as_json", "ledger")
+def add(common: Common, name: str, role: str, labels: tuple[str, ...], password_stdin: bool) -> None:
     """Makes an account. Its password is shown once, or read from standard input."""
     from .web.accounts import Accounts
 
@@ -102,22 +109,24 @@ def add(folder: Path, name: str, role: str, labels: tuple[str, ...], password_st
             raise click.UsageError(f"--label {text}: write each label once, as label=value")
         bound[label.strip()] = value
     password = sys.stdin.readline().rstrip("\n") if password_stdin else secrets.token_urlsafe(18)
-    Accounts(folder).add(name, role, bound, password, periods.iso(wiring.now_us() // 1_000_000 * 1_000_000))
+    Accounts(_folder(common)).add(name, role, bound, password, periods.iso(wiring.now_us() // 1_000_000 * 1_000_000))
     only = f", sees only {', '.join(f'{k}={v}' for k, v in bound.items())}" if bound else ""
+    if common.json:
+        tables.document([{"name": name, "role": role, "labels": bound, "password": None if password_stdin else password}])
+        return
     click.echo(f"{name}: {role}{only}")
     if not password_stdin:
         click.echo(f"password (shown once): {password}")
 
 
 @accounts.command("list")
-@click.option("--json", "as_json", is_flag=True, help='one document: {"rows": [...]}')
-@click.pass_obj
-def list_(folder: Path, as_json: bool) -> None:
+@common("as_json", "ledger")
+def list_(common: Common) -> None:
     """The accounts there are."""
     from .web.accounts import Accounts
 
-    found = Accounts(folder).all().values()
-    if as_json:
+    found = Accounts(_folder(common)).all().values()
+    if common.json:
         tables.document([{"name": a.name, "role": a.role, "labels": a.labels, "created": a.created} for a in found])
         return
     if not found:
@@ -130,25 +139,27 @@ def list_(folder: Path, as_json: bool) -> None:
 
 @accounts.command()
 @click.argument("name")
-@click.pass_obj
-def remove(folder: Path, name: str) -> None:
+@common("as_json", "ledger")
+def remove(common: Common, name: str) -> None:
     """Removes an account; whoever is logged in with it is out."""
     from .web.accounts import Accounts
 
-    Accounts(folder).remove(name)
-    click.echo(f"{name} is removed")
+    Accounts(_folder(common)).remove(name)
+    if common.json:
+        tables.document([{"name": name}])
+    else:
+        click.echo(f"{name} is removed")
 
 
 @dashboard.command()
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="at most so many lines")
-@click.option("--json", "as_json", is_flag=True, help='one document: {"rows": [...]}')
-@click.pass_obj
-def log(folder: Path, limit: int, as_json: bool) -> None:
+@common("as_json", "ledger")
+def log(common: Common, limit: int) -> None:
     """Who logged in and what was done through the pages, newest last."""
     from .web.accounts import Log
 
-    found = Log(folder).last(limit)
-    if as_json:
+    found = Log(_folder(common)).last(limit)
+    if common.json:
         tables.document(found)
         return
     for one in found:

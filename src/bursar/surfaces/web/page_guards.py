@@ -83,7 +83,9 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
         _stop(),
         _drill(ask, reader, policy_hash),
     ]
-    lead = f"{stopped:,} calls were stopped, {len(tight)} budgets are near their limit, {len(open_)} conversations wait for a person."
+    near = "1 budget is near its limit" if len(tight) == 1 else f"{len(tight)} budgets are near their limits"
+    waiting = "1 conversation waits" if len(open_) == 1 else f"{len(open_)} conversations wait"
+    lead = f"{stopped:,} call{' was' if stopped == 1 else 's were'} stopped; {near}; {waiting} for a person."
     return Page("guards", "Guards", made, lead, live=True, main="incidents")
 
 
