@@ -17,8 +17,8 @@ from pathlib import Path
 import apsw
 import duckdb
 import psutil
-
 from bench import ledger as one
+
 from bursar.stores import segments
 from bursar.stores.schema import Place
 
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[1] if len(arguments) > 1 else tempfile.mkdtemp(prefix="bursar-pages-")) / f"ledger-{rows}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     build(folder, rows)
-    found, peak = view(folder, ["/bill", "/bill?by=tenant", "/bill?since=all&by=label:team", "/calls", "/tools", "/guards", "/conversations"])
+    found, peak = view(folder, ["/bill?since=30d", "/bill?since=30d&by=tenant", "/bill?since=all&by=label:team", "/calls?since=30d", "/tools?since=30d", "/guards"])
     for path, seconds, size in found:
         print(f"{rows:>10,} rows  {path:<32} {seconds:6.2f} s  {size / 1000:7.0f} kB")
     print(f"{rows:>10,} rows  largest memory {peak:.0f} MB")

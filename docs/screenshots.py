@@ -11,8 +11,9 @@ from playwright.sync_api import sync_playwright
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "tests" / "surfaces")]
 
-import demo_rows  # noqa: E402
 import web_rig  # noqa: E402
+
+import demo_rows  # noqa: E402
 from bursar.testing import company  # noqa: E402
 
 NOW = 1_793_600_000_000_000  # 2026-11-02: the demo's second month has just ended
@@ -21,6 +22,12 @@ SHOWN = {name: f"{name}?since=2026-10" for name in web_rig.PAGES} | {
     "conversation": "conversation?id=runaway-2610-00457",
     "call": "call?id=support-2610-00124-15.2",
 }
+FORGET = """(place) => {
+    for (const at of document.querySelectorAll("footer p")) if (at.textContent.startsWith("Ledger")) at.textContent = "";
+    for (const at of document.querySelectorAll("dd")) {
+        if (at.textContent.includes(place)) at.textContent = at.textContent.replaceAll(`${place}/`, "");
+    }
+}"""
 MODES = {"light": (1200, 800, "light"), "dark": (1200, 800, "dark"), "phone": (390, 844, "light")}
 
 
@@ -39,8 +46,7 @@ def main() -> int:
                 for name, path in SHOWN.items():
                     page.goto(f"{origin}/{path}")
                     # No machine's own folder belongs into a picture.
-                    page.evaluate("document.querySelectorAll('footer p').forEach((p) => { if (p.textContent.startsWith('Ledger')) p.textContent = '' })")
-                    page.evaluate("(p) => { for (const at of document.querySelectorAll('dd')) if (at.textContent.includes(p)) at.textContent = at.textContent.replaceAll(p + '/', '') }", place)
+                    page.evaluate(FORGET, place)
                     page.screenshot(path=str(folder / f"{name}-{mode}.png"))
                 page.close()
             browser.close()

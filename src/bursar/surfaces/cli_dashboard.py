@@ -31,7 +31,7 @@ def _folder(common: Common) -> Path:
 @click.option("--config", metavar="FILE", help="the policy file (default: bursar.toml here, if there is one)")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; others than loopback need accounts")
 @click.option("--port", type=click.IntRange(0, 65535), default=8788, show_default=True, help="port to listen on")
-@click.option("--name", "names", multiple=True, metavar="HOST", help="a name that browsers know it by, beside loopback's; repeat for more")
+@click.option("--name", "names", multiple=True, metavar="HOST", help="a name that browsers know it by; repeat for more")
 @click.option("--tls-cert", metavar="FILE", help="certificate chain, PEM")
 @click.option("--tls-key", metavar="FILE", help="its key, PEM")
 @click.option("--behind-proxy", is_flag=True, help="a proxy on this machine encrypts, and says X-Forwarded-Proto")
@@ -94,7 +94,7 @@ def accounts() -> None:
 
 @accounts.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(["viewer", "operator"]), default="viewer", show_default=True, help="an operator may act as well")
+@click.option("--role", type=click.Choice(["viewer", "operator"]), default="viewer", show_default=True, help="an operator acts as well")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VALUE", help="it sees only rows with that label; repeat to narrow")
 @click.option("--password-stdin", is_flag=True, help="the password is the first line of standard input (default: one is made)")
 @common("as_json", "ledger")
@@ -133,7 +133,10 @@ def list_(common: Common) -> None:
         click.echo("no accounts: the dashboard is read-only on loopback")
         return
     columns = [tables.Column("account"), tables.Column("role"), tables.Column("sees"), tables.Column("made", keep=True)]
-    rows = [[a.name, a.role, ", ".join(f"{tables.safe(k)}={tables.safe(v)}" for k, v in a.labels.items()) or "everything", a.created[:10]] for a in found]
+    rows = [
+        [a.name, a.role, ", ".join(f"{tables.safe(k)}={tables.safe(v)}" for k, v in a.labels.items()) or "everything", a.created[:10]]
+        for a in found
+    ]
     tables.console().print(tables.table(columns, rows))
 
 

@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ...stores.fault import LedgerFault
-from ...stores.query import DIMENSIONS, LABEL, Filter, Query
+from ...stores.query import DIMENSIONS, LABEL, Filter, Query, compile_query
 from ...stores.reader import Reader
 from .. import settings
 from . import (
@@ -140,6 +140,10 @@ class Web:
         folder = shelf.place.file.parent
         self.accounts, self.sessions, self.throttle, self.log = Accounts(folder), Sessions(), Throttle(), Log(folder)
         self.actions = actions or LedgerActions(shelf)
+        # What the first view would have to wait for: templates and the query builder's tables.
+        for name in ("page.html", "blocks.html", "filters.html"):
+            self.jinja.get_template(name)
+        compile_query(Query(where=(Filter("tenant", ("",)),), grain="day"))
 
     def routes(self) -> list[Any]:
         made: list[Any] = [

@@ -133,7 +133,8 @@ def _history(ask: Ask, past: list[dict[str, Any]]) -> Table:
 def _deliveries(ask: Ask, reader: Reader) -> Table:
     found = (
         reader.sqlite.execute(
-            """SELECT channel, state, count(*), max(at), max(attempts) FROM deliveries GROUP BY channel, state ORDER BY channel, state"""
+            """SELECT channel, state, count(*), max(at), max(attempts) FROM deliveries
+               GROUP BY channel, state ORDER BY channel, state"""
         ).fetchall()
         if not ask.bound
         else []

@@ -261,7 +261,11 @@ def _strip(ask: Ask, now: Layers, before: Layers | None) -> Strip:
         third.append(Mark(1000 * now.all.cost / scale, 0, 1000 * now.saved / scale, 1, 8, tip, ask.again("savings"), hatched=True))
     lanes = (
         Lane(
-            "Visible", tables.money(visible), tables.share(visible, now.all.cost), lane(PARTS[:1], 0), "first tries, what is new in them"
+            "Visible",
+            tables.money(visible),
+            tables.share(visible, now.all.cost),
+            lane(PARTS[:1], 0),
+            "first tries, what is new in them",
         ),
         Lane(
             "Multipliers",
@@ -375,7 +379,8 @@ def _lines(ask: Ask, by: str, name: str, lines: Lines, all_now: Sum, all_before:
     if not lines.whole:
         rest = Sum(*(whole - sum(part) for whole, part in zip(all_now, zip(*(one for _, one in groups)))))
         groups = [*groups, ((REST,), rest)]
-    made = state((name,), groups, all_now, top=TOP, earlier=lines.earlier, earlier_total=all_before if lines.earlier is not None else None)
+    was = all_before if lines.earlier is not None else None
+    made = state((name,), groups, all_now, top=TOP, earlier=lines.earlier, earlier_total=was)
     most = max((line.now.cost for line in made.lines), default=0)
     kept = tuple(line.key[0] or "" for line in made.lines if not line.other)
     rows: list[list[Cell]] = []

@@ -123,7 +123,8 @@ def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
         columns,
         f"""SELECT {", ".join(f'"{"try" if c == "try_no" else c}"' for c in SHOWN)}, {READ} AS read,
             {WRITTEN} AS written, {money} AS money FROM {{rows}}
-            ORDER BY {order or money} {"DESC" if sort.startswith("-") else "ASC"} NULLS LAST, id LIMIT {EACH} OFFSET {(number - 1) * EACH}""",
+            ORDER BY {order or money} {"DESC" if sort.startswith("-") else "ASC"} NULLS LAST, id
+            LIMIT {EACH} OFFSET {(number - 1) * EACH}""",
         ask.filters,
         *span,
     )

@@ -307,7 +307,7 @@ def _orders(ask: Ask, orders: list[Order]) -> Cards:
 
 
 def _stop() -> Note:
-    told = "No call with this label and value goes out any more, and running streams end, within a second. It holds until it is withdrawn."
+    told = "No call with this label and value goes out any more, and running streams end. It holds until it is withdrawn."
     act = Act("Stop", "/act/stop", (), (("name", "label"), ("value", "value"), ("reason", "why")))
     return Note(
         "stop", "Stop something", [told, "Log in as an operator to do it here, or: bursar guard stop --where tenant=acme"], acts=(act,)

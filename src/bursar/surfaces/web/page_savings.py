@@ -29,12 +29,16 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
         "figures",
         (
             Tile(
-                "net", "Net saved", tables.money(found.net), plain(found.net), "", f"{kept} of what it would have cost" if kept else "nothing yet",
+                "net", "Net saved", tables.money(found.net), plain(found.net), "",
+                f"{kept} of what it would have cost" if kept else "nothing yet",
                 "good" if found.net > 0 else "bad" if found.net < 0 else "",
             ),
             Tile("gross", "Saved", tables.money(gross), plain(gross), "", "before what it took"),
             Tile("own", "It took", tables.money(took), plain(took), "", "lookups, summaries, cold and broken prompt caches"),
-            Tile("spent", "The bill", tables.money(found.spent), plain(found.spent), ask.rows(), f"without controls {tables.money(found.without)}"),
+            Tile(
+                "spent", "The bill", tables.money(found.spent), plain(found.spent), ask.rows(),
+                f"without controls {tables.money(found.without)}",
+            ),
         ),
     )  # fmt: skip
     made: list[Block] = [figures, _controls(ask, found)]
@@ -53,7 +57,8 @@ def _controls(ask: Ask, found: savings.Savings) -> Table:
     most = max((one.net for one in found.controls), default=0)
     rows = [
         [
-            Cell(KNOWN.get(one.control, one.control), one.control), blocks.count(one.calls), blocks.money(one.gross), blocks.money(-one.own),
+            Cell(KNOWN.get(one.control, one.control), one.control), blocks.count(one.calls), blocks.money(one.gross),
+            blocks.money(-one.own),
             blocks.money(one.net, bar=blocks.ratio(one.net, most), tone="bad" if one.net < 0 else ""),
             Cell(f"{tables.money(one.low)} to {tables.money(one.high)}", [plain(one.low), plain(one.high)]),
             Cell(one.versus, one.versus, note=one.sure, tone="wide"),
@@ -65,8 +70,9 @@ def _controls(ask: Ask, found: savings.Savings) -> Table:
         Column("Net", "net", True), Column("Between", "bounds", True), Column("Against", "counterfactual"),
     )  # fmt: skip
     gross, took = sum(one.gross for one in found.controls), sum(one.own for one in found.controls)
-    empty = "No control saved anything in this period: reply cache, tiers and compaction are off, or in shadow. What they would save is below."
-    total = [Cell("Net", None), Cell("", None), blocks.money(gross), blocks.money(-took), blocks.money(found.net), Cell("", None), Cell("", None)]
+    empty = "No control saved anything in this period: they are off, or in shadow. What they would save is below."
+    nothing = Cell("", None)
+    total = [Cell("Net", None), nothing, blocks.money(gross), blocks.money(-took), blocks.money(found.net), nothing, nothing]
     return Table("savings", "Net of each control", heads, rows, total if rows else None, empty=empty)
 
 
@@ -100,7 +106,8 @@ def _chances(ask: Ask, reader: Reader, shelf: Shelf, known: savings.Savings) -> 
     ]
     for one in known.shadow:
         text = f"In shadow it would have saved {tables.money(one.net)} net of what it takes, against {one.versus}."
-        cards.append(Card(f"{KNOWN.get(one.control, one.control)}: switch it on", [text], "in shadow", "warn", f"{tables.money(one.net)} in this period"))
+        title = f"{KNOWN.get(one.control, one.control)}: switch it on"
+        cards.append(Card(title, [text], "in shadow", "warn", f"{tables.money(one.net)} in this period"))
     return Cards("chances", "Not taken yet", cards, "The audit knows of none in this period."), max(
         (a.stake or 0 for a in open_), default=0
     )

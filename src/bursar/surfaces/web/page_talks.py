@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ...stores.query import Filter, Query
 from ...stores.reader import Reader
 from .. import conversations, periods, tables
@@ -33,7 +35,7 @@ def page(question: Ask, reader: Reader, shelf: Shelf) -> Page:
                     "empty",
                     "No conversation in this period",
                     [
-                        "A conversation is one that a label names, or one that the gateway recognises by its messages: nothing has to change in a client. "
+                        "A conversation is one that a label names, or that the gateway recognises by its messages. "
                         "Choose a longer period, or take a filter away."
                     ],
                 )
@@ -116,7 +118,8 @@ def _curve(question: Ask, reader: Reader, found: conversations.Overview) -> Plot
                 height = HEIGHT * pico / top
                 y -= height
                 tip = (
-                    f"Turn {turn.turn}, {SPLIT[colour].lower()}: {tables.money(pico, 4)} of {tables.money(sum(parts), 4)} in the mean; "
+                    f"Turn {turn.turn}, {SPLIT[colour].lower()}: {tables.money(pico, 4)} "
+                    f"of {tables.money(sum(parts), 4)} in the mean; "
                     f"{turn.reached:,} conversations got there, which cost {tables.money(turn.cost)}"
                 )
                 marks.append(Mark(n * place + 0.1 * place, y, place * 0.8, height, colour, tip, href))
@@ -171,7 +174,7 @@ def _spread(reader: Reader, found: conversations.Overview) -> Table:
     ).fetchall()
     names = [
         f"under {tables.money(CLASSES[0])}",
-        *[f"{tables.money(a)} to {tables.money(b)}" for a, b in zip(CLASSES, CLASSES[1:])],
+        *[f"{tables.money(a)} to {tables.money(b)}" for a, b in pairwise(CLASSES)],
         f"{tables.money(CLASSES[-1])} and more",
     ]
     most = max((number for _, number, _ in rows_), default=0)

@@ -73,7 +73,8 @@ def _tools(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int]:
     again = shelf.ask(
         reader,
         ("cause", "cost", "conversation"),
-        """SELECT cause, count(*) AS n, sum(cost) AS cost, count(DISTINCT conversation) FILTER (conversation <> '') AS talks FROM {rows}
+        """SELECT cause, count(*) AS n, sum(cost) AS cost, count(DISTINCT conversation) FILTER (conversation <> '') AS talks
+           FROM {rows}
            AND starts_with(cause, 'tool:') GROUP BY 1 ORDER BY cost DESC LIMIT 100""",
         ask.filters,
         *span,
@@ -83,7 +84,8 @@ def _tools(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int]:
         for row in shelf.ask(
             reader,
             ("evidence",),
-            """SELECT tool, count(*) AS n FROM (SELECT unnest(CAST(json_extract_string(evidence, '$.called[*]') AS VARCHAR[])) AS tool FROM {rows}
+            """SELECT tool, count(*) AS n FROM (
+                 SELECT unnest(CAST(json_extract_string(evidence, '$.called[*]') AS VARCHAR[])) AS tool FROM {rows}
                AND contains(evidence, '"called"')) GROUP BY 1 ORDER BY n DESC LIMIT 200""",
             ask.filters,
             *span,
