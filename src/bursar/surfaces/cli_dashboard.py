@@ -94,7 +94,7 @@ def accounts() -> None:
 
 @accounts.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(["viewer", "operator"]), default="viewer", show_default=True, help="an operator acts as well")
+@click.option("--role", type=click.Choice(["viewer", "operator"]), default="viewer", show_default=True, help="an operator acts too")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VALUE", help="it sees only rows with that label; repeat to narrow")
 @click.option("--password-stdin", is_flag=True, help="the password is the first line of standard input (default: one is made)")
 @common("as_json", "ledger")
