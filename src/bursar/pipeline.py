@@ -467,7 +467,7 @@ def _plan(
     cap = 0 if asked.embedding else asked.output_cap
     if cap is None:
         known = price.output_max if price else 0
-        if scopes.hard_money and dialect.name != "passthrough":
+        if scopes.capped and dialect.name != "passthrough":
             cap = known or desk.output_cap
             edits.append(CapOutput(cap))
         else:

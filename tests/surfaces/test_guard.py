@@ -236,6 +236,55 @@ def test_tool_calls_are_counted_once_though_the_history_is_sent_again(serve: Ser
     assert (standing.spent, standing.held) == (4, 0)
 
 
+def test_a_slow_loop_over_two_workers_is_stopped_by_the_conversations_budget(provider: Provider, tmp_path: Path) -> None:
+    """One call a minute for six hours, no header, every other call to the other worker; the clock is the test's."""
+    now = [1_790_000_000_000_000]
+    text = '[guard]\ncost_max = "$0.05"\n' + f'[providers.openai]\nbase_url = "{provider.url}"\nkey = "sk-x"\n[ledger]\ncompact_every_s = 0\n'
+    policy = settings.parse(text, "the test's policy")
+    workers = [gateway.serve_in_thread(ledger=tmp_path / "ledger", policy=policy, clock_us=lambda: now[0]) for _ in range(2)]
+    agent = Loop(workers[0])
+    stopped = 0
+    try:
+        for minute in range(360):
+            now[0] += 60_000_000
+            agent.handle = workers[minute % 2]
+            page = json.dumps({"page": minute})
+            said = script(text="", tools=[("lookup", page)], usage={"input": 1_000 + 300 * minute, "output": 200})
+            status, verdict, _ = agent.step(result=f"page {minute}", arguments=page, **{"x-script": said})
+            if status == 402 or verdict.startswith("stopped"):
+                stopped = minute
+                break
+        assert 10 < stopped < 300
+        found = rows(workers[0])
+        assert len({row.conversation for row in found}) == 1, "both workers know whose calls these are"
+        assert sum(row.cost or 0 for row in found) <= 50_000_000_000
+        assert found[-1].error == "conversation_budget_exceeded"
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def test_a_thousand_conversations_that_open_alike_are_nobodys_loop(serve: Serve) -> None:
+    """What nothing tells apart is not stopped by what the others did."""
+    handle = serve('[guard]\nmode = "on"\ntool_calls_max = 3\nturns_max = 3\nrepeats_max = 3\ncost_max = "$1"\n')
+    connection = http.client.HTTPConnection("127.0.0.1", handle.port, timeout=30)
+    opening = {"role": "user", "content": "hello, I need help with my order"}
+    verdicts: list[str] = []
+
+    def send(messages: list[dict[str, Any]]) -> None:
+        connection.request("POST", "/v1/chat/completions", json.dumps({"model": "gpt-5-mini", "messages": messages}))
+        answer = connection.getresponse()
+        answer.read()
+        verdicts.append(f"{answer.status} {answer.getheader('x-bursar-verdict') or ''}".strip())
+
+    for _ in range(1_000):
+        send([opening])
+    for n in range(1_000):
+        send([opening, {"role": "assistant", "content": "Done."}, {"role": "user", "content": f"it is order {n % 10}"}])
+    connection.close()
+    assert set(verdicts) == {"200"}, {v: verdicts.count(v) for v in set(verdicts)}
+
+
 # -- orders ----------------------------------------------------------------------------------------------------------------
 
 

@@ -249,7 +249,7 @@ def _escaped(value: str) -> str:
 class Scopes(Shape, frozen=True, gc=False):
     """The budgets that a call is in. `closed`: the first that must not be passed while the ledger cannot say; `hard_money`:
     the first hard one in dollars; `alone`: limits of each call by itself, which no counter has; `winds_down`: one of them
-    lets an agent end before it stops it."""
+    lets an agent end before it stops it; `capped`: a hard one counts what is written, so that must have a bound."""
 
     all: tuple[Scope, ...]
     hard: bool = False
@@ -257,6 +257,7 @@ class Scopes(Shape, frozen=True, gc=False):
     hard_money: str = ""
     alone: tuple[BudgetRule, ...] = ()
     winds_down: bool = False
+    capped: bool = False
 
 
 NO_SCOPES = Scopes(())
@@ -318,6 +319,7 @@ def _together(scopes: Sequence[Scope], alone: tuple[BudgetRule, ...]) -> Scopes:
         tuple(scopes), bool(hard), next((s.rule.name for s in scopes if s.rule.closed), ""),
         next((rule.name for rule in hard if rule.limit.unit == "usd"), ""), alone,
         any(rung == WIND_DOWN for scope in scopes for rung, _ in scope.rule.ladder),
+        any(rule.limit.unit in ("usd", "tokens") for rule in hard),
     )  # fmt: skip
 
 
