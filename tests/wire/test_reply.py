@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bursar import wire
 from bursar.domain.call import Asked, Reading
-from bursar.domain.history import MODULUS
+from bursar.domain.history import MODULUS, long_lines
 from bursar.wire import canon
 from bursar.wire.openai_history import SAID_MAX
 from wire.talks import NAMES, Human, Says, history
@@ -192,4 +192,4 @@ def test_what_a_reply_hands_on_is_remembered_by_its_long_texts() -> None:
     summary = "The customer asked about two parcels.\n" + "\n".join(f"Line {n} says something that is long enough to be known again" for n in range(6))
     reply = wire.openai_chat.whole(200, whole("openai_chat", Says(summary))).reply
     carried = history("openai_chat", (Human(f"Here is a summary of what was said:\n<summary>\n{summary}\n</summary>\nGo on."),))
-    assert reply is not None and set(reply.lines) & set(carried.human_lines)
+    assert reply is not None and set(long_lines(reply.text)) & set(carried.human_lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -210,7 +211,9 @@ def conversation(common: Common, id: str, everything: bool) -> None:
     out.print()
     _steps(out, found, everything)
     for one in found.incidents:
-        tables.line(out, f"{periods.shown(one.ts_us)}  {tables.safe(one.code)}: {tables.safe(one.reason)}", "bold red")
+        told = f"{periods.shown(one.ts_us)}  {tables.safe(one.code)}: {tables.safe(one.reason)}"
+        for row in textwrap.wrap(told, out.width, subsequent_indent="  "):
+            tables.line(out, row, "bold red")
 
 
 def _many(count: int, what: str) -> str:
