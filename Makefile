@@ -1,6 +1,6 @@
 # Set-up and the everyday commands. Only Python 3.11+ (with venv), make and git are needed; works with make 3.81 (macOS).
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench fuzz soak lock clean
+.PHONY: help demo test lint docs bench fuzz soak screenshots lock clean
 
 # Candidates are run, not looked up: a pyenv shim exists for versions that are not active and then fails.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -11,7 +11,7 @@ PYTEST := $(V)/python -m pytest
 JOBS ?= 2
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/runtime.stamp ## a simulated company through the real gateway: where the money went (under two minutes)
 	@$(V)/bursar demo
@@ -31,6 +31,9 @@ bench: .venv/test.stamp ## CPU and latency against nginx, ledger ingest and quer
 
 fuzz: .venv/test.stamp ## the long random runs
 	@$(PYTEST) -n $(JOBS) -m fuzz --timeout 0
+
+screenshots: .venv/test.stamp ## every page of the dashboard on the demo's ledger, into docs/pictures (needs Chromium)
+	@$(V)/python docs/screenshots.py
 
 soak: .venv/test.stamp ## the long runs under load, with faults
 	@$(PYTEST) -m soak --timeout 0

@@ -496,7 +496,7 @@ def _admit(
     closes = guards.wind_down or scopes.winds_down
     can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
     if can_end:
-        charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1))
+        charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1, entry.ts))
     stops = verdict is not None and verdict.act == guard.STOPPED
     if verdict is not None and stops and not (can_end and guards.wind_down and verdict.limit != "order"):
         yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, whose, plan.worst)

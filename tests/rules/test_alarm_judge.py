@@ -17,7 +17,7 @@ from bursar.rules.alarm_judge import MINUTE_US, Fed, Judge, judge_of
 from bursar.rules.alarm_policy import compile_alarm
 from bursar.rules.alarm_state import Look
 
-from .alarm_made import LOOP, TICKS, Client, clients, streams
+from .alarm_made import CASES, LOOP, TICKS, Client, clients, streams
 from .test_alarm_rate import ordinary, poisson
 
 CALLS = Alarm(metric="calls", per="tenant", learned=True)
@@ -106,6 +106,22 @@ def test_in_whatever_strides_time_goes_the_looks_are_the_same(seed: int, stride:
     assert made.missed == 0  # type: ignore[attr-defined]
 
 
+def test_what_comes_after_its_minute_was_closed_is_left_out_and_counted() -> None:
+    made = judge(Alarm(metric="calls", per="tenant", threshold=10))
+    assert run(made, [Fed(5, ("a",), 6)], 5) == []
+    assert run(made, [Fed(5, ("a",), 6)], 6) == [] and made.missed == 1  # type: ignore[attr-defined]
+
+
+def test_a_tick_of_which_half_is_closed_is_judged_whole() -> None:
+    """Rows only in its first minutes, and time asked for in the middle of it."""
+    rows = burst(12, [])
+    at = 11 * DAY * 10
+    made = judge()
+    run(made, [row for row in rows if row.minute < at], at - 1)
+    assert run(made, [Fed(at + 1, ("a",), 500)], at + 4) == []
+    assert [look.value for _, _, look in run(made, [], at + 9)] == [525]
+
+
 def test_a_judge_that_begins_anew_from_its_reach_goes_on_as_if_nothing_had_been() -> None:
     """What a restart does: the rows of the last so many weeks, then live. Of a series that is older than that."""
     chance = Random(4)
@@ -144,7 +160,7 @@ def measured(some: list[Client], alarm: Alarm) -> tuple[float, float]:
         born = next(n for n, calls in enumerate(client.calls) if calls)
         first = born + WEEK
         weeks += max(0, TICKS - first)
-        starts = sorted(chance.randrange(first, TICKS - 2 * LOOP) for _ in range(2)) if first < TICKS - 2 * LOOP else []
+        starts = sorted(chance.randrange(first, TICKS - 2 * LOOP) for _ in range(CASES)) if first < TICKS - 2 * LOOP else []
         rows = [Fed(tick * 10, (client.name,), calls) for tick, calls in enumerate(client.calls) if calls]
         often += len(alarms_of(run(judge(alarm), rows, TICKS * 10)))
         for start in starts:
@@ -189,6 +205,7 @@ def test_a_tool_from_200_a_day_to_2000_an_hour_alarms_within_15_minutes() -> Non
     opened = alarms_of(found)
     assert len(opened) == 1 and 0 < opened[0].at_us // MINUTE_US - len(week) <= 15
     assert opened[0].value > 1000 and 0 <= opened[0].normal <= 30
+    assert abs(opened[0].since_us // MINUTE_US - len(week)) <= 1
 
 
 # -- judgements ------------------------------------------------------------------------------------------------------------

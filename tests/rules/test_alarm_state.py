@@ -74,6 +74,11 @@ def test_twice_as_bad_is_said_at_once_and_half_as_good_of_what_must_not_be_too_l
     assert play([over(1, 40), over(2, 21), over(3, 20)], about=below)[1] == [(1, "firing"), (3, "worse")]
 
 
+def test_its_score_is_that_of_its_worst() -> None:
+    now, _ = play([over(1, 100), over(2, 150), over(3, 60)])
+    assert now is not None and (now.score, now.peak, now.value) == (3.0, 150, 60)
+
+
 def test_in_silence_it_goes_on_and_is_told_when_silence_ends() -> None:
     _, told = play([over(m) for m in range(1, 20)], silent=(0, 10 * MINUTE))
     assert told == [(10, "firing")]

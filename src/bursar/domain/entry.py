@@ -107,7 +107,7 @@ class Charge(Shape, frozen=True, gc=False):
     amount: int
     limit: int | None
     hard: bool
-    resets_us: int = 0  # when the window ends; 0: never, below: with the conversation
+    resets_us: int = 0  # when the window ends; 0: never; below 0: a conversation's, counted since then
     steps: tuple[int, ...] = ()  # standings from which on the holder wants to hear of it, ascending
 
 

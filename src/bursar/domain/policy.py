@@ -150,7 +150,8 @@ class Guard(Record, frozen=True):
     reply: str = "I have to stop here and cannot finish this on my own. A person has been told and will go on from here."
     handoff: str = ""  # a channel of [channels], or a URL that incidents are posted to
     flow: dict[str, FlowGuard] = {}
-    # Sent upstream under a hard budget of dollars or tokens. Every chat model still sold takes 4,096; a cap above a model's own is an error.
+    # Sent upstream under a hard budget of dollars or tokens. Every chat model still sold takes 4,096; a cap above a model's own is an
+    # error.
     output_cap: int = 4_096
     output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output
 

@@ -273,9 +273,8 @@ class Learned(_Taught):
             self._over.discard(key)
             return None
         self._over.add(key)
-        said = any(signal.at_us == at_us and signal.level == over.level for signal in signals)
         threshold = self._rule.threshold if over.level == "line" else 0
-        return Look(at_us, True, said, over.value, over.normal, threshold, over.score, over.level, series.began_us())
+        return Look(at_us, True, bool(signals), over.value, over.normal, threshold, over.score, over.level, series.began_us())
 
 
 class Surges(_Taught):
@@ -324,7 +323,7 @@ class Surges(_Taught):
         normal = ceil(over.expected * 60 / over.minutes) if over.expected else -1
         score = over.tail / log(self._pace.tail) if over.tail else hourly / max(1, self._pace.line)
         level = "page" if over.expected else "line"
-        return Look(at_us, True, bool(surges), hourly, normal, self._pace.line, score, level, at_us - over.minutes * MINUTE_US)
+        return Look(at_us, True, bool(surges), hourly, normal, self._pace.line, score, level, calls.began_us())
 
 
 def scope_key(rule: AlarmRule, scope: str) -> Key:

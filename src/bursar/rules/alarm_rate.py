@@ -122,6 +122,14 @@ class Calls:
                 return Surge((minute + 1) * MINUTE_US, length, calls, expected, tail)
         return None
 
+    def began_us(self) -> int:
+        """When the surge began: the first of its minutes in a row with more than twice a usual one's calls."""
+        usual = 2 * self._normal(self._now)[0] / HOUR
+        minute, first = self._now, max(self._born, self._now - HOUR + 1)
+        while minute > first and self._minutes[(minute - 1) % HOUR] > usual:
+            minute -= 1
+        return minute * MINUTE_US
+
     def _past(self, minute: int) -> list[int]:
         """Places of the hours that are history: neither this one nor the one before, which a surge may have begun in."""
         now = minute // HOUR

@@ -14,7 +14,6 @@ from ..domain.shape import Shape, replace
 from ..domain.verdict import Refusal, refuse
 
 FOREVER_US = 2**62
-WITH_CONVERSATION = -1  # a counter that is forgotten when its conversation is
 
 
 class Limit(Shape, frozen=True, gc=False):
@@ -231,7 +230,8 @@ class Scope:
             self.counter = f"{self._key}@{self._start // 1_000_000}"
             self.resets_us = self._end
             if self._end == FOREVER_US:
-                self.resets_us = WITH_CONVERSATION if self.rule.window.text == "conversation" else 0
+                # Below zero: since when a conversation is counted; the ledger forgets it long after (stores/standing.py).
+                self.resets_us = -ts_us if self.rule.window.text == "conversation" else 0
         return self
 
     def charge(self, ts_us: int, amounts: Mapping[str, int]) -> Charge:
@@ -344,9 +344,9 @@ def charges(scopes: Scopes, ts_us: int, worst_pico: int, worst_tokens: int, tool
     return tuple([scope.charge(ts_us, amounts) for scope in scopes.all])
 
 
-def wound_down(whose: str, lives: int) -> Charge:
+def wound_down(whose: str, lives: int, ts_us: int) -> Charge:
     """Whether a conversation has had the turn in which it was told to end: counted like money, so that all processes know."""
-    return Charge(f"wind_down|{_escaped(whose)}|{lives}", "wind_down", "wind_down", 0, None, False, WITH_CONVERSATION, (1,))
+    return Charge(f"wind_down|{_escaped(whose)}|{lives}", "wind_down", "wind_down", 0, None, False, -ts_us, (1,))
 
 
 def too_large(scopes: Scopes, worst_pico: int, worst_tokens: int, tool_calls: int) -> tuple[BudgetRule, int] | None:

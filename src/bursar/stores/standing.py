@@ -14,6 +14,9 @@ TAKEN = f"""
     FROM tail, json_each(tail.charges) j WHERE {IN_TAIL} AND seq <= coalesce(?, seq) AND tail.charges <> '[]' GROUP BY 1"""
 
 
+CONVERSATION_US = 30 * 24 * 3_600_000_000  # after its beginning, a conversation that is not in the tail is over
+
+
 class Drift(NamedTuple):
     """A counter that is not what the rows and open holds say, in the counter's grain."""
 
@@ -62,9 +65,12 @@ def repair(connection: apsw.Connection, found: list[Drift]) -> None:
 
 
 def forget(connection: apsw.Connection, before_us: int) -> None:
-    """Drop the counters whose window ended before this moment and that no row of the tail and no hold has, in the transaction
-    that is open. What their rows in segments took is forgotten with them."""
-    over = connection.execute("SELECT counter FROM counters WHERE 0 < resets AND resets < ? AND held = 0", (before_us,))
+    """Drop the counters whose window ended before this moment, or whose conversation began long before it, and that no row of the
+    tail and no hold has, in the transaction that is open. What their rows in segments took is forgotten with them."""
+    over = connection.execute(
+        "SELECT counter FROM counters WHERE held = 0 AND (0 < resets AND resets < ?1 OR resets < 0 AND -resets < ?1 - ?2)",
+        (before_us, CONVERSATION_US),
+    )
     old = {name for (name,) in over}
     if old:
         old -= {name for name, _ in connection.execute(TAKEN, (None,))}

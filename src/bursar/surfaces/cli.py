@@ -19,6 +19,7 @@ class Place(NamedTuple):
 COMMANDS: dict[str, Place] = {
     "serve": Place("cli_serve", "serve", "The gateway: point an SDK's base URL at it."),
     "run": Place("cli_serve", "run", "A command with a loopback gateway under it."),
+    "dashboard": Place("cli_dashboard", "dashboard", "The pages: where the money goes, in a browser."),
     "demo": Place("cli_serve", "demo", "A simulated company's traffic, and where its money went."),
     "spend": Place("cli_spend", "spend", "What cost us that: by feature, tenant, operation, cause or any label."),
     "calls": Place("cli_calls", "calls", "The tries themselves, newest first."),

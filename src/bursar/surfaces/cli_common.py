@@ -154,5 +154,6 @@ def pico(dollars: Decimal) -> int:
 def operator_errors() -> tuple[type[Exception], ...]:
     """The errors that are messages to the operator rather than bugs of ours."""
     from .bills import BadBill
+    from .web.accounts import AccountFault
 
-    return (settings.BadPolicy, BadBill, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)
+    return (settings.BadPolicy, BadBill, AccountFault, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)

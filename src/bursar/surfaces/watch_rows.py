@@ -150,7 +150,7 @@ def _budgets(connection: apsw.Connection, rule: AlarmRule, budgets: Sequence[Bud
     limits = {b.name: b.limit.amount for b in (compile_budget(one, n, ZoneInfo) for n, one in enumerate(budgets))}
     raised = dict(connection.execute("SELECT budget, \"limit\" FROM orders WHERE kind = 'raise' AND withdrawn = 0").fetchall())
     found: Found = []
-    counters = connection.execute("SELECT counter, budget, spent + held FROM counters WHERE resets = 0 OR resets > ?", (at_us,))
+    counters = connection.execute("SELECT counter, budget, spent + held FROM counters WHERE resets <= 0 OR resets > ?", (at_us,))
     for counter, budget, used in counters:
         limit = limits.get(budget)
         if raised.get(budget):

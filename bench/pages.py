@@ -1,0 +1,107 @@
+"""The dashboard on a large ledger: the first view of Bill, its size and the process's memory; and what ten viewers cost a gateway.
+
+`python -m bench.pages [ROWS] [FOLDER]` prints a table. The ledger is made by DuckDB from a few thousand rows written as a gateway
+writes them, copied over thirty days with other ids, labels and amounts; an existing one in FOLDER is used again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import apsw
+import duckdb
+import psutil
+from bench import ledger as one
+
+from bursar.stores import segments
+from bursar.stores.schema import Place
+
+SEED_ROWS = 20_000
+PER_SEGMENT = 400_000
+DAY_US = one.DAY_US
+
+
+def build(folder: Path, rows: int) -> None:
+    """A ledger of so many rows over thirty days."""
+    place = Place.at(folder)
+    if place.file.exists():
+        return
+    one.ROWS = SEED_ROWS
+    with one.fresh(folder.parent, folder.name) as ledger:
+        ledger.book_all([settlement for _, settlement in one.samples(0, SEED_ROWS)])
+    segments.compact(folder, everything=True)
+    seeds = sorted(place.segments.glob("*.parquet"))
+    duck = duckdb.connect(config={"memory_limit": "1500MB", "threads": 2})
+    listed = ", ".join(f"'{path}'" for path in seeds)
+    copies = -(-rows // SEED_ROWS)
+    connection = apsw.Connection(str(place.file))
+    made = []
+    first = (one.END_US - one.DAYS * DAY_US) // DAY_US
+    for day in range(first, first + one.DAYS):
+        out = place.segments / f"bench-{day}.parquet"
+        duck.execute(
+            f"""COPY (SELECT s.* REPLACE (s.id || '-' || c AS id, s.call || '-' || c AS call, s.conversation || '-' || c AS conversation,
+                 CAST(s.cost * (1 + c % 7) AS DECIMAL(38,12)) AS cost, s.ts + INTERVAL (c * 37) MILLISECOND AS ts)
+                 FROM read_parquet([{listed}], union_by_name = true) s, range({copies}) r(c)
+                 WHERE epoch_us(s.ts) // {DAY_US} = {day} AND epoch_us(s.ts + INTERVAL (c * 37) MILLISECOND) // {DAY_US} = {day}
+                 ORDER BY ts) TO '{out}' (FORMAT parquet, COMPRESSION zstd)"""
+        )
+        ((low, high, count),) = duck.execute(f"SELECT epoch_us(min(ts)), epoch_us(max(ts)), count(*) FROM '{out}'").fetchall()
+        if count:
+            made.append((out.name, day, low, high, count, out.stat().st_size, hashlib.sha256(out.read_bytes()).hexdigest(), 0))
+    with connection:
+        connection.execute("DELETE FROM segments")
+        connection.executemany("INSERT INTO segments VALUES (?,?,?,?,?,?,?,?)", made)
+    connection.close()
+    for path in seeds:
+        path.unlink()
+
+
+def view(folder: Path, paths: list[str]) -> tuple[list[tuple[str, float, int]], float]:
+    """Each path's first answer in a process of its own: seconds and bytes; and the process's largest memory in MB."""
+    port = 8700 + os.getpid() % 90
+    server = subprocess.Popen(
+        [sys.executable, "-m", "bursar", "dashboard", "--ledger", str(folder), "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    found: list[tuple[str, float, int]] = []
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/login", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.1)
+        for path in paths:
+            started = time.perf_counter()
+            body = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=120).read()
+            found.append((path, time.perf_counter() - started, len(body)))
+        memory = psutil.Process(server.pid).memory_info()
+        status = Path(f"/proc/{server.pid}/status")
+        peak = int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024 if status.exists() else memory.rss / 2**20
+    finally:
+        server.terminate()
+        server.wait(20)
+    return found, peak
+
+
+def main(arguments: list[str]) -> int:
+    rows = int(arguments[0]) if arguments else 1_000_000
+    folder = Path(arguments[1] if len(arguments) > 1 else tempfile.mkdtemp(prefix="bursar-pages-")) / f"ledger-{rows}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    build(folder, rows)
+    found, peak = view(folder, ["/bill?since=30d", "/bill?since=30d&by=tenant", "/bill?since=all&by=label:team", "/calls?since=30d", "/tools?since=30d", "/guards"])
+    for path, seconds, size in found:
+        print(f"{rows:>10,} rows  {path:<32} {seconds:6.2f} s  {size / 1000:7.0f} kB")
+    print(f"{rows:>10,} rows  largest memory {peak:.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

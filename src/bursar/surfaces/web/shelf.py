@@ -1,0 +1,76 @@
+"""How pages get at the ledger: few readers at a time with bounded memory, and the bar of what a page has to look at."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...domain.policy import Policy
+from ...stores.fault import LedgerFault
+from ...stores.query import Filter, Query, compile_filter
+from ...stores.reader import Reader
+from ...stores.schema import Place
+from .. import settings, wiring
+from ..cli_common import pico
+
+MEMORY = "160MB"  # of one question, beside some 150 MB that the process is by itself
+
+
+class Shelf:
+    """The ledger and the policy as pages read them. One question at a time: ten viewers make no more work at once than one."""
+
+    def __init__(self, ledger: Path, config: Path | None, clock_us: Callable[[], int] = wiring.now_us) -> None:
+        self.place = Place.at(ledger)
+        self.folder = ledger
+        self.config = config
+        self.clock_us = clock_us
+        self._gate = threading.Lock()
+
+    def exists(self) -> bool:
+        return self.place.file.exists()
+
+    @contextmanager
+    def open(self) -> Iterator[Reader]:
+        """A reader of the ledger as it is now. LedgerFault says what is wrong with it."""
+        with self._gate, Reader(self.place.file, skip_damaged=True, memory=MEMORY) as reader:
+            yield reader
+
+    def policy(self) -> tuple[Policy, str]:
+        """The policy file as it is now. BadPolicy when it cannot be used."""
+        return settings.load(self.config)
+
+
+def newest_us(reader: Reader) -> int | None:
+    """The time of the newest row, near enough to name its month; None in an empty ledger."""
+    last = reader.sqlite.execute("SELECT ts FROM tail ORDER BY seq DESC LIMIT 1").get
+    ends = [segment.max_ts for segment in reader.segments if segment.rows]
+    found = [*ends, *([int(last)] if last is not None else [])]
+    return max(found, default=None)
+
+
+def dollars(value: Any) -> int:
+    """Pico-dollars of a sum; a sum over nothing is nothing."""
+    return 0 if value is None else pico(value)
+
+
+def ask(
+    reader: Reader,
+    columns: Sequence[str],
+    sql: str,
+    where: tuple[Filter, ...],
+    since: int | None,
+    until: int | None,
+    values: Mapping[str, object] | None = None,
+) -> list[dict[str, Any]]:
+    """A statement of ours over the rows of a question: `{rows}` in it is `calls WHERE …`."""
+    only = compile_filter(Query(where=where, since_us=since, until_us=until))
+    reader.totals(dict.fromkeys((*columns, *only.columns)), since, until)
+    result = reader.duck.execute(sql.format(rows=f"calls WHERE ({only.sql})"), {**only.values, **(values or {})})
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+__all__ = ["LedgerFault", "Shelf", "ask", "dollars", "newest_us"]
