@@ -104,8 +104,10 @@ def test_a_fallback_is_the_bill_above_one_in_twenty_of_a_models_calls(calls: int
     assert told.verdict == verdict and (told.stake == 14 * USD if calls else told.stake == 0)
     if verdict != GOOD:
         assert "15x the price" in told.sentence
-        (budget,) = settings.parse(told.paste).budget
-        assert budget.scope == {"model": 'dear"'} and not budget.hard
+        (alarm,) = settings.parse(told.paste).alarm
+        assert (alarm.metric, alarm.threshold) == ("fallback_rate", "5%")
+        watched = audit_money.fallback(falls, 10_000 * USD, 9_000, LIMITS, MONTH, alarmed=True)
+        assert watched.verdict == WATCH and watched.paste == ""
 
 
 def test_a_fallback_to_a_cheaper_model_is_nothing_to_act_on() -> None:
@@ -166,7 +168,7 @@ def test_every_line_to_paste_is_one_that_the_policy_takes(names: list[str]) -> N
     ]
     assert all(pasted)
     taken = settings.parse("\n\n".join(pasted))
-    assert set(taken.guard.flow) == set(names[:4]) and len(taken.budget) == 1 + len(names[:4])
+    assert set(taken.guard.flow) == set(names[:4]) and len(taken.budget) == len(names[:4]) and len(taken.alarm) == 1
 
 
 def test_guards_are_good_when_they_stop_and_were_seen_to_lately() -> None:

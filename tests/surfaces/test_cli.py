@@ -115,7 +115,7 @@ def test_every_command_listed_exists_and_explains_itself(run: Run, name: str) ->
     assert f"bursar {name}" in run(name, "--help").stdout
 
 
-@pytest.mark.parametrize("name", ["dashboard", "ledger", "nonsense"])
+@pytest.mark.parametrize("name", ["ledger", "nonsense"])
 def test_commands_that_do_not_exist_are_not_listed_and_end_with_2(run: Run, name: str) -> None:
     assert "No such command" in run(name, code=2).stderr
     assert name not in COMMANDS

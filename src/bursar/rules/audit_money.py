@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..domain.money import show
 from .audit import (
+    ACT,
     GOOD,
     MILLION,
     QUESTIONS,
@@ -17,10 +18,7 @@ from .audit import (
     Line,
     Scale,
     against,
-    dollars,
     per_cent,
-    quote,
-    round_up,
     share,
     times,
     worst,
@@ -129,8 +127,8 @@ class Fall(NamedTuple):
     instead: int | None
 
 
-def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: Scale, names: frozenset[str] = frozenset()) -> Answer:
-    """`names`: of the budgets there are."""
+def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: Scale, alarmed: bool = False) -> Answer:
+    """`alarmed`: somebody is told of fallbacks when they happen, and then they do not go unnoticed."""
     question = QUESTIONS["fallback"]
     how = "tries that another model answered, over the calls that had asked for the first; extra is against the first model's price"
     if not falls:
@@ -161,15 +159,13 @@ def fallback(falls: Sequence[Fall], cost: int, calls: int, rules: Limits, per: S
         Figure("extra", extra, "usd", "more than the first model would have cost"),
         Figure("price_ratio", factor, "ratio", "the first model's price"),
     )  # fmt: skip
-    if top.by != "bursar":
-        action = f"{top.model} fails ({top.why}) and the client itself asks {top.to}: mend that, or let it ask a cheaper model"
-        paste = ""
-    else:
-        action = f"mend why {top.model} fails ({top.why}); until then be told when a day of it is dear"
-        limit = dollars(round_up(max(per.month(spent) // 30, 10**12)))
-        name = quote(f"{top.to} a day")
-        paste = f'[[budget]]\nname = {name}\nscope = {{model = {quote(top.to)}}}\nwindow = "day"\nlimit = "{limit}"\nhard = false'
-        paste = "" if f"{top.to} a day" in names else paste
+    whose = f"the client itself asks {top.to}" if top.by != "bursar" else f"{top.to} is asked instead"
+    action, paste = f"mend why {top.model} fails ({top.why}) and {whose}, or name a cheaper one", ""
+    if not alarmed:
+        action += "; and be told in time"
+        paste = f'[[alarm]]\nmetric = "fallback_rate"\nper = "feature"\nthreshold = "{max(rules.fallback // 10_000, 1)}%"'
+    elif verdict == ACT:
+        verdict = WATCH
     if verdict == GOOD:
         action, paste = "nothing to do: look again when the rate moves", ""
     return Answer(2, "fallback", question, verdict, sentence, figures, lines, per.month(extra), how, action, paste,

@@ -42,10 +42,11 @@ def take(reader: Reader, policy: Policy, period: periods.Period, now: int) -> Au
     again = money.embedded(ask)
     spent, talks = money.spent(ask, again), guard.talks(ask)
     loops = sum(line.cost for line in spent.multipliers if line.kind == "loop")
+    alarmed = any(one.metric.startswith("fallback") for one in policy.alarm)
     stops = guard.stops(ask, loops, sum(flow.beyond for flow in talks.flows))
     answers = (
         audit_money.attribution(spent, limits, per, bool(policy.labels)),
-        audit_money.fallback(money.falls(ask), ask.cost, ask.calls, limits, per, held.names),
+        audit_money.fallback(money.falls(ask), ask.cost, ask.calls, limits, per, alarmed),
         audit_guard.growth(talks, held, limits, per, policy.compact == Compact()),
         audit_control.tiers(control.used(ask), limits, per),
         audit_control.cache(control.cached(ask, again), ask.cost, limits, per, policy.cache),
