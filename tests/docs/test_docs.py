@@ -89,6 +89,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "work" / "costs.json").write_text(costs, "utf-8")
     (home / "work" / "usage.json").write_text(usage, "utf-8")
     (home / "work" / "company.toml").write_text('[[budget]]\nname = "company"\nscope = "all"\nlimit = "$50"\n', "utf-8")
+    (home / "work" / "guarded.toml").write_text(
+        '[guard]\nrepeats_max = 6\n[[budget]]\nname = "day"\nscope = "tenant"\nlimit = "$50"\nwindow = "day"\n', "utf-8"
+    )
     connection = connect(Place.at(home / "ledger"), busy_ms=1_000)
     stopped = Incident("loop", ledger_rows.END, "stopped", "runaway_loop", "went round", conversation="c-1041", state="open")
     incidents.write(connection, [stopped])

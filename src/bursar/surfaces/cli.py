@@ -36,6 +36,7 @@ COMMANDS: dict[str, Place] = {
     "watch": Place("cli_alarms", "watch", "The clockwork beside an embedded ledger: alarms, compaction, expiry."),
     "reconcile": Place("cli_reconcile", "command", "The provider's bill against the ledger, the gap explained."),
     "guard": Place("cli_guard", "guard", "Budgets, incidents, and orders: stop, resume, raise, take, end."),
+    "drill": Place("cli_drill", "drill", "A fire drill: proves that guards trip, at no cost."),
     "check": Place("cli_check", "check", "Proves that the ledger adds up and the policy can be used."),
     "doctor": Place("cli_doctor", "doctor", "Set-up problems and what to do about each."),
     "keys": Place("cli_keys", "keys", "Virtual keys: create, list, revoke."),
