@@ -149,8 +149,8 @@ def test_nothing_written_warns_and_stops_nobody(serve: Serve) -> None:
 
 def test_off_says_nothing_and_warn_stops_nothing(serve: Serve) -> None:
     """The two ways to look before anything is switched on."""
-    for mode, last in (("off", "200"), ("warn", "200 warned:runaway_loop")):
-        assert Loop(serve(f'[guard]\nmode = "{mode}"\nrepeats_max = 4\n'), say=mode).run(8)[-1] == last
+    for table, last in (('mode = "off"', "200"), ('mode = "warn"\nrepeats_max = 4', "200 warned:runaway_loop")):
+        assert Loop(serve(f"[guard]\n{table}\n"), say=table).run(8)[-1] == last
 
 
 def test_a_flow_has_limits_of_its_own(serve: Serve) -> None:

@@ -10,7 +10,7 @@ from ..domain.money import plain
 from ..stores.check import check as prove
 from ..stores.check import rebuild as count_anew
 from ..stores.schema import Place
-from . import keys, settings, tables, wiring
+from . import keys, price_sync, settings, tables, wiring
 from .cli_common import Common, common, pico
 
 
@@ -22,12 +22,15 @@ class Flaw(NamedTuple):
     remedy: str
 
 
-def _policy(config: str | None) -> tuple[str, list[Flaw]]:
+def _policy(config: str | None, given: str | None) -> tuple[str, list[Flaw]]:
     """What was looked at, and what is wrong with it: settings, secrets, prices and providers together."""
     try:
         path = settings.find(config)
         policy, _ = settings.load(path)
-        wiring.addresses(policy, keys_from_environment=True)
+        folder = keys.home(wiring.ledger_folder(policy, given))
+        places = wiring.addresses(policy, keys_from_environment=True)
+        if policy.budget and folder.is_dir():
+            wiring.reachable(policy, path, wiring.PriceBook.load(price_sync.ensure_book(folder), policy.price), places, folder)
     except settings.BadPolicy as bad:
         return "policy", [Flaw(bad.code, str(bad), "the last good policy stays in force where a gateway runs")]
     return f"policy {path}" if path else "no policy file", []
@@ -39,7 +42,7 @@ def _policy(config: str | None) -> tuple[str, list[Flaw]]:
 @common("as_json", "ledger")
 def check(common: Common, config: str | None, rebuild: bool) -> None:
     """Proves that the policy can be used and that the ledger adds up. Exit code 1 when a proof fails."""
-    looked_at, flaws = _policy(config)
+    looked_at, flaws = _policy(config, common.ledger)
     folder = common.folder() if common.ledger or not flaws else wiring.ledger_folder(settings.Policy())
     about: dict[str, object] = {"ledger": str(folder), "policy": looked_at}
     told = [looked_at]

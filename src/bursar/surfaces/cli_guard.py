@@ -12,17 +12,20 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from ..domain.money import plain
 from ..domain.policy import Policy
 from ..rules import guard as rules
 from ..rules.budget import BudgetRule, compile_budget, parse_limit, told
 from ..stores import incidents
 from ..stores.glance import Glance
 from ..stores.incidents import Logged
+from ..stores.reader import Reader
 from ..stores.schema import Place
 from ..stores.tail import Standing
 from . import orders, settings, tables, wiring
 from .cli_common import Common, common
 from .periods import iso, shown
+from .reached import reached
 
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="the policy file (default: the one in force)")
 FOR = click.option("--for", "span", metavar="2h", help="only so long: 30m, 2h, 7d")
@@ -81,9 +84,13 @@ def guard(context: click.Context, common: Common, config: Path | None) -> None:
     in_force = glance.ask(lambda c: incidents.in_force(c, now), [])
     opened = glance.ask(lambda c: incidents.listed(c, states=("open", "taken"), most=MOST), [])
     glance.close()
-    rows = _budget_rows(budgets(policy), standing, raised, now)
+    rules_ = budgets(policy)
+    rows = _budget_rows(rules_, standing, raised, now)
+    with Reader(common.existing()) as reader:
+        day = reached(reader, rules_, now)
     if common.json:
-        tables.document(rows, incidents=[_document(i) for i in opened], orders=[_ordered(o) for o in in_force])
+        found = [{**one._asdict(), "cost": plain(one.cost)} for one in day]
+        tables.document(rows, last_day=found, incidents=[_document(i) for i in opened], orders=[_ordered(o) for o in in_force])
         return
     out = tables.console()
     if not rows:
@@ -94,6 +101,10 @@ def guard(context: click.Context, common: Common, config: Path | None) -> None:
         out.print(tables.table(columns, cells))
         if len(rows) > 40:
             tables.line(out, f"{len(rows) - 40} more standings: --json", "dim")
+    if day:
+        tables.line(out, "\nReached in the last day", "bold")
+        cells = [[o.budget, f"{o.tries:,}", tables.money(o.cost), f"{o.scopes:,}" if o.tries else "none"] for o in day[:40]]
+        out.print(tables.table([tables.Column("budget"), *map(tables.number, ("tries", "cost", "of so many"))], cells))
     if in_force:
         tables.line(out, "\nOrders in force", "bold")
         for o in in_force:

@@ -189,6 +189,7 @@ class Gateway:
             policy, policy_hash = settings.load(self.shop.policy_path)
             places = wiring.addresses(policy, keys_from_environment=True)
             book = wiring.PriceBook.load(wiring.price_sync.ensure_book(self.shop.folder), policy.price)
+            wiring.reachable(policy, self.shop.policy_path, book, places, self.shop.folder)
             desk = wiring.desk_of(policy, policy_hash, places, book, self.desk.node)
         except settings.BadPolicy as bad:
             return f"policy not reloaded, the last good one ({self.desk.policy_hash}) stays: {bad}"

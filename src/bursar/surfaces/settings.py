@@ -14,13 +14,17 @@ from blake3 import blake3
 
 from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
-from ..rules import audit, guard, reuse
+from ..rules import audit, guard, reach, reuse
 from ..rules.alarm_policy import compile_alarm, length
-from ..rules.budget import ceilings, compile_budget
+from ..rules.budget import BudgetRule, ceilings, compile_budget
 from ..stores.price_override import compile_override, compile_tool
 from ..wire import failure
 
 PLACES = ("bursar.toml",)
+
+
+# Providers that need no table.
+WELL_KNOWN = ("openai", "anthropic", "gemini", "openrouter", "groq", "mistral", "deepseek", "xai")
 
 
 class BadPolicy(ValueError):
@@ -53,6 +57,16 @@ def load(path: Path | None) -> tuple[Policy, str]:
     return parse(text, str(path)), blake3(text.encode()).hexdigest(8)
 
 
+def line_of(path: Path | None, number: int) -> str:
+    """Where a budget stands, for messages about what only prices or keys can tell."""
+    if path is None:
+        return "the policy"
+    try:
+        return f"{path}:{_line(path.read_text('utf-8'), ['budget', number])}"
+    except (OSError, UnicodeDecodeError):
+        return str(path)
+
+
 def parse(text: str, name: str = "bursar.toml") -> Policy:
     """A policy from TOML text. `name` stands in messages."""
     try:
@@ -64,15 +78,20 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
         policy = msgspec.convert(raw, Policy)
     except msgspec.ValidationError as bad:
         raise BadPolicy(_explain(str(bad), text, name)) from None
+    budgets: list[BudgetRule] = []
     for number, budget in enumerate(policy.budget):
         try:
-            compile_budget(budget, number, ZoneInfo)
+            budgets.append(compile_budget(budget, number, ZoneInfo))
         except ValueError as bad:
             raise BadPolicy(f"{name}:{_line(text, ['budget', number])}: [[budget]]: {bad}") from None
     try:
         guard.budgets(policy.guard)
     except ValueError as bad:
         raise BadPolicy(f"{name}:{_line(text, ['guard'])}: [guard]: {bad}") from None
+    for number, why in reach.of_text(policy, budgets, frozenset((*WELL_KNOWN, *policy.providers))):
+        raise BadPolicy(f"{name}:{_line(text, ['budget', number])}: [[budget]]: {why}")
+    for key, why in reach.of_guard(policy):
+        raise BadPolicy(f"{name}:{_line(text, list(key.split('.')))}: {key} {why}")
     try:
         reuse.compiled(policy.cache)
     except ValueError as bad:

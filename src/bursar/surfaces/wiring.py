@@ -19,10 +19,11 @@ from zoneinfo import ZoneInfo
 from .. import wire
 from ..controls import compiled as compile_controls
 from ..domain.policy import Policy, Provider
+from ..domain.price import Price
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..pipeline import Desk, ProviderRule
-from ..rules import estimate, guard, reuse, thread
+from ..rules import estimate, guard, reach, reuse, thread
 from ..rules.budget import Budgets, ceilings, compile_budget, parse_limit
 from ..rules.order import Orders
 from ..rules.tools import ToolPrices
@@ -240,6 +241,26 @@ def tiers_of(policy: Policy) -> tuple[str, ...]:
     return tuple([name for one in names if one for name in ([one] if isinstance(one, str) else one) if "/" not in name])
 
 
+def reachable(policy: Policy, path: Path | None, book: PriceBook, places: Mapping[str, Address], folder: Path) -> None:
+    """BadPolicy where a budget can never trip, for what prices and created keys tell."""
+    from . import keys  # which needs this module
+
+    rules = [compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)]
+    if not any(name in ("model", "key") for rule in rules for name, _ in rule.wants):
+        return
+    now = now_us()
+
+    def find(provider: str, model: str) -> Price | None:
+        asked = [places[provider]] if provider in places else list(places.values())
+        names = [place.table.prices or place.name for place in asked]
+        found = [price for name in names if (price := book.find(name, model, now)) is not None]
+        return next((price for price in found if not price.estimated), None)
+
+    made = frozenset((*[record.name for record in keys.listed(folder)], *[key.name for key in policy.key]))
+    for number, why in reach.of_world(rules, find, lambda p, m: find(p, m) is not None, made, tiers_of(policy)):
+        raise settings.BadPolicy(f"{settings.line_of(path, number)}: [[budget]]: {why}")
+
+
 def open_shop(
     config: str | os.PathLike[str] | None = None,
     ledger: str | os.PathLike[str] | None = None,
@@ -261,6 +282,7 @@ def open_shop(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     book = PriceBook.load(price_sync.ensure_book(folder), [line for line in policy.price if line.model])
     places = addresses(policy, keys_from_environment=mode == "gateway")
+    reachable(policy, path, book, places, folder)
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
     caches = desk.controls is not None and desk.controls.cache is not None
