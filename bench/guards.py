@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bursar.desk import Caller
 from bursar.domain.call import Ended, Head, Incoming
 from bursar.domain.shape import replace
 from bursar.effects import Book, Follow, Gather, Hold, Recall, Reply, Send
-from bursar.pipeline import Caller, way
+from bursar.pipeline import way
 from bursar.stores.tail import BOOK, HOLD, Op
 from bursar.surfaces import settings, wiring
 from bursar.surfaces.wiring import Shop

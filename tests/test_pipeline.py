@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bursar import wire
+from bursar.desk import Caller, Desk, ProviderRule
 from bursar.domain.call import Fault, Incoming
 from bursar.domain.entry import Short
 from bursar.domain.policy import Budget, Fallback
 from bursar.domain.price import Price, Rate
 from bursar.domain.shape import replace
-from bursar.pipeline import Caller, Desk, ProviderRule
 from bursar.rules.budget import Budgets, compile_budget
 from bursar.testing import Served, World, play, respond, stream
 

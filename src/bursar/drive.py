@@ -7,11 +7,11 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from .desk import Way
 from .domain.call import Ended, Fault
 from .domain.shape import replace
 from .domain.thread import Ask, Heard, Landmark, Placed
 from .effects import Book, Consult, Finish, Follow, Gather, Hold, Keep, Note, Recall, Relay, Reply, Seek, Send, Turn, Wait
-from .pipeline import Way
 from .ports import PENDING, AsyncWorld, EdgeWorld, SyncWorld
 from .rules.estimate import Ratio
 

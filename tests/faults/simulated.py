@@ -9,12 +9,12 @@ from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
+from bursar.desk import Desk
 from bursar.domain.call import Answer, Ended, Fault, Head, Incoming
 from bursar.domain.entry import Settlement
 from bursar.drive import Run
 from bursar.effects import Book, Gather, Relay, Send
 from bursar.effects import Hold as HoldEffect
-from bursar.pipeline import Desk
 from bursar.ports import PENDING
 from bursar.stores.memory import MemoryLedger
 from bursar.surfaces import wiring

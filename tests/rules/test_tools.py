@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from bursar.desk import Caller
 from bursar.domain.call import Incoming
 from bursar.domain.entry import Entry
 from bursar.domain.policy import Budget, PriceOverride
 from bursar.domain.shape import replace
-from bursar.pipeline import Caller
 from bursar.rules.tools import ToolPrices
 from bursar.stores.price_override import EVER, compile_override, compile_tool
 from bursar.testing import World, play, respond

@@ -11,7 +11,7 @@ import pytest
 from bell_rig import Receiver
 from click.testing import CliRunner, Result
 
-from bursar import pipeline
+from bursar import admission
 from bursar.rules import budget, guard
 from bursar.stores.schema import Place, connect
 from bursar.surfaces import cli_drill, drill, settings
@@ -104,8 +104,8 @@ def test_a_broken_guard_fails_the_drill(planted: str, monkeypatch: pytest.Monkey
     if planted == "no loop is judged":
         monkeypatch.setattr(guard, "judge", lambda *_: (None, None, False))
     else:
-        monkeypatch.setattr(pipeline.budget, "charges", lambda *_: ())
-        assert pipeline.budget is budget
+        monkeypatch.setattr(admission.budget, "charges", lambda *_: ())
+        assert admission.budget is budget
     report = held(GUARDED)
     assert not report.passed and any(one.verdict == "failed" for one in report.lines)
 

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from .. import drive, wire
+from ..desk import Desk, ProviderRule
 from ..domain.call import Answer, Ended, Fault, Headers
 from ..domain.entry import Entry, Settlement
 from ..domain.entry import Hold as HoldRecord
 from ..domain.shape import replace
 from ..domain.verdict import refuse
-from ..pipeline import Desk, ProviderRule
 from ..rules import record
 from ..rules.budget import compile_budget
 from ..stores.pricebook import BrokenBook, provider_of_host

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..desk import Caller
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Hold as HoldRecord
 from ..domain.entry import Passed, Short
 from ..drive import Journey
 from ..effects import Book, Gather, Hold, Relay, Send
-from ..pipeline import Caller, way
+from ..pipeline import way
 from ..stores.writer import LedgerFault
 from ..wire import headers as lines
 from . import context, langgraph, tool

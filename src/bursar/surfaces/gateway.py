@@ -24,12 +24,13 @@ import msgspec
 import uuid_utils
 
 from .. import drive, wire
+from ..desk import Caller
 from ..domain.call import Headers, Incoming, Lines
 from ..domain.entry import Entry
 from ..domain.money import plain
 from ..domain.policy import Policy
 from ..domain.verdict import Refusal, refuse
-from ..pipeline import Caller, way
+from ..pipeline import way
 from ..stores.writer import LedgerFault
 from . import keys, settings, wiring
 from .counters import Counters

@@ -18,11 +18,11 @@ from zoneinfo import ZoneInfo
 
 from .. import wire
 from ..controls import compiled as compile_controls
+from ..desk import Desk, ProviderRule
 from ..domain.policy import Policy, Provider
 from ..domain.price import Price
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
-from ..pipeline import Desk, ProviderRule
 from ..rules import estimate, guard, reach, reuse, thread
 from ..rules.budget import Budgets, ceilings, compile_budget, parse_limit
 from ..rules.order import Orders

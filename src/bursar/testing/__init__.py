@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from ..desk import Caller, Desk
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Entry, Hold, Settlement, Short
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..drive import Journey
 from ..effects import Book, Finish, Gather, Relay, Reply, Send
 from ..effects import Hold as HoldEffect
-from ..pipeline import Caller, Desk, way
+from ..pipeline import way
 from ..rules import estimate, thread
 from ..stores.threads import Threads
 from ..surfaces.controls import Savings

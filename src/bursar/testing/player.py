@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .. import drive
+from ..desk import Caller, Desk
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Hold, Passed, Settlement, Short
 from ..effects import Book, Consult, Finish, Follow, Gather, Keep, Note, Recall, Relay, Reply, Seek, Send, Wait
 from ..effects import Hold as HoldEffect
-from ..pipeline import Caller, Desk, way
+from ..pipeline import way
 from ..stores.fault import LedgerFault
 from ..stores.memory import MemoryLedger
 from ..stores.pricebook import PriceBook
