@@ -15,8 +15,10 @@ from starlette.testclient import TestClient
 
 import ledger_rows
 from bursar.domain.incident import Incident
+from bursar.domain.policy import Watch
 from bursar.stores import incidents
 from bursar.stores.schema import Place, connect
+from bursar.surfaces import links
 from bursar.surfaces.cli import main
 from bursar.surfaces.web import accounts
 from bursar.surfaces.web.accounts import Account, AccountFault, Accounts, Session, Sessions, Throttle
@@ -309,3 +311,20 @@ def test_it_does_not_listen_where_others_could_read_along(tmp_path: Path, words:
     assert ran.exit_code == 2 and "--tls-cert" in ran.output
     ran = CliRunner().invoke(main, ["dashboard", "--ledger", str(tmp_path), "--host", "0.0.0.0", "--behind-proxy"])
     assert ran.exit_code == 2 and "--name" in ran.output
+
+
+def test_a_messages_link_asks_and_acts_once(web: TestClient, ledger: Path) -> None:
+    """Signed, for a time, for whoever has the message; opening it does nothing."""
+    url = links.make("", links.key(Watch(), ledger), "stop", '{"feature":"search"}', NOW + 3_600_000_000)
+    asked = web.get(url)
+    assert asked.status_code == 200 and "feature=search" in asked.text and "<button>Stop</button>" in asked.text
+    assert orders(ledger) == []
+    assert web.post(url, headers={"origin": "https://elsewhere.example"}).status_code == 403
+    done = web.post(url)
+    assert done.status_code == 200 and "Stopped: order 1" in done.text
+    assert len(orders(ledger)) == 1
+    assert web.post(url).status_code == 409, "good once"
+    assert web.get(url.replace("search", "billing")).status_code == 403, "the labels are signed too"
+    late = links.make("", links.key(Watch(), ledger), "stop", '{"feature":"x"}', NOW - 1)
+    assert web.get(late).status_code == 403 and web.get("/do/nothing?sign=x").status_code == 403
+    assert 'attachment' not in asked.headers.get("content-disposition", "") and "script-src" in asked.headers["content-security-policy"]

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from ...stores.fault import LedgerFault
 from ...stores.query import DIMENSIONS, LABEL, Filter, Query, compile_query
 from ...stores.reader import Reader
-from .. import settings
+from .. import links, settings
 from . import (
     asks,
     blocks,
@@ -152,6 +152,7 @@ class Web:
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
             Route("/act/{name:str}", self.act, methods=["POST"]),
+            Route(f"{links.PATH}{{action:str}}", self.do, methods=["GET", "POST"]),
         ]
         for name in [*PAGES, *INNER]:
             made += [Route(f"/{name}", self.page), Route(f"/{name}.{{ending:str}}", self.page)]
@@ -237,6 +238,44 @@ class Web:
         self.desk.forget()
         viewer.session.told = told
         return RedirectResponse(safe_path(form.get("then", "")), 303)
+
+    async def do(self, request: Request) -> Response:
+        """A message's link: it asks, and its button acts, once. Who has the link may: it is signed, and runs out."""
+        action = request.path_params["action"]
+        try:
+            policy, _ = self.shelf.policy()
+            key = links.key(policy.watch, self.shelf.place.file.parent)
+            link = links.read(key, action, request.url.query, self.shelf.clock_us())
+        except (links.BadLink, settings.BadPolicy) as bad:
+            return self._do_page(request, "Not done", told=str(bad), status=403)
+        what = f"alarm {link.about}"
+        if action == "stop":
+            what = ", ".join(f"{name}={value}" for name, value in links.labels(link).items())
+        title, question, button = DO[action]
+        if request.method == "GET":
+            here = f"{request.url.path}?{request.url.query}"
+            return self._do_page(request, title, question=question.format(what), button=button, action=here)
+        if not _own(request):
+            return self._do_page(request, "Not done", told="That did not come from this page. Open the link again.", status=403)
+        who = viewer.name if (viewer := self.viewer(request)) is not None and viewer.name else "a link"
+        try:
+            told = await run_in_threadpool(links.perform, self.shelf.folder, link, who, self.shelf.clock_us())
+        except (links.BadLink, LedgerFault, ValueError) as bad:
+            self._write(request, who, f"link {action}", {"about": link.about}, f"refused: {bad}")
+            return self._do_page(request, "Not done", told=str(bad), status=409)
+        self._write(request, who, f"link {action}", {"about": link.about}, "done")
+        self.desk.forget()
+        return self._do_page(request, "Done", told=told[:1].upper() + told[1:] + ".")
+
+    def _do_page(
+        self, request: Request, title: str, *, told: str = "", question: str = "", button: str = "", action: str = "",
+        status: int = 200,
+    ) -> Response:  # fmt: skip
+        text = self.jinja.get_template("do.html").render(
+            page=None, ask=None, nav=[], zone="UTC", theme=_theme(request), version=self.version, viewer="", ledger="", title=title,
+            told=told, question=question, button=button, action=action,
+        )  # fmt: skip
+        return Response(text, status, media_type="text/html; charset=utf-8")
 
     def _write(self, request: Request, who: str, what: str, fields: Mapping[str, str], result: str) -> None:
         self.log.write(asks.periods.iso(self.shelf.clock_us()), who, _address(request), what, fields, result)
@@ -377,6 +416,14 @@ class Web:
         page = Page("", title, [Note("fault", title, [text])], timed=False)
         return self._html(request, page, None, (), status, viewer)
 
+
+# What a message's link asks: title, question, button.
+DO = {
+    "stop": ("Stop it?", "No call of {} goes out any more, and running streams end, until somebody resumes it.", "Stop"),
+    "ack": ("Seen?", "No more reminders of {}.", "I have seen it"),
+    "useful": ("Was it useful?", "{} was worth the message.", "It was useful"),
+    "noise": ("Was it noise?", "{} was not worth the message; the next of its kind must say more.", "It was noise"),
+}
 
 FILTER_NAMES = (
     "feature",
