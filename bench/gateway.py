@@ -221,7 +221,8 @@ http {{ access_log off; client_body_temp_path {self.folder}/body; proxy_temp_pat
                 f'[providers.openai]\nbase_url = "http://127.0.0.1:{self.upstream}"\nkey = "sk-x"\n'
                 '[[budget]]\nscope = "tenant"\nlimit = "$1000000"\nwindow = "day"\n'
                 '[[budget]]\nscope = "feature"\nlimit = "$1000000"\nwindow = "month"\n'
-                '[[budget]]\nscope = "all"\nlimit = "$1000000"\nwindow = "month"\n')  # fmt: skip
+                '[[budget]]\nscope = "all"\nlimit = "$1000000"\nwindow = "month"\n'
+                '[watch]\nevery_s = 0\n')  # the clockwork's chores are so much a minute, not a call  # fmt: skip
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "bursar", "serve", "--config", str(self.folder / "bursar.toml"), "--ledger",
                  str(self.folder / "ledger"), "--port", str(self.port)], stderr=subprocess.DEVNULL)  # fmt: skip

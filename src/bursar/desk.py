@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .controls import Controls
 from .domain.call import (
     Answer,
     Edit,
@@ -23,6 +22,9 @@ from .rules.order import Orders
 from .rules.tools import ToolPrices
 from .wire import Route
 from .wire.history import BUILT_IN, Signs
+
+if TYPE_CHECKING:
+    from .controls import Controls  # some 35 ms that a process without controls does not pay
 
 
 class Prices(Protocol):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .admission import Ordered, admit, heard, no, ordered_stop, plan_of, refuse_call
-from .controls import Again, Aid, Summing
 from .desk import Caller, Desk, Plan, Trial, Way
 from .domain.call import (
     Answer,
@@ -37,6 +36,9 @@ from .wire import headers as lines
 from .wire.opening import request_hash
 from .wire.recording import Recording
 
+if TYPE_CHECKING:
+    from .controls import Again, Aid, Summing
+
 
 def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     """One call from its bytes to its rows. Ends with Reply, or with Finish where bytes were relayed."""
@@ -59,6 +61,8 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     trial: Trial | None = Trial(provider, asked.model)
     aid: Aid | None = None
     if desk.controls is not None:
+        from .controls import Aid
+
         aid = Aid(
             desk.controls, call, caller.key, caller.models, dialect, route.path, desk.providers, provider, desk.prices, asked, labels,
             story.placed,

@@ -47,6 +47,10 @@ TEXT: dict[str, tuple[str, str, str]] = {
         budget('"tenant"', "$5") + budget('"tenant"', "$50", 'name = "large"\n'), "stops sooner",
         budget('"tenant"', "$5", 'window = "day"\n') + budget('"tenant"', "$50", 'name = "large"\n'),
     ),
+    "one before a smaller one": (
+        budget('"tenant"', "$50", 'name = "large"\n') + budget('"tenant"', "$5", 'name = "small"\n'), "toml:2: [[budget]]: budget 'large'",
+        budget('"tenant"', "$50", 'name = "large"\nladder = {warn = "5%"}\n') + budget('"tenant"', "$5", 'name = "small"\n'),
+    ),
     "a rung beyond the limit": (
         budget('"all"', "$5", 'ladder = {warn = "120%"}\n'), 'between "1%" and "100%"', budget('"all"', "$5", 'ladder = {warn = "100%"}\n'),
     ),

@@ -288,6 +288,12 @@ class Policy(Record, frozen=True):
     compact: Compact = Compact()
     audit: AuditPolicy = AuditPolicy()
 
+    @property
+    def controlled(self) -> bool:
+        """Whether anything is to make calls cheaper: most policies want nothing, and load nothing for it."""
+        said = self.cache != Cache() or self.tiers != Tiers() or bool(self.route) or self.compact != Compact()
+        return said or any(budget.ladder.compact for budget in self.budget)
+
 
 UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}
 SCALE = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}

@@ -30,7 +30,7 @@ def of_text(policy: Policy, rules: Sequence[BudgetRule], providers: frozenset[st
     for number, rule in enumerate(rules):
         wants = dict(rule.wants)
         found = (
-            _labels(wants) or _values(wants, providers) or _kinds(rule, wants) or _shadowed(rule, rules[:number])
+            _labels(wants) or _values(wants, providers) or _kinds(rule, wants) or _shadowed(number, rules)
             or _ladder(policy, rule, wants) or _key(wants, keys)
         )  # fmt: skip
         if found is not None:
@@ -126,17 +126,17 @@ def _kinds(rule: BudgetRule, wants: Mapping[str, str | None]) -> Why | None:
     return None
 
 
-def _shadowed(rule: BudgetRule, before: Sequence[BudgetRule]) -> Why | None:
-    """Another that is hard, as wide, and not larger comes first, always."""
-    for other in before:
+def _shadowed(number: int, rules: Sequence[BudgetRule]) -> Why | None:
+    """Another that is hard and as wide stops before this one does anything: it is smaller, or as large and written first."""
+    rule = rules[number]
+    first = min((rule.limit.amount * share // 100 for _, share in rule.ladder), default=rule.limit.amount)
+    for at, other in enumerate(rules):
         alike = (other.wants, other.limit.unit, other.window.text, other.window.zone) == (
             rule.wants, rule.limit.unit, rule.window.text, rule.window.zone,
         )  # fmt: skip
-        if not alike:
-            continue
-        for small, large in ((other, rule), (rule, other)):
-            if small.hard and small.limit.amount <= large.limit.amount:
-                return f"{small.name!r} has the same scope and window and stops sooner than {large.name!r}", "keep one of the two"
+        sooner = other.limit.amount < first or (other.limit.amount == first and at < number)
+        if at != number and alike and other.hard and sooner:
+            return f"{other.name!r} has the same scope and window and stops sooner", "keep one of the two"
     return None
 
 

@@ -222,7 +222,7 @@ class Gateway:
             task.cancel()
         await self.pool.close()
         await asyncio.get_running_loop().run_in_executor(None, self.shop.ledger.close)
-        self.shop.memory.controls.close()
+        self.shop.memory.close()
         self.flush_lines()
 
 

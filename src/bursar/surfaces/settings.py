@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 import msgspec
 from blake3 import blake3
 
-from ..controls import compiled as compile_controls
 from ..domain.policy import Policy
 from ..rules import audit, guard, reach, reuse
 from ..rules.alarm_policy import compile_alarm, length
@@ -97,7 +96,10 @@ def parse(text: str, name: str = "bursar.toml") -> Policy:
     except ValueError as bad:
         raise BadPolicy(f"{name}:{_line(text, ['cache'])}: [cache]: {bad}") from None
     try:
-        compile_controls(policy)
+        if policy.controlled:
+            from ..controls import compiled  # loaded where it is wanted
+
+            compiled(policy)
     except ValueError as bad:
         raise BadPolicy(f"{name}: [tiers], [[route]], [compact]: {bad}") from None
     try:

@@ -12,12 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from .. import wire
-from ..controls import compiled as compile_controls
 from ..desk import Desk, ProviderRule
 from ..domain.policy import Policy, Provider
 from ..domain.price import Price
@@ -37,7 +36,10 @@ from ..stores.writer import Ledger
 from ..wire import failure
 from ..wire.history import Signs
 from . import context, price_sync, settings
-from .controls import Savings
+
+if TYPE_CHECKING:
+    from ..controls import Controls
+    from .controls import Savings
 
 # What a provider is when nobody configured it: address, family, and the variable its key is usually in.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
@@ -112,13 +114,29 @@ class Ratios:
 class Memory:
     """What one process remembers between calls: bytes per token, the conversations, and what makes the next call cheaper."""
 
-    def __init__(self, threads: Threads | None = None, controls: Savings | None = None) -> None:
+    def __init__(self, threads: Threads | None = None, controls: Callable[[], Savings] | None = None) -> None:
         self.ratios = Ratios()
-        self.controls = Savings() if controls is None else controls
+        self._make = controls
+        self._controls: Savings | None = None
         self.threads = Threads() if threads is None else threads
         self.recall = self.ratios.recall
         # Calls come from many threads in a wrapper; a conversation is changed by one of them at a time.
         self._lock = threading.Lock()
+
+    @property
+    def controls(self) -> Savings:
+        """Made at the first call that wants it."""
+        if self._controls is None:
+            with self._lock:
+                if self._controls is None:
+                    from .controls import Savings
+
+                    self._controls = Savings() if self._make is None else self._make()
+        return self._controls
+
+    def close(self) -> None:
+        if self._controls is not None:
+            self._controls.close()
 
     def follow(self, ask: Ask) -> Placed:
         with self._lock:
@@ -202,6 +220,14 @@ def addresses(policy: Policy, *, keys_from_environment: bool) -> dict[str, Addre
     return found
 
 
+def _controls(policy: Policy) -> Controls | None:
+    if not policy.controlled:
+        return None
+    from ..controls import compiled  # loaded where it is wanted
+
+    return compiled(policy)
+
+
 def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], book: PriceBook, node: str) -> Desk:
     """The snapshot that calls are judged by."""
     rules = {
@@ -230,7 +256,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         tools=ToolPrices(tuple(compile_tool(line, n) for n, line in enumerate(policy.price) if line.tool)),
         guards=guard.Guards(policy.guard),
         orders=Orders(),
-        controls=compile_controls(policy),
+        controls=_controls(policy),
         tiers=tiers_of(policy),
     )
 
@@ -286,9 +312,13 @@ def open_shop(
     desk = desk_of(policy, policy_hash, places, book, node)
     opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
     caches = desk.controls is not None and desk.controls.cache is not None
-    memory = Memory(
-        Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find), Savings(folder, reuse.size(policy.cache.bytes), caches)
-    )  # fmt: skip
+
+    def savings() -> Savings:
+        from .controls import Savings
+
+        return Savings(folder, reuse.size(policy.cache.bytes), caches)
+
+    memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find), savings)
     watch = OrderWatch(opened.place, clock_us)
     watch.look(desk)
     service, built = context.build_service(os.environ), context.build_labels(os.environ)
