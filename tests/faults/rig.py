@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import IO
 
 
 class Provider:
@@ -105,22 +108,24 @@ class GatewayProcess:
             if not line:
                 break
         assert self.port, f"the gateway did not start: {said.decode()}"
-        # Nobody reads on: the pipe must not fill up and stop the gateway's log.
-        os.set_blocking(self.process.stderr.fileno(), False)
+        # The pipe must not fill up: a gateway whose log nobody takes would stand still.
+        threading.Thread(target=self._drain, args=(self.process.stderr,), daemon=True).start()
+
+    @staticmethod
+    def _drain(pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while pipe.read(65_536):
+                pass
 
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
 
     def terminate(self) -> int:
         assert self.process is not None
         self.process.terminate()
         code = self.process.wait(60)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
         return code
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
@@ -58,6 +58,24 @@ def test_windows_neither_overlap_nor_leave_a_gap(zone, text):
         following = window.bounds(at)
         assert following[0] == end, "the next window begins where this one ends"
         start, end = following
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", range(8))
+def test_in_no_zone_of_the_world_windows_overlap_or_leave_a_gap(part):
+    """All of IANA's zones, 730 days; and a clock that steps back asks for the window it was in, never for a new one."""
+    for zone in sorted(available_timezones())[part::8]:
+        for text in ("day", "week", "month"):
+            window, at, stop = budget.Window(text, ZoneInfo(zone)), us(2026, 1, 1), us(2028, 1, 1)
+            before = start, end = window.bounds(at)
+            while end < stop:
+                assert start <= at < end, (zone, text)
+                following = window.bounds(end)
+                assert following[0] == end < following[1], (zone, text, start, end)
+                assert window.bounds(end - 3_600_000_000) == (start, end) or end - start < 3_600_000_000, (zone, text, "a step back")
+                before, at = (start, end), end
+                start, end = window.bounds(at)
+                assert start == before[1], (zone, text)
 
 
 def test_a_berlin_day_has_23_and_25_hours_when_the_clock_changes():
