@@ -141,7 +141,8 @@ def plan_of(
     if large is not None:
         return budget.alone(*large)
     taken = budget.charges(scopes, ts_us, worst, tokens, fresh)
-    return Plan(worst, taken, price, tuple(edits), ratio, scopes, fresh)
+    most = cap * asked.choices * estimate.MOST if scopes.capped else 0
+    return Plan(worst, taken, price, tuple(edits), ratio, scopes, fresh, most=most)
 
 
 def admit(

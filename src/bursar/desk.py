@@ -110,5 +110,6 @@ class Plan(Shape, frozen=True, gc=False):
     scopes: budget.Scopes  # in the order of the charges
     tool_calls: int = 0  # new results of tools
     wound: int = 0  # 1: the agent is told to end
+    most: int = 0  # bytes of text after which a stream has outgrown its hold for sure; 0: no hard budget asks
     compact: bool = False  # a ladder asks for a shorter history
     incidents: tuple[Incident, ...] = ()

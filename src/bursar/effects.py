@@ -82,12 +82,14 @@ class Gather(Shape, frozen=True, gc=False):
 
 class Relay(Shape, frozen=True, gc=False):
     """-> Ended. The head goes to the client, chunks flow past the reader; what the reader keeps back waits for `Finish`.
-    `ordered`: asked again when orders change, says whether the stream is to end (`Ended.how` is then `stopped`)."""
+    `ordered`: asked again when orders change, says whether the stream is to end (`Ended.how` is then `stopped`). `most`: bytes of
+    text beyond which it must end (`outgrown`): a provider that heeds no cap would pass a hard budget; looked at now and then."""
 
     head: Head
     reader: StreamReader
     out_headers: Headers
     ordered: Callable[[], bool]
+    most: int = 0
 
 
 class Book(Shape, frozen=True, gc=False):

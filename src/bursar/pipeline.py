@@ -293,20 +293,21 @@ def _relay(
     if coding and coding != "identity":
         reader = encoding.Decoding(reader, coding, desk.gather_max)
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
-    ended: Ended = yield Relay(head, reader, reply_headers, ordered)
+    ended: Ended = yield Relay(head, reader, reply_headers, ordered, plan.most)
     reading = reader.reading()
     settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, sent_bytes, dialect.name, aid)
     kept = reader.kept
-    if ended.how == "stopped":
-        kept = reader.close_early("stopped_by_order")
+    if ended.how in ("stopped", "outgrown"):
+        why = "stopped_by_order" if ended.how == "stopped" else "outgrew_hold"
+        kept = reader.close_early(why)
         entry = settled.entry
-        settled = replace(settled, entry=entry._replace(ended="incomplete", flags=f"{entry.flags} stopped_by_order".strip()))
+        settled = replace(settled, entry=entry._replace(ended="incomplete", flags=f"{entry.flags} {why}".strip()))
     yield Book(settled, sample, heard(story, settled, reading))
     if aid is not None:
         recorded = recorder.recorded() if isinstance(recorder, Recording) and ended.how == "complete" else None
         yield from aid.keep(settled, head.status, recorded, True, reading, _own_reply(trial, plan, hold))
         yield from aid.note(settled.entry, _tokens(settled.entry))
-    yield Finish(kept, ended.how in ("complete", "stopped"))
+    yield Finish(kept, ended.how in ("complete", "stopped", "outgrown"))
 
 
 def _read_whole(dialect: Dialect, asked: Asked, head: Head, ended: Ended, limit: int) -> Reading:

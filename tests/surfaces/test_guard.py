@@ -355,6 +355,24 @@ def test_a_running_stream_ends_properly_when_it_is_ordered_to(serve: Serve, prov
     assert all(c.held == 0 for c in handle.gateway.shop.ledger.counters().values())
 
 
+def test_a_stream_that_outgrows_its_hold_is_ended(serve: Serve) -> None:
+    """A provider that heeds no cap would pass the budget; a client sees the end of an answer."""
+    handle = serve('[[budget]]\nname = "day"\nscope = "all"\nlimit = "$100"\nwindow = "day"\n')
+    client = openai.OpenAI(base_url=handle.url + "/v1", api_key="x", max_retries=0)
+    said = script(text="word " * 4_000, pieces=2_000)
+    stream = client.chat.completions.create(
+        model="gpt-5-mini", messages=[{"role": "user", "content": "go"}], stream=True, max_tokens=100, extra_headers={"x-script": said},
+    )  # fmt: skip
+    chunks = [chunk for chunk in stream if chunk.choices]
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert sum(len(chunk.choices[0].delta.content or "") for chunk in chunks) < 15_000
+    due = time.monotonic() + 5
+    while not rows(handle) and time.monotonic() < due:
+        time.sleep(0.02)
+    (row,) = rows(handle)
+    assert row.flags == "outgrew_hold" and row.ended == "incomplete" and (row.cost or 0) > 0
+
+
 # -- what SDKs make of it --------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ class Call:
 
     __slots__ = (
         "_plain", "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
-        "ordered", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
+        "most", "ordered", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class Call:
         self.pieces: Any = None
         self.edges: Edges | None = None
         self.error: Exception | None = None
+        self.most = 0  # bytes of text beyond which it must end
         self.ordered: Callable[[], bool] | None = None  # asks whether the stream under way is to end
         said = context.current()
         found = {**shop.built, **langgraph.labels()} if shop.built else langgraph.labels()
@@ -179,7 +180,7 @@ class Call:
         drop = {b"content-length"}
         if isinstance(effect, Relay):
             reader: Any = effect.reader
-            self.ordered = effect.ordered
+            self.ordered, self.most = effect.ordered, effect.most
             if not lines.get(effect.out_headers, b"content-encoding"):
                 drop.add(b"content-encoding")  # the reader gives plain bytes
         else:

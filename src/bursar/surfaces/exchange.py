@@ -261,6 +261,7 @@ class Exchange:
         client.start(effect.head.status, effect.out_headers, None)
         feed, write = reader.feed, client.write
         relayed = first_us = 0
+        look = max(effect.most, EDGE) if effect.most else 1 << 62  # a stream is longer than the text in it
         how, fault = "complete", None
         self._ordered = effect.ordered
         self._streams.add(self)
@@ -284,6 +285,13 @@ class Exchange:
                         await client.drain()
                 if reader.done:
                     break
+                if relayed > look:
+                    look = relayed + EDGE
+                    if reader.reading().output_bytes > effect.most:
+                        how = "outgrown"
+                        reader.finish()
+                        response.abandon()
+                        break
                 if client.gone and client.on_gone is not None:
                     raise UpstreamFault("reset", "the client left", True)
         except UpstreamFault as broken:

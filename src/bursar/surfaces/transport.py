@@ -15,7 +15,7 @@ from ..domain.call import Answer, Ended, Fault, Incoming
 from ..drive import BROKEN
 from ..effects import Finish, Gather, Relay, Reply
 from .books import Books, plain_resolve
-from .calls import AsyncCall, Call, SyncCall, refusal, running_loop
+from .calls import EDGE, AsyncCall, Call, SyncCall, refusal, running_loop
 
 BODY_MAX = 20 << 20  # bytes of a request body read into memory when the client streams it; a longer upload passes unread
 
@@ -54,6 +54,7 @@ class Streamed:
         self._over = self._closed = False
         self._first_us = self._relayed = 0
         self._orders = call.place.desk.orders.number
+        self._look = max(call.most, EDGE)  # a stream is longer than the text in it
 
     def _feed(self, chunk: bytes) -> bytes:
         if not self._first_us:
@@ -74,15 +75,20 @@ class Streamed:
         relayed = self._relayed or (1 if call.edges else 0)
         return Ended(how, b"", False, fault, self._first_us, call.since(call.sent_ns), relayed, edges)
 
-    def _stopped(self) -> bool:
-        """Whether somebody has ordered this stream to end. An order acts within a second of the next piece."""
+    def _stopped(self) -> str:
+        """Why the stream is to end here: somebody has ordered it (within a second of the next piece), or it has outgrown its hold."""
         call = self._call
+        if call.most and self._relayed > self._look:
+            self._look = self._relayed + EDGE
+            reading = drive.shielded(self._reader.reading)
+            if reading is not BROKEN and reading.output_bytes > call.most:
+                return "outgrown"
         orders = call.place.desk.orders
         call.shop.watch.look(call.place.desk)
         if orders.number == self._orders:
-            return False
+            return ""
         self._orders = orders.number
-        return call.ordered is not None and drive.shielded(call.ordered) is True
+        return "stopped" if call.ordered is not None and drive.shielded(call.ordered) is True else ""
 
     def _kept(self, finish: Any) -> bytes:
         return self._reader.kept if finish is BROKEN else finish.kept if isinstance(finish, Finish) else b""
@@ -111,8 +117,8 @@ class SyncBody(Streamed):
                     yield out
                 if reader.done:
                     break
-                if self._stopped():
-                    kept = self._book(self._ended("stopped"))
+                if how := self._stopped():
+                    kept = self._book(self._ended(how))
                     self.close()
                     yield kept
                     return
@@ -155,8 +161,8 @@ class AsyncBody(Streamed):
                     yield out
                 if reader.done:
                     break
-                if self._stopped():
-                    kept = await self._book(self._ended("stopped"))
+                if how := self._stopped():
+                    kept = await self._book(self._ended(how))
                     await self.aclose()
                     yield kept
                     return
