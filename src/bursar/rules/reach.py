@@ -91,7 +91,7 @@ def _values(wants: Mapping[str, str | None], providers: frozenset[str]) -> Why |
             return f"{name} is empty, and a call without it has no {name}", f'write a value, or {name} = "*" for each'
         if clean(value) != value:
             return f"no call can have {name} = {value[:30]!r}", "values are one line of at most 256 printable characters"
-        if "*" in value:
+        if "*" in value and name in ("model", "provider", "key"):  # anybody's own labels may have one
             return f"{value!r} is compared as it stands", f'write one {name}, or {name} = "*" for each of them'
     operation = wants.get("operation")
     if operation and operation not in OPERATIONS:
