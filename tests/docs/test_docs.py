@@ -239,6 +239,12 @@ def test_every_policy_setting_has_its_line_and_every_line_its_setting() -> None:
     assert policy_keys() == set(first_cells("policy.md")) - {"providers.NAME"}
 
 
+def test_every_environment_variable_has_its_line_and_every_line_its_variable() -> None:
+    """Ours, wherever the package names one."""
+    named = {found for file in (ROOT / "src").rglob("*.py") for found in re.findall(r"BURSAR_[A-Z_]+", file.read_text("utf-8"))}
+    assert named == set(first_cells("environment.md"))
+
+
 def test_every_ledger_column_has_its_line_and_every_line_its_column() -> None:
     assert set(first_cells("ledger-columns.md")) == set(map(shown, COLUMNS))
 

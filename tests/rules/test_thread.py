@@ -74,6 +74,17 @@ def test_a_request_that_extends_an_earlier_one_belongs_to_its_conversation(name:
     assert not fourth.ambiguous and third.after is not None and third.after.call == "acme-2"
 
 
+def test_only_a_conversation_that_nobody_names_is_marked_for_other_processes() -> None:
+    """Its first reply, so that its next request is known anywhere; one that the client names is known by that name."""
+    for explicit, marks in (("", 1), ("mine", 0)):
+        client = Client(Threads(shelf=lambda keys: {}))
+        placed = client.asks((HI,), explicit=explicit)
+        left = heard(client.index, Heard(placed, GOOD, "", reply("", [("call_0", "lookup", {"order": "A-1"})]), "", False, client.now))
+        assert [mark.conversation for mark in left] == [placed.conversation] * marks
+        assert client.asks((HI, LOOK), explicit=explicit).conversation == placed.conversation
+        assert client.asks((HI, LOOK)).conversation == placed.conversation, "in the same process also without its name"
+
+
 def test_it_goes_on_in_another_api_under_another_model_and_system_prompt() -> None:
     """The client's own fallback sends the same messages in another dialect."""
     client = Client()
