@@ -79,32 +79,39 @@ def heard(story: record.Story, settled: Settlement, reading: Reading | None, sto
     entry = settled.entry
     outcome, why = record.outcome(entry, reading)
     reply = reading.reply if reading is not None else None
-    tokens = (entry.input or 0) + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.output or 0) + (entry.reasoning or 0)
+    read = (entry.input or 0) + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.cache_write_1h or 0)
+    tokens = read + (entry.output or 0) + (entry.reasoning or 0)
     return Heard(
         placed, outcome, why, reply, entry.response_id, entry.dialect == "openai_responses", entry.ts, tokens,
         (entry.cost or 0) // 1000, stopped,
     )  # fmt: skip
 
 
+def _scopes(desk: Desk, caller: Caller, labels: Labels, story: record.Story, trial: Trial, model: str) -> budget.Scopes:
+    """The budgets of a try that is billed on that model."""
+    budgets, placed = desk.budgets, story.placed
+    if not budgets.rules:
+        return budget.NO_SCOPES
+    own = {"key": caller.key, "model": model, "provider": trial.provider.name, "fallback": trial.line}
+    if labels.conversation:
+        top = placed.top if placed is not None else labels.conversation
+        own["conversation"] = budget.whose(labels.tenant, caller.key, top)
+    scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
+    return budget.unsure(scopes) if placed is not None and placed.ambiguous else scopes
+
+
 def plan_of(
     call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, trial: Trial,
     ts_us: int,
-) -> Generator[Effect, Any, Plan | Refusal]:
-    """The price of the model that will really be billed, the worst this try can cost, and what it must fit under."""
+) -> Generator[Effect, Any, Plan | Refusal | Verdict]:
+    """The price of the model that will really be billed, the worst this try can cost, and what it must fit under. A Verdict: it is
+    too large by itself."""
     provider, model = trial.provider, trial.model
     if caller.models and model and model not in caller.models:
         return refuse("model_not_allowed", f"key {caller.key!r} may not use {model!r}", f"use one of {', '.join(caller.models)}")
 
-    budgets, placed = desk.budgets, story.placed
-    scopes = budget.NO_SCOPES
-    if budgets.names or budgets.rules:
-        own = {"key": caller.key, "model": model, "provider": provider.name, "fallback": trial.line}
-        if labels.conversation:
-            top = placed.top if placed is not None else labels.conversation
-            own["conversation"] = budget.whose(labels.tenant, caller.key, top)
-        scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
-        if placed is not None and placed.ambiguous:
-            scopes = budget.unsure(scopes)
+    placed = story.placed
+    scopes = _scopes(desk, caller, labels, story, trial, model)
     history = asked.history
     fresh = history.fresh_results if history is not None and trial.kind == "first" and (placed is None or placed.again is None) else 0
     if dialect.name == "passthrough" and not model:
@@ -139,7 +146,8 @@ def plan_of(
     tokens = bound + cap * asked.choices
     large = budget.too_large(scopes, worst, tokens, fresh)
     if large is not None:
-        return budget.alone(*large)
+        rule, amount = large
+        return Verdict(guard.STOPPED, budget.alone(rule, amount), rule.name, amount, rule.limit.amount, rule.limit.unit)
     taken = budget.charges(scopes, ts_us, worst, tokens, fresh)
     most = cap * asked.choices * estimate.MOST if scopes.capped else 0
     return Plan(worst, taken, price, tuple(edits), ratio, scopes, fresh, most=most)
@@ -213,13 +221,18 @@ def admit(
                         yield from _stop(call, desk, dialect, asked, labels, story, entry, over, whose, plan.worst, hold, scope)
                         return None
                     ends = True
-                for rung in rungs:
-                    log.rung(rung, scope, standing)
-                    header = b"warned:" + scope.rule.code.encode()
-                if budget.COMPACT in rungs:
-                    plan = replace(plan, compact=True)
+                took = guard.WARNED
                 if budget.CHEAPER in rungs:
-                    trial, plan, hold = _cheaper(call, desk, trial, plan, hold, asked)
+                    before = trial
+                    trial, plan, hold = _cheaper(desk, caller, labels, story, trial, plan, hold, asked)
+                    took = budget.CHEAPER if trial is not before else took
+                if budget.COMPACT in rungs:
+                    plan, took = replace(plan, compact=True), "compacted"
+                if budget.WIND_DOWN in rungs and ends:
+                    took = "wound_down"
+                if rungs:
+                    log.rung(took, scope, standing)
+                    header = b"warned:" + scope.rule.code.encode()
     if verdict is not None and stops and not ends:
         if had_last:
             yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, whose, plan.worst, hold)
@@ -246,13 +259,12 @@ class _Log:
         self._what = {"ts_us": call.ts_us, "call": call.call_id, "model": entry.model_served, "whose": whose}
         self._labels = labels
 
-    def rung(self, rung: str, scope: budget.Scope, standing: int) -> None:
-        act = {budget.WARN: guard.WARNED, budget.COMPACT: "compacted", budget.WIND_DOWN: "wound_down"}.get(rung, rung)
+    def rung(self, act: str, scope: budget.Scope, standing: int) -> None:
+        """What was done about a budget that stands so high."""
         rule = scope.rule
         unit = rule.limit.unit
         reason = f"budget {rule.name!r} stands at {budget.told(unit, standing)} of {budget.told(unit, scope.limit)}"
         refusal = refuse(rule.code, reason, "")
-        self.incidents = [i for i in self.incidents if i.budget != rule.name]
         self.incidents.append(
             guard.incident(act, refusal, self._labels, limit=rule.name, spent=standing, most=scope.limit, unit=unit,
                            counter=scope.counter, **self._what)  # pyright: ignore[reportArgumentType]
@@ -280,14 +292,21 @@ def _smaller(asked: Asked, plan: Plan, call: Incoming, ts_us: int) -> Plan | Non
 
 
 def _cheaper(
-    call: Incoming, desk: Desk, trial: Trial, plan: Plan, hold: HoldRecord, asked: Asked
+    desk: Desk, caller: Caller, labels: Labels, story: record.Story, trial: Trial, plan: Plan, hold: HoldRecord, asked: Asked
 ) -> tuple[Trial, Plan, HoldRecord]:  # fmt: skip
-    """The try on the dearest model of [tiers] that is cheaper than the one asked for. The hold stays: it is more than enough."""
+    """The try on the dearest model of [tiers] that is cheaper than the one asked for. The hold stays: it is more than enough. So it
+    must be the hold that this model needs: one with budgets of its own, which hold nothing yet, is passed over."""
     if plan.price is None:
         return trial, plan, hold
     now = pricing.worst(plan.price, 1_000, 1_000, 1)
     best: tuple[int, str, Price] | None = None
+    held = [scope.counter for scope in plan.scopes.all]
     for model in desk.tiers:
+        scopes = _scopes(desk, caller, labels, story, trial, model)
+        if (caller.models and model not in caller.models) or scopes.alone != plan.scopes.alone:
+            continue
+        if [scope.at(hold.ts).counter for scope in scopes.all] != held:
+            continue
         price = desk.prices.find(trial.provider.prices, model, hold.ts, asked.service_tier, asked.batch)
         cost = pricing.worst(price, 1_000, 1_000, 1) if price is not None else now
         if price is not None and cost < now and (best is None or cost > best[0]):
@@ -316,16 +335,23 @@ def _short(
     yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, whose, worst, hold, scope)
 
 
+def refuse_large(
+    call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, entry: Entry, verdict: Verdict
+) -> Way:  # fmt: skip
+    """A call that is too large by itself: always an error, for the next one may be smaller."""
+    yield from _stop(call, desk, dialect, asked, labels, story, entry, verdict, labels.tenant, 0, error=True)
+
+
 def _stop(
     call: Incoming, desk: Desk, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, entry: Entry, verdict: Verdict,
-    whose: str, worst: int, hold: HoldRecord | None = None, scope: budget.Scope | None = None,
+    whose: str, worst: int, hold: HoldRecord | None = None, scope: budget.Scope | None = None, error: bool = False,
 ) -> Way:  # fmt: skip
     """The end: a reply in the client's own dialect, or an error where a reply would feed the loop or break the client; the row
     and the incident. `hold`: was taken already, and is given back."""
     placed, refusal = story.placed, verdict.refusal
     wanted = scope.rule.reply if scope is not None else desk.guards.reply
     reply = (
-        wanted and placed is not None and placed.stops < guard.REPLIES_MAX and dialect.name in wind_down.DIALECTS
+        wanted and not error and placed is not None and placed.stops < guard.REPLIES_MAX and dialect.name in wind_down.DIALECTS
         and not asked.json_demanded and not wind_down.demands_tool(dialect.name, call.body)
     )  # fmt: skip
     stopped = record.refused(entry, refusal, record.evidence(story, story.cause))

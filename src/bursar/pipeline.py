@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from .admission import Ordered, admit, heard, no, ordered_stop, plan_of, refuse_call
+from .admission import Ordered, admit, heard, no, ordered_stop, plan_of, refuse_call, refuse_large
 from .desk import Caller, Desk, Plan, Trial, Way
 from .domain.call import (
     Answer,
@@ -86,13 +86,13 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
     while trial is not None:
         tries += 1
         plan = yield from plan_of(call, desk, caller, dialect, asked, labels, story, trial, call.ts_us + elapsed_us)
-        worst = 0 if isinstance(plan, Refusal) else plan.worst
+        worst = plan.worst if isinstance(plan, Plan) else 0
         if first is None:
             first = entry = record.opened(
                 call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                 provider=trial.provider.name, hold=worst,
             )  # fmt: skip
-            yield from _tools(desk, caller, story, entry, budget.NO_SCOPES if isinstance(plan, Refusal) else plan.scopes)
+            yield from _tools(desk, caller, story, entry, plan.scopes if isinstance(plan, Plan) else budget.NO_SCOPES)
             if aid is not None and aid.why:
                 first = entry = entry._replace(tier=aid.tier, route_reason=aid.why, model_served=trial.model)
         else:
@@ -102,6 +102,9 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             )  # fmt: skip
         if isinstance(plan, Refusal):
             yield from refuse_call(dialect, call, entry, plan, story)
+            return
+        if isinstance(plan, guard.Verdict):
+            yield from refuse_large(call, desk, dialect, asked, labels, story, entry, plan)
             return
         admitted = yield from admit(call, desk, caller, dialect, asked, labels, story, trial, plan, entry)
         if admitted is None:

@@ -217,6 +217,18 @@ def test_a_ladder_warns_then_takes_the_cheaper_model_then_stops(serve: Serve, pr
     assert acts <= {"warned", "cheaper", "refused"} and acts
 
 
+def test_the_cheaper_rung_takes_no_model_that_has_a_budget_of_its_own(serve: Serve, provider: Provider) -> None:
+    """That budget held nothing for it: two calls are two calls, whoever chose the model; and nothing is said that was not done."""
+    text = '[tiers]\ncheap = "gpt-5-nano"\n'
+    text += '[[budget]]\nname = "day"\nscope = "all"\nlimit = "$1"\nwindow = "forever"\nladder = {cheaper = "1%"}\n'
+    handle = serve(text + '[[budget]]\nname = "nano"\nscope = {model = "gpt-5-nano"}\nlimit = "2 calls"\nwindow = "forever"\n')
+    for n in range(6):
+        body = {"model": "gpt-5", "messages": [{"role": "user", "content": f"hi {n}"}], "max_tokens": 3_000}
+        ask(handle, body, **{"x-script": script(usage={"input": 10, "output": 2_500})})
+        assert provider.seen[-1].model == "gpt-5"
+    assert {one["act"] for one in incidents(handle)} == {"warned"}
+
+
 def test_one_call_alone_may_be_too_large(serve: Serve) -> None:
     """scope = "call" is a limit of each call by itself; no counter remembers it."""
     handle = serve('[[budget]]\nname = "each call"\nscope = "call"\nlimit = "$0.01"\n')
@@ -225,6 +237,8 @@ def test_one_call_alone_may_be_too_large(serve: Serve) -> None:
     status, _, body = ask(handle, {**small, "max_tokens": 100_000})
     assert status == 402 and "'each call' allows one call" in body["error"]["message"]
     assert handle.gateway.shop.ledger.counters() == {}
+    (one,) = incidents(handle)
+    assert (one["act"], one["limit"], one["code"]) == ("refused", "each call", "budget_exceeded")
 
 
 def test_tool_calls_are_counted_once_though_the_history_is_sent_again(serve: Serve) -> None:
