@@ -31,6 +31,7 @@ from bursar.domain.policy import Policy
 from bursar.domain.usage import Tokens
 from bursar.stores import alarms, segments
 from bursar.stores.reader import Reader
+from bursar.stores.schema import opened, transaction
 from bursar.stores.writer import Ledger
 from bursar.surfaces import bell_slack, links, wiring
 from bursar.surfaces.cli import main
@@ -340,7 +341,7 @@ def test_a_link_acts_once_until_it_expires_and_only_as_it_was_signed(ledger: Pat
     assert bad.value.code == "used"
     stop = links.read(key, "stop", links.make("", key, "stop", '{"conversation":"acme-circle"}', NOW + HOUR).partition("?")[2], NOW)
     assert "conversation=acme-circle" in links.perform(ledger, stop, "mia", NOW)
-    with alarms.opened(ledger, read_only=True) as connection:
+    with opened(ledger, read_only=True) as connection:
         assert connection.execute("SELECT kind, match FROM orders").fetchall() == [("stop", '[["conversation","acme-circle"]]')]
 
 
@@ -368,7 +369,7 @@ def test_a_channel_that_fails_is_tried_again_and_given_up_after_a_day(ledger: Pa
     watch.cycle()
     from bursar.domain.alarm import Notice
 
-    with alarms.transaction(watch._connection):
+    with transaction(watch._connection):
         text = watch._connection.execute("SELECT message FROM notices LIMIT 1").get
         alarms.put(watch._connection, Notice("n", "a", "test", clock.us, text, ("hook", "gone")), clock.us)
     for hours in range(26):
@@ -551,7 +552,7 @@ def test_the_gateways_clockwork_is_another_process_and_a_hanging_channel_is_not_
             pass
         row = ledger_rows.entry(1, wiring.now_us() - 90_000_000, Tokens(input=5))
         ledger_rows.write(ledger, [row])
-        with alarms.opened(ledger) as connection:  # as if a clockwork had run until three minutes ago
+        with opened(ledger) as connection:  # as if a clockwork had run until three minutes ago
             connection.execute("UPDATE watch SET judged = ?", ((wiring.now_us() - 180_000_000) // MINUTE * MINUTE,))
         gateway = subprocess.Popen(
             [sys.executable, "-m", "bursar", "serve", "--port", "0", "--config", str(config), "--ledger", str(ledger)],

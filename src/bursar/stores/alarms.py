@@ -5,18 +5,16 @@ due is lost, and what is told again has the same id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import apsw
 import msgspec
 
 from ..domain.alarm import ACKNOWLEDGED, FIRING, OPEN, Delivery, Notice, Silence, Standing
-from .fault import OF_DISK, LedgerFault, from_error
+from .fault import LedgerFault
 from .owner import LEASE_US, Owner, ticks_us
-from .schema import Place, connect, quoted
+from .schema import quoted, transaction
 
 COLUMNS = Standing._fields
 PEOPLES = ("by", "acknowledged", "judged", "judged_at", "judged_by")
@@ -34,31 +32,6 @@ _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 
 class Lost(Exception):
     """Another clockwork leads now."""
-
-
-@contextmanager
-def opened(path: str | Path, *, read_only: bool = False) -> Iterator[apsw.Connection]:
-    """A connection to the ledger's file; LedgerFault for what the disk does."""
-    place = Place.at(path)
-    connection = connect(place, busy_ms=5_000, read_only=read_only)
-    try:
-        yield connection
-    except OF_DISK as error:
-        raise from_error(error, place.file) from error
-    finally:
-        connection.close(True)
-
-
-@contextmanager
-def transaction(connection: apsw.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 # -- who leads -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,6 +214,32 @@ def connect(place: Place, *, busy_ms: int, read_only: bool = False) -> apsw.Conn
             connection.close(True)
         raise
     return connection
+
+
+@contextmanager
+def opened(path: str | Path, *, read_only: bool = False) -> Iterator[apsw.Connection]:
+    """A connection to the ledger's file; LedgerFault for what the disk does."""
+    place = Place.at(path)
+    connection = connect(place, busy_ms=5_000, read_only=read_only)
+    try:
+        yield connection
+    except OF_DISK as error:
+        raise from_error(error, place.file) from error
+    finally:
+        connection.close(True)
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All of it or nothing, before any other writer."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def checkpoint(place: Place) -> None:

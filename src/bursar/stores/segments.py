@@ -21,7 +21,7 @@ import msgspec
 from .columns import ALL, literal, load, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
-from .schema import IN_TAIL, Place, checkpoint, connect, restart_log
+from .schema import IN_TAIL, Place, checkpoint, connect, restart_log, transaction
 from .standing import TAKEN, forget
 
 DAY_US = 86_400_000_000
@@ -94,23 +94,11 @@ def compact(
 
 
 @contextmanager
-def _transaction(connection: apsw.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
 def _lease(connection: apsw.Connection) -> Iterator[Callable[[], None]]:
     """One compactor at a time. Gives a check to call inside each handing-over transaction, which renews the lease too."""
     me = Owner.here("compactor", "")
     mine = msgspec.json.encode(me).decode()
-    with _transaction(connection):
+    with transaction(connection):
         row = connection.execute("SELECT owner, until FROM compactor").fetchall()
         if row and not me.gone(msgspec.json.decode(row[0][0], type=Owner), row[0][1], ticks_us()):
             raise _Lost
@@ -124,7 +112,7 @@ def _lease(connection: apsw.Connection) -> Iterator[Callable[[], None]]:
     try:
         yield still_ours
     finally:
-        with _transaction(connection):
+        with transaction(connection):
             connection.execute("DELETE FROM compactor WHERE owner = ?", (mine,))
 
 
@@ -152,7 +140,7 @@ class _Work:
             (folder / name).unlink(missing_ok=True)
         known = {name for (name,) in connection.execute("SELECT name FROM segments UNION ALL SELECT name FROM retired")}
         orphans = [path for path in folder.iterdir() if path.name not in known and path.suffix in (".parquet", ".tmp")]
-        with _transaction(connection):
+        with transaction(connection):
             self._still_ours()  # before anything is removed: only the holder of the lease writes files here
             for name in old:
                 connection.execute("DELETE FROM retired WHERE name = ?", (name,))
@@ -192,7 +180,7 @@ class _Work:
             )
         taken = self._connection.execute(TAKEN, (until,)).fetchall()
         self._step("written")
-        with _transaction(self._connection):  # short, whatever the piece: the gateway waits for the write lock meanwhile
+        with transaction(self._connection):  # short, whatever the piece: the gateway waits for the write lock meanwhile
             self._still_ours()
             self._list(files)
             self._connection.executemany(
@@ -207,7 +195,7 @@ class _Work:
     def _remove(self) -> None:
         """Rows that stand in segments leave the tail, a lot at a time; their ids are remembered for a while."""
         while True:
-            with _transaction(self._connection):
+            with transaction(self._connection):
                 self._still_ours()
                 until = self._connection.execute(
                     "SELECT max(seq) FROM (SELECT seq FROM tail WHERE seq < (SELECT seq FROM handed) ORDER BY seq LIMIT ?)", (LOT,)
@@ -244,7 +232,7 @@ class _Work:
         if file.rows != rows:
             raise LedgerFault("segment_corrupt", f"day {day}: {rows} rows listed, {file.rows} read", "run `bursar check`")
         self._step("merged")
-        with _transaction(self._connection):
+        with transaction(self._connection):
             self._still_ours()
             self._list([file])
             for name in names:
@@ -286,7 +274,7 @@ class _Work:
 
     def tidy(self) -> None:
         """Forget what is only needed for a while, and bring SQLite's log into its file."""
-        with _transaction(self._connection):
+        with transaction(self._connection):
             self._still_ours()
             self._connection.execute("DELETE FROM landed WHERE at < ?", (self._now - LANDED_KEEP_US,))
             self._connection.execute("DELETE FROM lapsed WHERE at < ?", (self._now - LAPSED_KEEP_US,))

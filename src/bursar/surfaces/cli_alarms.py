@@ -16,6 +16,7 @@ from ..domain.message import Message
 from ..domain.policy import Policy
 from ..rules.alarm_policy import AlarmRule, compile_alarms, length
 from ..stores import alarms as store
+from ..stores.schema import opened
 from . import bell, periods, settings, tables, wiring
 from .cli_common import Common, common
 from .watch_words import against, amount, headline, minute, plain, scope_of, span, subject
@@ -55,7 +56,7 @@ def alarms(context: click.Context, common: Common, id: str | None, rules: bool) 
 
 def _list(common: Common) -> None:
     period = common.period()
-    with store.opened(common.existing(), read_only=True) as connection:
+    with opened(common.existing(), read_only=True) as connection:
         found = store.history(connection, period.since or 0, period.until or 2**62)
         heard, quiet = store.heard(connection), store.silences(connection, wiring.now_us())
         beat = store.beat(connection)
@@ -151,7 +152,7 @@ def _silence_row(one: Silence) -> dict[str, Any]:
 
 
 def _one(common: Common, id: str) -> None:
-    with store.opened(common.existing(), read_only=True) as connection:
+    with opened(common.existing(), read_only=True) as connection:
         one = store.find(connection, id)
         heard, sent = store.heard(connection).get(one.id, 0), store.sent(connection, one.id)
         (messages,) = [connection.execute("SELECT message FROM notices WHERE alarm = ? ORDER BY at LIMIT 1", (one.id,)).get]
@@ -180,7 +181,7 @@ def _one(common: Common, id: str) -> None:
 def _rules(common: Common) -> None:
     policy = _policy()
     rules = compile_alarms(policy.alarm)
-    with store.opened(common.existing(), read_only=True) as connection:
+    with opened(common.existing(), read_only=True) as connection:
         heard = store.heard(connection)
         fired: dict[str, list[Standing]] = {}
         for one in store.history(connection):
@@ -269,7 +270,7 @@ def test(common: Common, channel: str | None) -> None:
 @common("as_json", "ledger")
 def ack(common: Common, id: str) -> None:
     """Says that you have alarm ID in hand: no more reminders, unless it doubles."""
-    with store.opened(common.existing()) as connection:
+    with opened(common.existing()) as connection:
         one = store.acknowledge(connection, id, _who(), wiring.now_us())
     _done(common, one, f"{one.id} is {one.state}{f' by {one.by}' if one.by else ''}: {headline_of(one)}")
 
@@ -280,7 +281,7 @@ def ack(common: Common, id: str) -> None:
 @common("as_json", "ledger")
 def judge(common: Common, id: str, worth: str) -> None:
     """Says what alarm ID was worth. The next threshold learns from it."""
-    with store.opened(common.existing()) as connection:
+    with opened(common.existing()) as connection:
         one = store.judge(connection, id, worth, _who(), wiring.now_us())
     _done(common, one, f"{one.id} is judged {one.judged}: {headline_of(one)}")
 
@@ -302,7 +303,7 @@ def silence(common: Common, match: Sequence[str], lasting: str, note: str, end: 
     """Tells nobody of alarms that match, for a while: bursar silence tenant=acme --for 2h. They are recorded all the same."""
     now = wiring.now_us()
     if end is not None:
-        with store.opened(common.existing()) as connection:
+        with opened(common.existing()) as connection:
             if not store.end_silence(connection, end, now):
                 raise click.UsageError(f"there is no silence {end} in force; see `bursar alarms`")
         tables.line(tables.console(), f"silence {end} has ended")
@@ -317,7 +318,7 @@ def silence(common: Common, match: Sequence[str], lasting: str, note: str, end: 
         raise click.UsageError(str(wrong)) from None
     if lasts > SILENCE_MOST_US:
         raise click.UsageError("a silence lasts at most 90d")
-    with store.opened(common.existing()) as connection:
+    with opened(common.existing()) as connection:
         made = store.silence(
             connection, [(name, value) for name, value in pairs], now, now + lasts, _who(), " ".join(note.split())[:500]
         )

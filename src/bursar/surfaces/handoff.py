@@ -17,6 +17,7 @@ from ..stores import alarms, incidents
 from ..stores.incidents import Logged
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
+from ..stores.schema import transaction
 from .cli_common import pico
 
 ALARM = "handoff"  # what the outbox knows them by
@@ -44,7 +45,7 @@ def hand_off(connection: apsw.Connection, policy: Policy, now_us: int, reader: C
         return 0
     with reader() as rows:
         messages = [message(one, *cost(rows, one)) for one in found]
-    with alarms.transaction(connection):
+    with transaction(connection):
         for one, made in zip(found, messages, strict=True):
             alarms.put(connection, Notice(made.id, ALARM, ALARM, now_us, msgspec.json.encode(made).decode(), (place,)), now_us)
             incidents.told(connection, one.n, now_us)

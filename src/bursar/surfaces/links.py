@@ -16,7 +16,7 @@ import msgspec
 from ..domain.incident import STOP, Order
 from ..domain.policy import Watch
 from ..stores import alarms, incidents
-from ..stores.schema import Place
+from ..stores.schema import Place, opened, transaction
 from . import settings
 
 ACTIONS = ("stop", "ack", "useful", "noise")
@@ -86,12 +86,12 @@ def labels(link: Link) -> Mapping[str, str]:
 
 def perform(ledger: str | Path, link: Link, by: str, now_us: int) -> str:
     """Do it, once: a sentence on what was done. BadLink when it was done before."""
-    with alarms.opened(ledger) as connection:
+    with opened(ledger) as connection:
         if not alarms.use_link(connection, link.id, now_us):
             raise BadLink("used", "this link was used already", "see `bursar alarms` and `bursar guard`")
         if link.action == "stop":
             match = tuple(sorted(labels(link).items()))
-            with alarms.transaction(connection):
+            with transaction(connection):
                 n = incidents.give(connection, Order(0, now_us, by, STOP, match, reason="stopped from an alarm"))
             return f"stopped: order {n}; no call of {', '.join(f'{k}={v}' for k, v in match)} goes out until it is withdrawn"
         if link.action == "ack":

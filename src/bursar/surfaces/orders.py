@@ -13,9 +13,9 @@ from ..domain.incident import RAISE, RESUME, STOP, Order
 from ..rules.budget import parse_limit
 from ..rules.order import MATCHED
 from ..stores import incidents
-from ..stores.fault import OF_DISK, LedgerFault, from_error
+from ..stores.fault import LedgerFault
 from ..stores.incidents import Logged
-from ..stores.schema import Place, connect
+from ..stores.schema import Place, opened, transaction
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -32,19 +32,8 @@ def writing(place: Place) -> Iterator[apsw.Connection]:
     """One transaction on the ledger's file. LedgerFault when it cannot be had."""
     if not place.file.exists():
         raise LedgerFault("cannot_open", f"there is no ledger at {place.file}", "name the one that the gateway writes: --ledger PATH")
-    connection = connect(place, busy_ms=5_000)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-    except OF_DISK as error:
-        raise from_error(error, place.file) from error
-    finally:
-        connection.close(True)
+    with opened(place.file) as connection, transaction(connection):
+        yield connection
 
 
 def checked(match: Pairs) -> tuple[tuple[str, str], ...]:

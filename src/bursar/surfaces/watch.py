@@ -27,7 +27,7 @@ from ..rules.alarm_policy import channels_of, length
 from ..stores import alarms, segments
 from ..stores.fault import OF_DISK, LedgerFault
 from ..stores.reader import Reader
-from ..stores.schema import Place, connect
+from ..stores.schema import Place, connect, opened
 from ..stores.writer import Ledger
 from . import bell, handoff, links, settings, wiring
 from .watch_judge import Bench, Step, Told, advance
@@ -215,7 +215,7 @@ class Bell:
         return max((c.timeout_s for c in self._watch.policy.channels.values()), default=0.0) + bell.GRACE_S
 
     def run(self, stop: threading.Event) -> None:
-        with alarms.opened(self._watch.path) as connection:
+        with opened(self._watch.path) as connection:
             lead = alarms.Lead(connection, mine=self._watch.lead.mine)
             while not stop.is_set():
                 if self._watch.leads:

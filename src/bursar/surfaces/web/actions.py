@@ -12,6 +12,7 @@ from ...rules.budget import compile_budget
 from ...stores import alarms, incidents
 from ...stores.incidents import Logged
 from ...stores.query import LABEL, Filter
+from ...stores.schema import opened
 from .. import orders
 from .shelf import Shelf
 
@@ -91,7 +92,7 @@ class LedgerActions:
         return f"Order {found[0].n} is withdrawn."
 
     def acknowledge(self, by: str, bound: Bound, fields: Fields) -> str:
-        with alarms.opened(self._place.file) as connection:
+        with opened(self._place.file) as connection:
             found = alarms.find(connection, fields.get("id", ""))
             if not _within(json.loads(found.scope), bound):
                 raise Refused("there is no such alarm")
