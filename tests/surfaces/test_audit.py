@@ -16,7 +16,7 @@ from bursar.domain.entry import Entry
 from bursar.domain.policy import AuditPolicy, Policy
 from bursar.domain.usage import Tokens
 from bursar.rules.audit import ACT, GOOD, WATCH, Answer, Audit
-from bursar.stores import segments
+from bursar.stores import drills, segments
 from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
 from bursar.surfaces import audit as asking
@@ -297,13 +297,7 @@ def test_the_newest_drill_counts(tmp_path: Path) -> None:
     ledger_rows.write(tmp_path / "ledger", talk(1, 1_000))
     verdicts: list[str] = []
     for days, passed in ((40, 1), (3, 1), (2, 0)):
-        with Ledger.open(tmp_path / "ledger", node="test", clock_us=lambda: NOW):
-            pass
-        import apsw
-
-        with apsw.Connection(str(tmp_path / "ledger" / "ledger.db")) as file:
-            file.execute("INSERT INTO drills (ts, policy, passed, report, signature) VALUES (?, 'p', ?, '', '')",
-                         (NOW - days * ledger_rows.DAY, passed))  # fmt: skip
+        drills.keep(tmp_path / "ledger", json.dumps({"ts": NOW - days * ledger_rows.DAY, "policy": "p", "passed": bool(passed)}))
         with asking.open_reader(tmp_path / "ledger") as reader:
             verdicts.append(answer(asking.take(reader, policy, periods.Period(), NOW), "guard").verdict)
     assert verdicts == [WATCH, GOOD, WATCH]

@@ -13,8 +13,10 @@ from click.testing import CliRunner, Result
 
 from bursar import admission
 from bursar.rules import budget, guard
-from bursar.stores.schema import Place, connect
-from bursar.surfaces import cli_drill, drill, settings
+from bursar.stores import drills
+from bursar.stores.reader import Reader
+from bursar.stores.schema import opened
+from bursar.surfaces import audit_guard, cli_drill, drill, settings
 from bursar.surfaces.cli import main
 
 GUARDED = """
@@ -75,11 +77,12 @@ def test_every_guard_of_a_good_policy_trips_where_it_should() -> None:
     assert report.passed, report
     assert (line(report, "runaway").verdict, line(report, "runaway").call) == ("tripped", 8)
     assert line(report, "runaway").shown == "A colleague goes on from here."
+    assert line(report, "runaway").note == "repeats_max"
     assert line(report, "depth").call == 28
     assert line(report, "ignoring").shown.startswith("402: ")
     for name in ("each tenant's day", "company"):
         assert line(report, "spending", name).verdict == "tripped" and line(report, "spending", name).over == "$0.00"
-    assert "a hold 5" in line(report, "fallback").note and "ceiling $20" in line(report, "fallback").note
+    assert "a hold 5" in line(report, "fallback").note and "ceiling $20 held" in line(report, "fallback").note
     assert line(report, "flaky tool").verdict == "tripped"
     assert line(report, "hand-off").verdict == "tripped" and line(report, "hand-off").seconds < 5
     assert line(report, "channel", "desk").verdict == "tripped"
@@ -119,11 +122,77 @@ def test_a_drill_is_kept_signed_and_a_changed_report_is_told(run: Any, tmp_path:
     assert os.stat(tmp_path / "ledger" / "drill.key").st_mode & 0o777 == 0o600
     assert run("--last", policy=GUARDED + "\n# changed\n").exit_code == 1, "the policy in force is another one"
     Path("bursar.toml").write_text(GUARDED)
-    connection = connect(Place.at(tmp_path / "ledger"), busy_ms=1_000)
-    connection.execute("UPDATE drills SET report = replace(report, '\"over\":\"$0.00\"', '\"over\":\"$0.01\"')")
-    connection.close()
+    path = tmp_path / "ledger"
+    for change in ("report = replace(report, '\"over\":\"$0.00\"', '\"over\":\"$0.01\"')", "ts = ts + 1", "policy = 'other'"):
+        with opened(path) as connection:
+            connection.execute("BEGIN")
+            connection.execute(f"UPDATE drills SET {change}")
+            assert [(kept.good, kept.passed) for kept in drills.newest(connection)] == [(False, False)], change
+            assert drills.last_passed(connection) is None
+            connection.execute("ROLLBACK")
+    with opened(path) as connection:
+        connection.execute("UPDATE drills SET ts = ts + 1")
     changed = run("--last")
     assert changed.exit_code == 1 and "CHANGED" in changed.stdout
+    (path / "drill.key").unlink()
+    assert run("--last").exit_code == 1 and not (path / "drill.key").exists(), "asking makes no new secret"
+
+
+def test_a_failed_drill_cannot_be_turned_into_a_passed_one(run: Any, tmp_path: Path) -> None:
+    """By a column that audit, the page and the alarm would read."""
+    assert run(policy="").exit_code == 1
+    with opened(tmp_path / "ledger") as connection:
+        connection.execute("UPDATE drills SET passed = 1")
+    with Reader(tmp_path / "ledger") as reader:
+        found = audit_guard.last_drill(reader)
+        assert reader.sql("SELECT passed, signed FROM drills") == [{"passed": False, "signed": False}]
+    assert found is not None and not found.passed
+    assert run("--last").exit_code == 1
+
+
+GUARD = '[guard]\nmode = "on"\n'
+KEY = '[[key]]\nname = "acme"\nhash = "000000000000:' + "0" * 64 + '"\ntenant = "acme"\n'
+
+# policy -> (whether it passes, what each budget's line must be)
+BUDGETS: dict[str, tuple[str, bool, dict[str, str]]] = {
+    "one inside another": ('[[budget]]\nname = "t"\nscope = "tenant"\nlimit = "$50"\n[[budget]]\nname = "a"\nscope = "all"\nlimit = "$20"\n',
+                           True, {"t": "tripped", "a": "tripped"}),
+    "ten thousand calls": ('[[budget]]\nname = "c"\nscope = "tenant"\nlimit = "10000 calls"\n', True, {"c": "tripped"}),
+    "a thousand tool calls": ('[[budget]]\nname = "c"\nscope = "tenant"\nlimit = "1000 tool_calls"\n', True, {"c": "tripped"}),
+    "a declared key's": (KEY + '[[budget]]\nname = "k"\nscope = {key = "acme"}\nlimit = "$5"\n', True, {"k": "tripped"}),
+    "each call alone bounds nobody": ('[[budget]]\nname = "x"\nscope = "call"\nlimit = "$1"\n', False, {"x": "tripped", "budgets": "missing"}),
+    "one that winds down": ('[[budget]]\nname = "w"\nscope = "tenant"\nlimit = "$50"\nladder = {wind_down = "95%"}\n', True, {"w": "tripped"}),
+    "another provider's model": ('[[budget]]\nname = "m"\nscope = {model = "claude-opus-4-5"}\nlimit = "$5"\n', True, {"m": "tripped"}),
+    "a soft one is no bound": ('[[budget]]\nname = "s"\nscope = "tenant"\nlimit = "$5"\nhard = false\n', False,
+                               {"s": "not tried", "budgets": "missing"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_a_budget_has_tripped_where_its_own_incident_says_so(kind: str) -> None:
+    """Of any size, and whatever else is in the policy."""
+    text, passes, wanted = BUDGETS[kind]
+    report = held(GUARD + text)
+    assert report.passed is passes, report.lines
+    assert {one.name: one.verdict for one in report.lines if one.what == "spending"} == wanted
+    assert all(one.over in ("", "$0.00", "0 calls", "0 tool calls") for one in report.lines)
+
+
+def test_dollars_of_a_conversation_end_a_runaway_that_no_limit_of_calls_does() -> None:
+    """And its own budget is tried too."""
+    report = held('[guard]\ncost_max = "$2"\n[[budget]]\nname = "t"\nscope = "tenant"\nlimit = "$50"\n')
+    assert report.passed and line(report, "runaway").note == "guard.cost_max"
+    assert line(report, "spending", "guard.cost_max").verdict == "tripped" and line(report, "spending", "t").verdict == "tripped"
+
+
+def test_each_flow_has_lines_of_its_own_and_warnings_are_no_stop() -> None:
+    """Limits above the drill's patience are said not to be tried."""
+    tenant = '[[budget]]\nscope = "tenant"\nlimit = "$5"\n'
+    report = held('[guard]\nrepeats_max = 6\n[guard.flow.support]\ntool_calls_max = 10\nturns_max = 3\n' + tenant)
+    assert (line(report, "depth", "support").call, line(report, "turns", "support").call) == (12, 4)
+    assert line(held("[guard]\nrepeats_max = 6\ntool_calls_max = 1000\n" + tenant), "depth").verdict == "not tried"
+    warned = held('[guard]\nmode = "warn"\nrepeats_max = 6\n' + tenant)
+    assert not warned.passed and line(warned, "runaway").verdict == "missing" and 'mode = "on"' in line(warned, "runaway").paste
 
 
 def test_with_send_the_policys_own_channel_hears_it() -> None:
@@ -134,3 +203,7 @@ def test_with_send_the_policys_own_channel_hears_it() -> None:
         assert held(policy).passed and not bell.got
         report = held(policy, send=True)
         assert report.passed and {got.json["kind"] for got in bell.got} == {"test", "handoff"}
+        told = next(got.json for got in bell.got if got.json["kind"] == "handoff")
+        assert told["title"].startswith("Drill. ") and told["drill"] is True and not told["command"]
+    dead = held(policy, send=True)
+    assert not dead.passed and line(dead, "hand-off").verdict == "failed" and "refused" in line(dead, "hand-off").note

@@ -19,7 +19,7 @@ from google import genai
 from google.genai import types as genai_types
 
 from bursar.domain.money import plain
-from bursar.surfaces import cli_guard, gateway, settings
+from bursar.surfaces import gateway, settings
 from bursar.surfaces.cli import main
 from bursar.surfaces.watch import Watch
 from bursar.testing.provider import Provider
@@ -479,4 +479,3 @@ def test_budgets_and_orders_are_shown_on_one_page(serve: Serve) -> None:
     order(handle, "stop", "--where", "tool=lookup", "--for", "2h")
     out = order(handle, "--config", str(policy))
     assert "acme day" in out and "tool=lookup" in out and max(map(len, out.splitlines())) <= 80
-    assert cli_guard.budgets(settings.parse(text))[0].name == "acme day"

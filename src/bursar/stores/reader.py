@@ -11,7 +11,7 @@ import duckdb
 
 from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import alarms, closed, incidents, marks
+from . import alarms, closed, drills, incidents, marks
 from .columns import ALL, MONEY, append, literal, load, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import Owner, ticks_us
@@ -36,6 +36,7 @@ class Segment(NamedTuple):
     sha256: str
 
 
+DRILLS_MAX = 1_000
 INCIDENTS_MAX = 10_000  # asked for at once, the newest
 INCIDENT_NUMBERS = frozenset(("n", "ts", "last_ts", "calls", "spent", "limit", "kept"))
 
@@ -201,6 +202,9 @@ class Reader:
             """CREATE VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
                CAST(CAST(kept AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_incidents"""
         )
+        self.duck.execute("CREATE TABLE raw_drills (ts BIGINT, policy VARCHAR, passed BOOLEAN, signed BOOLEAN)")
+        append(self.duck, "raw_drills", [(one.ts, one.policy, one.passed, one.good) for one in drills.newest(self.sqlite, DRILLS_MAX)])
+        self.duck.execute("CREATE VIEW drills AS SELECT make_timestamptz(ts) AS ts, policy, passed, signed FROM raw_drills")
         self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
         append(self.duck, "raw_marks", self.marks())
         self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")

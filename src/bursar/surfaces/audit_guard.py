@@ -9,6 +9,7 @@ from ..domain.money import plain
 from ..rules import audit_guard as rules
 from ..rules import prospect
 from ..rules.audit_guard import Drill, Flow, Stops, Talks
+from ..stores import drills
 from ..stores.query import Filter
 from ..stores.reader import Reader
 from .audit_asker import WHOLE, WITHIN, WRITTEN, Asker, pico
@@ -98,5 +99,4 @@ def stops(ask: Asker, loops: int, beyond: int) -> Stops:
 
 def last_drill(reader: Reader) -> Drill | None:
     """The newest drill that the ledger knows of."""
-    row = reader.sqlite.execute("SELECT ts, policy, passed FROM drills ORDER BY ts DESC, n DESC LIMIT 1").fetchone()
-    return None if row is None else Drill(row[0], row[1], bool(row[2]))
+    return next((Drill(kept.ts, kept.policy, kept.passed) for kept in drills.newest(reader.sqlite)), None)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from ..stores.schema import Place
+from ..stores import drills
+from ..stores.schema import Place, opened
 from . import settings, tables, wiring
 from .cli_common import Common, common
-from .drill import FAILED, MISSING, Drill, Report, document, keep, last
+from .drill import FAILED, MISSING, Drill, Report, read
 from .periods import shown
 
 COLOURS = {"tripped": "green", FAILED: "bold red", MISSING: "yellow", "not tried": "dim"}
@@ -29,18 +30,23 @@ def drill(common: Common, config: Path | None, send: bool, show_last: bool, mark
     path = Path(common.ledger) if common.ledger else wiring.ledger_folder(policy)
     place = Place.at(path)
     if show_last:
-        found = last(place, place.file.parent) if place.file.exists() else None
-        if found is None:
+        found: list[drills.Kept] = []
+        if place.file.exists():
+            with opened(place.file, read_only=True) as connection:
+                found = drills.newest(connection)
+        if not found:
             click.echo("No drill was held on this ledger.")
             raise click.exceptions.Exit(1)
-        same = found.report.policy == policy_hash
-        _show(found.report, common.json, markdown, signature=found.signature, good=found.good, in_force=same)
-        raise click.exceptions.Exit(0 if found.good and found.report.passed and same else 1)
+        (kept,) = found
+        same = kept.policy == policy_hash
+        _show(read(kept.report), common.json, markdown, signature=kept.signature, good=kept.good, in_force=same)
+        raise click.exceptions.Exit(0 if kept.passed and same else 1)
     from rich.console import Console
 
     with Console(file=sys.stderr).status("drill") as status:
-        report = Drill(policy, policy_hash, send=send, step=lambda what: status.update(f"drill: {what}")).run(wiring.now_us())
-    signed = keep(place, place.file.parent, report)
+        told = Drill(policy, policy_hash, folder=place.file.parent, send=send, step=lambda what: status.update(f"drill: {what}"))
+        report = told.run(wiring.now_us())
+    signed = drills.keep(path, report.document())
     _show(report, common.json, markdown, signature=signed, good=True, in_force=True)
     raise click.exceptions.Exit(0 if report.passed else 1)
 
@@ -60,7 +66,7 @@ def _show(report: Report, as_json: bool, markdown: bool, *, signature: str, good
     if as_json:
         rows = [line._asdict() for line in report.lines]
         tables.document(rows, passed=report.passed, policy=report.policy, ts=report.ts, signature=signature, signature_good=good,
-                        policy_in_force=in_force, signed=document(report))  # fmt: skip
+                        policy_in_force=in_force, signed=report.document())  # fmt: skip
         return
     head = f"{'Passed' if report.passed else 'Failed'}: {shown(report.ts)} UTC, policy {report.policy}, {report.seconds:g} s"
     if markdown:

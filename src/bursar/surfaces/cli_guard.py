@@ -8,14 +8,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import click
 
 from ..domain.money import plain
-from ..domain.policy import Policy
-from ..rules import guard as rules
-from ..rules.budget import BudgetRule, compile_budget, parse_limit, told
+from ..rules.budget import BudgetRule, parse_limit, told
 from ..stores import incidents
 from ..stores.glance import Glance
 from ..stores.incidents import Logged
@@ -32,11 +29,6 @@ FOR = click.option("--for", "span", metavar="2h", help="only so long: 30m, 2h, 7
 REASON = click.option("--reason", default="", metavar="TEXT", help="is shown with the order and the refusal")
 MOST = 200
 SPANS = {"m": 60, "h": 3_600, "d": 86_400}
-
-
-def budgets(policy: Policy) -> list[BudgetRule]:
-    """All budgets of a policy, those of `[guard]` too."""
-    return [*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *rules.budgets(policy.guard)]
 
 
 def _who() -> str:
@@ -84,10 +76,10 @@ def guard(context: click.Context, common: Common, config: Path | None) -> None:
     in_force = glance.ask(lambda c: incidents.in_force(c, now), [])
     opened = glance.ask(lambda c: incidents.listed(c, states=("open", "taken"), most=MOST), [])
     glance.close()
-    rules_ = budgets(policy)
-    rows = _budget_rows(rules_, standing, raised, now)
+    rules = wiring.budget_rules(policy)
+    rows = _budget_rows(rules, standing, raised, now)
     with Reader(common.existing()) as reader:
-        day = reached(reader, rules_, now)
+        day = reached(reader, rules, now)
     if common.json:
         found = [{**one._asdict(), "cost": plain(one.cost)} for one in day]
         tables.document(rows, last_day=found, incidents=[_document(i) for i in opened], orders=[_ordered(o) for o in in_force])
@@ -256,7 +248,7 @@ def raise_(common: Common, budget: str, amount: str, span: str | None, config: P
     """Give a BUDGET another limit, such as $80 or "3M tokens"; without AMOUNT the policy's own again."""
     policy, _ = settings.load(settings.find(config))
     place, until = Place.at(common.existing()), _until(span)
-    names = [rule.name for rule in budgets(policy)]
+    names = [rule.name for rule in wiring.budget_rules(policy)]
     _done(common, lambda: orders.raise_(place, names, budget, amount, _who(), wiring.now_us(), until))
 
 

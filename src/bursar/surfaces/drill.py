@@ -1,56 +1,58 @@
-"""The fire drill: synthetic trouble through the live policy, a real gateway and a scripted provider, on a ledger of its own. What
-tripped, at which call, how far it overshot, what the user would see, and how long a person waits to hear of it."""
+"""The fire drill: synthetic trouble through the live policy, a real gateway and a scripted provider. What tripped, at which call, how
+far it overshot, what the user would see, and how long a person waits to hear of it. A guard has tripped only where the ledger's
+incident names it."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
-import msgspec
 from blake3 import blake3
 
 from ..domain.labels import OPERATIONS
-from ..domain.money import plain
-from ..domain.policy import Channel, Guard, LedgerPolicy, Policy, Provider, Server, Watch
-from ..rules import guard as guards
-from ..rules.budget import BudgetRule, compile_budget, told
-from ..stores import incidents
-from ..stores.glance import Glance
-from ..stores.schema import Place, connect
+from ..domain.money import plain, usd
+from ..domain.policy import Policy
+from ..rules.budget import CEILING, BudgetRule, told
+from ..rules.guard import REPLIES_MAX, Bounds, Guards
+from ..stores import alarms
+from ..stores.reader import Reader
+from ..stores.schema import opened
 from ..testing.provider import Provider as Scripted
-from . import bell, gateway, handoff, wiring
+from . import bell, handoff, keys, settings, wiring
+from .drill_trial import MODELS, TOOL, Agent, Answer, Room, Trial, heeding, rehearsed, settled, stand_in
+from .watch import SEND_S
 from .watch import Watch as Clockwork
 
-STEPS = 60  # calls that a runaway makes before the drill gives up on the guard
-CALLS = 400  # … and that a budget is given to trip
+STEPS = 40  # calls that a runaway makes where the policy says no limit
+STEPS_MAX = 400  # … and where it does
 CALLERS = 16  # at once
 PARTS = 12  # calls that a budget of dollars or tokens is spread over
-TOOL = "lookup_order"
+DEAR = 200_000  # tokens written in each call of a runaway that no limit of calls has stopped: 40 cents
+LAST = 20  # calls that a budget of calls is given; what is above was before
 TRIPPED, MISSING, FAILED, UNTRIED = "tripped", "missing", "failed", "not tried"
-MUST = ("runaway", "spending")  # what a policy must stop for the drill to pass
+RUNAWAY, SPENDING = "runaway", "spending"  # what a policy must stop for the drill to pass
 
-_PASTE = {
-    "runaway": '[guard]\nrepeats_max = 6\ntool_calls_max = 25\nwind_down = true\n',
-    "spending": '[[budget]]\nname = "each tenant\'s day"\nscope = "tenant"\nlimit = "$50"\nwindow = "day"\n',
-    "hand-off": '[guard]\nhandoff = "https://hooks.example.com/bursar"\n',
-}
+_PASTE_GUARD = '[guard]\nmode = "on"\nrepeats_max = 6\ntool_calls_max = 26\nwind_down = true\n'
+_PASTE_BUDGET = '[[budget]]\nname = "each tenant\'s day"\nscope = "tenant"\nlimit = "$50"\nwindow = "day"\n'
+_PASTE_HANDOFF = '[guard]\nhandoff = "https://hooks.example.com/bursar"\n'
+
+
+# What a provider is told to do so that a fallback fires.
+FAILURES: dict[str, dict[str, Any]] = {
+    "5xx": {"status": 500}, "429": {"status": 429}, "reset": {"fault": "reset"}, "timeout": {"fault": "silence"},
+    "malformed": {"text": "{", "tools": [[TOOL, "{"]]},
+}  # fmt: skip
 
 
 class Line(NamedTuple):
     """What became of one guard. `call`: the call at which it acted, from 1; `spent`, `limit`, `over` in words."""
 
-    what: str  # runaway | depth | ignoring | spending | flaky tool | fallback | hand-off | channel
+    what: str  # runaway | ignoring | depth | turns | spending | flaky tool | fallback | hand-off | channel
     name: str
     verdict: str
     call: int = 0
@@ -70,364 +72,374 @@ class Report(NamedTuple):
     lines: tuple[Line, ...]
     seconds: float
 
-
-class _Post(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.server.heard.append(time.monotonic())  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def document(self) -> str:
+        """As canonical JSON: what is signed."""
+        lines = [line._asdict() for line in self.lines]
+        return json.dumps({**self._asdict(), "lines": lines}, sort_keys=True, separators=(",", ":"))
 
 
-@contextmanager
-def _receiver() -> Iterator[tuple[str, list[float]]]:
-    """An address that stands in for a person's: its URL, and the moments at which something came."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Post)
-    server.heard = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/drill", server.heard  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def rehearsed(policy: Policy, provider: str, person: str, send: bool) -> Policy:
-    """The live policy, with the scripted provider behind every name; its channels lead to `person` unless they are to be tried too."""
-    names = {"openai", "anthropic", "gemini", *policy.providers}
-    places = {
-        name: msgspec.structs.replace(policy.providers.get(name, Provider()), base_url=provider, key="sk-drill") for name in names
-    }
-    handed = policy.guard.handoff
-    channels = dict(policy.channels)
-    if not send:
-        stand_in = Channel(url=person, kind="webhook", private=True, timeout_s=5.0)
-        channels = {name: stand_in for name in channels}
-        if handed:
-            channels["drill"], handed = stand_in, "drill"
-    return msgspec.structs.replace(
-        policy, providers=places, channels=channels, key=[], guard=msgspec.structs.replace(policy.guard, handoff=handed),
-        ledger=LedgerPolicy(compact_every_s=0), server=Server(), watch=Watch(every_s=0), alarm=[],
-    )  # fmt: skip
+def read(document: str) -> Report:
+    raw = json.loads(document)
+    return Report(**{**raw, "lines": tuple(Line(**line) for line in raw["lines"])})
 
 
 class Drill:
-    """One drill. `step` is told what is tried next."""
+    """One drill. `folder`: where the live ledger and its keys lie; `step` is told what is tried next."""
 
-    def __init__(self, policy: Policy, policy_hash: str, *, send: bool = False, step: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, policy: Policy, policy_hash: str, *, folder: Path | None = None, send: bool = False,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         self.policy, self.hash, self.send, self._step = policy, policy_hash, send, step
+        self._created = keys.listed(folder) if folder is not None and folder.is_dir() else []
         self.lines: list[Line] = []
 
     def run(self, now_us: int) -> Report:
         """Everything, in some seconds."""
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="bursar-drill-") as folder, Scripted() as provider, _receiver() as (person, heard):
+        with tempfile.TemporaryDirectory(prefix="bursar-drill-") as folder, Scripted(heeding) as provider, stand_in() as person:
             live = rehearsed(self.policy, provider.url, person, self.send)
-            handle = gateway.serve_in_thread(ledger=Path(folder, "ledger"), policy=live)
-            try:
-                self._try(handle, live, provider, heard)
-            finally:
-                handle.stop()
-        bad = [line for line in self.lines if line.verdict == FAILED or (line.verdict == MISSING and line.what in MUST)]
+            self._room = Room(Path(folder), live, self.policy.key, self._created)
+            self._conversations(live)
+            self._budgets(live)
+            self._step("a tool that fails")
+            self._flaky()
+            for line in live.fallback:
+                self._step(f"fallback from {line.from_}")
+                self._fallback(line)
+            for name in self.policy.channels:
+                self._step(f"channel {name}")
+                self._channel(name, live)
+        must = [line for line in self.lines if line.what in (RUNAWAY, SPENDING)]
+        bad = any(line.verdict == FAILED for line in self.lines) or any(line.verdict == MISSING for line in must)
         return Report(now_us, self.hash, not bad, tuple(self.lines), round(time.monotonic() - began, 1))
 
-    def _try(self, handle: gateway.Handle, live: Policy, provider: Scripted, heard: list[float]) -> None:
-        self._step("a runaway that calls one tool again and again")
-        self._runaway(handle, live)
-        self._step("an agent that never ends")
-        self._depth(handle)
-        rules = [compile_budget(b, n, ZoneInfo) for n, b in enumerate(live.budget)]
-        for rule in rules:
-            self._step(f"budget {rule.name}")
-            self._spend(handle, rule)
-        if not any(rule.hard for rule in rules):
-            self.lines.append(Line("spending", "budgets", MISSING, note="no hard budget: nothing bounds what a tenant spends",
-                                   paste=_PASTE["spending"]))  # fmt: skip
-        self._step("a tool that fails")
-        self._flaky(handle)
-        for n, line in enumerate(live.fallback):
-            self._step(f"fallback from {line.from_}")
-            self._fallback(handle, provider, line, n)
-        self._step("the hand-off")
-        self._handoff(handle, live, heard)
-        for name in self.policy.channels:
-            self._step(f"channel {name}")
-            self._channel(name, live)
+    # -- conversations -------------------------------------------------------------------------------------------------------
 
-    # -- what is tried -----------------------------------------------------------------------------------------------------
+    def _conversations(self, live: Policy) -> None:
+        judged = Guards(live.guard)
+        for flow in ("", *live.guard.flow):
+            of = f" in flow {flow}" if flow else ""
+            bounds, labels = judged.of(flow), {"flow": flow} if flow else {}
+            self._step(f"a runaway that calls one tool again and again{of}")
+            self._runaway(flow, bounds, labels, live)
+            self._step(f"an agent that never ends{of}")
+            self._depth(flow, bounds, labels)
+            if "turns_max" in bounds.stops:
+                self._step(f"a conversation without an end{of}")
+                self._turns(flow, bounds, labels)
 
-    def _runaway(self, handle: gateway.Handle, live: Policy) -> None:
-        agent = _Agent(handle, "drill: find my order", tenant="drill-runaway")
-        stop = agent.until(STEPS, lambda n: ('{"id":1}', "still not ready"))
-        if stop is None:
-            note = "the same call with the same result, 60 times, and nothing stopped it"
-            verdict = FAILED if live.guard.repeats_max or live.guard.mode == "on" else MISSING
-            self.lines.append(Line("runaway", "loop", verdict, note=note, paste=_PASTE["runaway"]))
-            return
-        self.lines.append(Line("runaway", "loop", TRIPPED, stop.call, shown=stop.shown, note=stop.code))
-        more = [agent.step('{"id":1}', "still not ready") for _ in range(4)]
-        fed = [answer for answer in more if answer.status == 200]
-        bad = len(fed) > guards.REPLIES_MAX or any(not answer.stopped for answer in more)
-        self.lines.append(Line("ignoring", "a client that goes on all the same", FAILED if bad else TRIPPED,
-                               shown=more[-1].shown, note=f"{len(fed)} more replies, then the error"))  # fmt: skip
-
-    def _depth(self, handle: gateway.Handle) -> None:
-        table: Guard = self.policy.guard
-        agent = _Agent(handle, "drill: read every page", tenant="drill-depth")
-        stop = agent.until(STEPS, lambda n: (json.dumps({"page": n}), f"page {n}: {blake3(str(n).encode()).hexdigest()}"))
-        if stop is not None:
-            self.lines.append(Line("depth", "tool calls", TRIPPED, stop.call, shown=stop.shown, note=stop.code))
-        elif table.tool_calls_max and table.tool_calls_max < STEPS - 1 and table.mode in ("", "on"):
-            self.lines.append(Line("depth", "tool calls", FAILED, note=f"{STEPS} tool calls, the limit is {table.tool_calls_max}"))
-        else:
-            self.lines.append(Line("depth", "tool calls", MISSING, note=f"{STEPS} tool calls with new arguments, nothing stopped it",
-                                   paste="[guard]\ntool_calls_max = 25\n"))  # fmt: skip
-
-    def _spend(self, handle: gateway.Handle, rule: BudgetRule) -> None:
-        """Many callers at once, until the budget is short; it must never have been passed."""
-        name, limit = rule.name, rule.limit
-        if not rule.hard:
-            whole = told(limit.unit, limit.amount)
-            self.lines.append(Line("spending", name, UNTRIED, limit=whole, note="a soft budget: it stops nobody"))
-            return
-        wants = {label: value or f"drill-{label}" for label, value in rule.wants}
-        model = wants.pop("model", "") or "gpt-5"
-        wants.pop("provider", "")
-        if any(label == "key" for label in wants) or wants.get("operation", "primary") not in OPERATIONS:
-            self.lines.append(Line("spending", name, UNTRIED, limit=told(limit.unit, limit.amount), note="needs one of your keys"))
-            return
-        calls, tokens = CALLS, 1_000
-        if limit.unit == "usd":
-            price = handle.gateway.desk.prices.find("openai", model, wiring.now_us())
-            each = price.rates["output"].base if price is not None and "output" in price.rates else 0
-            if not each:
-                self.lines.append(Line("spending", name, UNTRIED, limit=told("usd", limit.amount), note=f"{model} has no price"))
+    def _runaway(self, flow: str, bounds: Bounds, labels: dict[str, str], live: Policy) -> None:
+        name = flow or "loop"
+        with self._room.trial() as trial:
+            agent = Agent(trial, "drill: find my order", labels)
+            output = 0
+            stop = agent.until(min(bounds.loops.same + STEPS, STEPS_MAX), lambda n: agent.step('{"id":1}', "still not ready"))
+            if stop is None and "repeats_max" not in bounds.stops:
+                output = DEAR
+                # Limits of dollars and tokens end it too, once it is dear.
+                stop = agent.until(STEPS_MAX, lambda n: agent.step('{"id":1}', "still not ready", output=DEAR))
+            if stop is None:
+                note = "one call with one result again and again, and nothing stopped it"
+                self._lacking(RUNAWAY, name, "repeats_max" in bounds.stops, note)
+                if not flow:
+                    self._handoff(trial, live)
                 return
-            tokens, calls = max(limit.amount * 10**6 // PARTS // each, 1), PARTS * 3
-        elif limit.unit == "tokens":
-            tokens, calls = max(limit.amount // PARTS, 1), PARTS * 3
-        elif limit.amount >= CALLS:
-            self.lines.append(Line("spending", name, UNTRIED, limit=told(limit.unit, limit.amount), note=f"more than {CALLS} calls"))
+            by = ", ".join(trial.stopped_by())
+            if "repeats_max" in bounds.stops and by != "repeats_max":
+                note = f"{by} stopped it first" if by else "stopped, and no incident says by what"
+                self.lines.append(Line(RUNAWAY, name, TRIPPED if by else FAILED, stop.call, shown=stop.shown, note=note))
+            else:
+                self.lines.append(Line(RUNAWAY, name, TRIPPED if by else FAILED, stop.call, shown=stop.shown, note=by))
+            more = [agent.step('{"id":1}', "still not ready", output=output) for _ in range(4)]
+            replies = [answer for answer in more if answer.status == 200]
+            bad = len(replies) > REPLIES_MAX or any(not answer.stopped for answer in more)
+            note = f"{len(replies)} more replies, then the error"
+            self.lines.append(Line("ignoring", "a client that goes on", FAILED if bad else TRIPPED, shown=more[-1].shown, note=note))
+            if not flow:
+                self._handoff(trial, live)
+
+    def _depth(self, flow: str, bounds: Bounds, labels: dict[str, str]) -> None:
+        stops = "tool_calls_max" in bounds.stops
+        self._long("depth", flow or "tool calls", "tool_calls_max", stops, bounds.tool_calls, labels, lambda agent, n: agent.step(
+            json.dumps({"page": n}), f"page {n}: {blake3(str(n).encode()).hexdigest()}"
+        ))  # fmt: skip
+
+    def _turns(self, flow: str, bounds: Bounds, labels: dict[str, str]) -> None:
+        name = flow or "human turns"
+        self._long("turns", name, "turns_max", True, bounds.turns, labels, lambda agent, n: agent.turn(f"and number {n}?"))
+
+    def _long(
+        self, what: str, name: str, limit: str, stops: bool, most: int, labels: dict[str, str], act: Callable[[Agent, int], Answer]
+    ) -> None:  # fmt: skip
+        """Until it is stopped, and by that limit; one above STEPS_MAX is not tried."""
+        if stops and most + 3 > STEPS_MAX:
+            self.lines.append(Line(what, name, UNTRIED, limit=f"{most:,}", note=f"more than {STEPS_MAX} calls"))
             return
-        said = json.dumps({"usage": {"input": 50, "output": tokens}})
-        headers = {f"x-bursar-{label}": value for label, value in wants.items() if label in _HEADERS}
-        free = {label: value for label, value in wants.items() if label not in _HEADERS and label != "call"}
-        if free:
-            headers["x-bursar-labels"] = json.dumps(free)
-        if limit.unit == "tool_calls":
-            agent = _Agent(handle, f"drill: {name}", **headers)
-            stop = agent.until(min(limit.amount + 5, CALLS), lambda n: (json.dumps({"n": n}), f"result {n}"))
-            first = stop.call if stop is not None else 0
-            shown = stop.shown if stop is not None else ""
+        steps = most + 4 if stops else STEPS
+        with self._room.trial() as trial:
+            agent = Agent(trial, f"drill: {what}", labels)
+            stop = agent.until(steps, lambda n: act(agent, n))
+            by = trial.stopped_by()
+        if stop is None:
+            self._lacking(what, name, stops, f"{steps} calls, and nothing stopped it")
+        elif by == [limit] or not stops:
+            limited = f"{most:,}" if stops else ""
+            self.lines.append(Line(what, name, TRIPPED, stop.call, limit=limited, shown=stop.shown, note=", ".join(by)))
         else:
-            body = {"model": model, "max_tokens": tokens, "messages": [{"role": "user", "content": f"drill: {name}"}]}
-            with ThreadPoolExecutor(CALLERS) as pool:
-                answers = list(pool.map(lambda _: _ask(handle, body, {**headers, "x-script": said}), range(calls)))
-            refused = [n for n, answer in enumerate(answers, 1) if answer.stopped]
-            first, shown = (refused[0], answers[refused[0] - 1].shown) if refused else (0, "")
-        standings = [s for s in handle.gateway.shop.ledger.counters().values() if s.budget == name]
-        spent = max((s.spent for s in standings), default=0)
-        held = sum(s.held for s in standings)
-        over = max(spent - limit.amount, 0)
-        verdict = FAILED if not first or over or held else TRIPPED
-        note = f"{CALLERS} callers at once" + (", holds were left" if held else "")
-        in_words = told(limit.unit, spent), told(limit.unit, limit.amount), told(limit.unit, over)
-        self.lines.append(Line("spending", name, verdict, first, *in_words, shown, note=note))
+            first = ", ".join(by)
+            verdict = UNTRIED if by else FAILED
+            self.lines.append(Line(what, name, verdict, stop.call, limit=f"{most:,}", note=f"{first or 'nobody'} stops first"))
 
-    def _flaky(self, handle: gateway.Handle) -> None:
-        agent = _Agent(handle, "drill: a flaky tool", tenant="drill-flaky")
-        for _ in range(3):
-            agent.step('{"id":7}', "Error: connection reset by peer")
-        rows = [row for row in handle.gateway.shop.ledger.rows() if row.tenant == "drill-flaky" and row.cause == f"tool:{TOOL}"]
+    def _lacking(self, what: str, name: str, has: bool, note: str) -> None:
+        verdict = FAILED if has else MISSING
+        self.lines.append(Line(what, name, verdict, note=note, paste="" if has else _PASTE_GUARD))
+
+    # -- budgets -------------------------------------------------------------------------------------------------------------
+
+    def _budgets(self, live: Policy) -> None:
+        own = len(live.budget)
+        tripped = False
+        for number, rule in enumerate(wiring.budget_rules(live)):
+            self._step(f"budget {rule.name}")
+            before = len(self.lines)
+            self._alone(rule) if any(name == "call" for name, _ in rule.wants) else self._spend(rule)
+            counts = number < own and any(name == "call" for name, _ in rule.wants) is False
+            tripped = tripped or (counts and any(line.verdict == TRIPPED for line in self.lines[before:]))
+        if not tripped:
+            hard = any(budget.hard and budget.scope != "call" for budget in live.budget)
+            note = "no hard budget could be tried" if hard else "no hard budget: nothing bounds what a tenant spends"
+            self.lines.append(Line(SPENDING, "budgets", MISSING, note=note, paste=_PASTE_BUDGET))
+
+    def _spend(self, rule: BudgetRule) -> None:
+        """Many callers at once, until the budget is short. Neither it nor any other may ever be passed."""
+        name, limit = rule.name, rule.limit
+        whole = told(limit.unit, limit.amount)
+        if not rule.hard:
+            self.lines.append(Line(SPENDING, name, UNTRIED, limit=whole, note="a soft budget: it stops nobody"))
+            return
+        labels = {label: value or f"drill-{label}" for label, value in rule.wants}
+        if labels.get("operation", "primary") not in OPERATIONS:
+            labels["operation"] = "primary"
+        if "conversation" in labels and limit.unit == "tool_calls":
+            del labels["conversation"]  # the agent's own messages say which it is
+        with self._room.trial(labels.get("key", "")) as trial:
+            bound = self._room.keys.get(labels.get("key", ""), ("", {}, []))
+            held = {**bound[1], **({"tenant": bound[0]} if bound[0] else {}), **labels}
+            provider, model = self._whom(trial, labels, bound[2])
+            facts = {**held, "model": model, "provider": provider}
+            price = trial.handle.gateway.desk.prices.find(self._prices(trial, provider), model, wiring.now_us())
+            each = price.rates["output"].base if price is not None and "output" in price.rates else 0
+            if limit.unit == "usd" and not each:
+                self.lines.append(Line(SPENDING, name, UNTRIED, limit=whole, note=f"{model} has no price"))
+                return
+            tokens = _tokens(trial, each)
+            said = {"usage": {"input": 50, "output": tokens}}
+            # What one call takes, and what was before: so that this budget is reached while all others still have room.
+            takes = {"usd": tokens * each // 10**6, "tokens": tokens}.get(limit.unit, 1)
+            before = max(limit.amount - PARTS * max(takes, 1), 0)
+            if limit.unit not in ("usd", "tokens"):
+                before = limit.amount - LAST // 4 if limit.amount > LAST else 0
+            if before and "conversation" in dict(rule.wants) and "conversation" not in labels:
+                self.lines.append(Line(SPENDING, name, UNTRIED, limit=whole, note=f"more than {LAST} in one conversation"))
+                return
+            if before:
+                trial.nearly(rule, facts, before)
+            if limit.unit == "tool_calls":
+                agent = Agent(trial, f"drill: {name}", labels)
+                answers = [agent.step(json.dumps({"n": n}), f"result {n}") for n in range(limit.amount - before + 5)]
+            else:
+
+                def call(n: int) -> Answer:
+                    body, path = _request(trial, provider, model, tokens, f"drill: {name}, {n}")
+                    return trial.ask(body, labels, said, path)
+
+                answers = []
+                calls = PARTS * 2 if limit.unit in ("usd", "tokens") else limit.amount - before + LAST
+                with ThreadPoolExecutor(CALLERS) as pool:
+                    # A rung of its ladder may make calls cheaper: then it takes more of them.
+                    while not any(answer.acted for answer in answers) and len(answers) < STEPS_MAX:
+                        answers += pool.map(call, range(len(answers), len(answers) + calls))
+            self._spent(trial, rule, answers, before)
+
+    def _spent(self, trial: Trial, rule: BudgetRule, answers: Sequence[Answer], before: int) -> None:
+        name, unit = rule.name, rule.limit.unit
+        at_rest = settled(trial)
+        by, ended = trial.stopped_by(), trial.acting("wound_down")
+        limits = {one.name: one for one in trial.handle.gateway.desk.budgets.rules if one.hard}
+        standings = [s for s in trial.ledger.counters().values() if s.budget in limits]
+        passed = {s.budget: s.spent - limits[s.budget].limit.amount for s in standings if s.spent > limits[s.budget].limit.amount}
+        spent = max((s.spent for s in standings if s.budget == name), default=0)
+        stopped = [n for n, answer in enumerate(answers, 1) if answer.acted]
+        own = [n for n in stopped if repr(name) in answers[n - 1].text]
+        first = own[0] if own else stopped[0] if stopped else 0
+        shown = answers[first - 1].shown if first else ""
+        notes = [f"{CALLERS} callers at once"] if unit != "tool_calls" else []
+        notes += [f"from {told(unit, before)} on"] if before else []
+        if not at_rest:
+            notes.append("holds were left")
+        if passed:
+            notes.append("passed: " + ", ".join(f"{who} by {told(limits[who].limit.unit, over)}" for who, over in passed.items()))
+        if passed or not at_rest:
+            verdict = FAILED
+        elif name in by:
+            verdict = TRIPPED
+        elif name in ended:
+            verdict = TRIPPED
+            notes.append("agents are told to end")
+        elif by:
+            verdict, first, shown = UNTRIED, 0, ""
+            notes = [f"{', '.join(by)} stops first"]
+        else:
+            verdict = FAILED
+            notes.append("nothing stopped it")
+        words = told(unit, spent), told(unit, rule.limit.amount), told(unit, passed.get(name, 0))
+        self.lines.append(Line(SPENDING, name, verdict, first, *words, shown, note=", ".join(notes)))
+
+    def _alone(self, rule: BudgetRule) -> None:
+        """A limit of each call by itself: a small one passes, a large one does not."""
+        name, limit = rule.name, rule.limit
+        whole = told(limit.unit, limit.amount)
+        labels = {label: value or f"drill-{label}" for label, value in rule.wants if label != "call"}
+        with self._room.trial(labels.get("key", "")) as trial:
+            provider, model = self._whom(trial, labels, self._room.keys.get(labels.get("key", ""), ("", {}, []))[2])
+            price = trial.handle.gateway.desk.prices.find(self._prices(trial, provider), model, wiring.now_us())
+            each = price.rates["output"].base if price is not None and "output" in price.rates else 0
+            if limit.unit not in ("usd", "tokens") or (limit.unit == "usd" and not each):
+                self.lines.append(Line(SPENDING, name, UNTRIED, limit=whole, note="neither dollars nor tokens of a priced model"))
+                return
+            large = limit.amount * 2 * 10**6 // each if limit.unit == "usd" else limit.amount * 2
+            small = trial.ask(*self._sized(trial, provider, model, 1, labels))
+            answer = trial.ask(*self._sized(trial, provider, model, max(large, 2), labels))
+            by = trial.stopped_by()
+        good = not small.stopped and answer.stopped and name in by
+        note = "a small call passes, one of twice the limit does not"
+        self.lines.append(Line(SPENDING, name, TRIPPED if good else FAILED, 2, limit=whole, shown=answer.shown, note=note))
+
+    def _sized(self, trial: Trial, provider: str, model: str, tokens: int, labels: dict[str, str]) -> tuple[Any, Any, Any, str]:
+        body, path = _request(trial, provider, model, tokens, "drill: one call")
+        return body, labels, {"text": "Done."}, path
+
+    def _whom(self, trial: Trial, labels: dict[str, str], models: Sequence[str]) -> tuple[str, str]:
+        """Provider and model of a scope; what it leaves open is chosen."""
+        model = labels.get("model", "")
+        model = "" if model.startswith("drill-") else model or (models[0] if models else "")
+        provider = labels.get("provider", "")
+        provider = "" if provider.startswith("drill-") else provider
+        if not provider:
+            provider = "anthropic" if model.startswith("claude") else "gemini" if model.startswith("gemini") else "openai"
+        family = trial.handle.gateway.desk.providers[provider].family
+        return provider, model or MODELS.get(family, MODELS["openai"])
+
+    def _prices(self, trial: Trial, provider: str) -> str:
+        return trial.handle.gateway.desk.providers[provider].prices
+
+    # -- the rest ------------------------------------------------------------------------------------------------------------
+
+    def _flaky(self) -> None:
+        with self._room.trial() as trial:
+            agent = Agent(trial, "drill: a flaky tool")
+            for _ in range(3):
+                agent.step('{"id":7}', "Error: connection reset by peer")
+            rows = [row for row in trial.rows() if row.cause == f"tool:{TOOL}"]
         spent = sum(row.cost or 0 for row in rows)
-        self.lines.append(Line("flaky tool", TOOL, TRIPPED if rows else FAILED, spent=f"${plain(spent)}" if rows else "",
-                               note=f"{len(rows)} calls are charged to it"))  # fmt: skip
+        note = f"{len(rows)} calls are charged to it"
+        self.lines.append(Line("flaky tool", TOOL, TRIPPED if rows else FAILED, spent=f"${plain(spent)}" if rows else "", note=note))
 
-    def _fallback(self, handle: gateway.Handle, provider: Scripted, line: Any, number: int) -> None:
-        model = line.from_.rpartition("/")[2]
-        bad = {"status": 500} if "5xx" in line.on else {"status": 429} if "429" in line.on else {"text": "{", "tools": [[TOOL, "{"]]}
+    def _fallback(self, line: Any) -> None:
+        """The first model fails; what is asked then is booked with its reason, and a ceiling holds."""
         to = line.to if isinstance(line.to, str) else line.to[0]
-        said = json.dumps({"models": {model: bad}, "text": "Done."})
-        family = handle.gateway.desk.prices.find("anthropic", model, wiring.now_us())
-        anthropic = family is not None and model.startswith("claude")
-        path = "/v1/messages" if anthropic else "/v1/chat/completions"
-        body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": f"drill: fallback {number}"}]}
-        answer = _ask(handle, body, {"x-script": said, "x-bursar-tenant": f"drill-fallback-{number}"}, path)
-        rows = [row for row in handle.gateway.shop.ledger.rows() if row.tenant == f"drill-fallback-{number}"]
-        fell = [row for row in rows if row.attempt_kind == "fallback"]
-        ratio = ""
-        if fell and rows[0].hold and fell[0].hold:
-            ratio = f", a hold {fell[0].hold / rows[0].hold:.1f} times as large"
-        bound = f"ceiling {line.ceiling}" if line.ceiling else "no ceiling bounds it"
-        verdict = TRIPPED if fell and answer.status == 200 else UNTRIED
-        note = f"booked with its reason{ratio}; {bound}" if fell else f"could not be provoked ({answer.status})"
-        self.lines.append(Line("fallback", f"{line.from_} to {to}", verdict, note=note))
+        before, slash, after = line.from_.partition("/")
+        bad = next((say for word, say in FAILURES.items() if word in line.on), FAILURES["malformed"])
+        name = f"{line.from_} to {to}"
+        with self._room.trial() as trial:
+            known = trial.handle.gateway.desk.providers
+            named = {"provider": before, "model": after} if slash and before in known else {"model": line.from_}
+            provider, model = self._whom(trial, named, ())
+            target = to.partition("/")[2] if to.partition("/")[0] in known else to
+            price = trial.handle.gateway.desk.prices.find(self._prices(trial, provider), target, wiring.now_us())
+            each = price.rates["output"].base if price is not None and "output" in price.rates else 0
+            output = usd(line.ceiling) // 1000 * 10**6 * 6 // 10 // each if line.ceiling and each else 100
+            usage = {"input": 50, "output": max(output, 1)}
+            said = {"models": {model: bad}, "text": "Done.", "usage": usage}
+            body, path = _request(trial, provider, model, usage["output"], "drill: fallback")
+            answers = [trial.ask(body, {}, said, path) for _ in range(3 if line.ceiling else 1)]
+            rows = trial.rows()
+        fell = [row for row in rows if row.attempt_kind == "fallback" and row.status == "ok"]
+        first = next((row for row in rows if row.attempt_kind == "first"), None)
+        if not fell or answers[0].status != 200 or first is None:
+            self.lines.append(Line("fallback", name, UNTRIED, note=f"could not be provoked ({answers[0].status})"))
+            return
+        times = f", a hold {fell[0].hold / first.hold:.1f} times as large" if first.hold else ""
+        held = any(row.error == CEILING for row in rows)
+        bound = "no ceiling bounds it"
+        if line.ceiling:
+            bound = f"ceiling {line.ceiling} held at call {len(fell) + 1}" if held else f"ceiling {line.ceiling} did NOT hold"
+        note = f"booked as {fell[0].cause}{times}; {bound}"
+        self.lines.append(Line("fallback", name, FAILED if line.ceiling and not held else TRIPPED, note=note))
 
-    def _handoff(self, handle: gateway.Handle, live: Policy, heard: list[float]) -> None:
+    def _handoff(self, trial: Trial, live: Policy) -> None:
+        """Of the runaway's own trial: what the clockwork delivers, and the channel says it took."""
         if not live.guard.handoff:
-            self.lines.append(Line("hand-off", "to a person", MISSING, note="nobody is told that a conversation was stopped",
-                                   paste=_PASTE["hand-off"]))  # fmt: skip
+            note = "nobody is told that a conversation was stopped"
+            self.lines.append(Line("hand-off", "to a person", MISSING, note=note, paste=_PASTE_HANDOFF))
             return
-        glance = Glance(handle.gateway.shop.ledger.place)
-        waiting = glance.ask(lambda c: incidents.untold(c), [])
-        glance.close()
-        if not waiting:
-            self.lines.append(Line("hand-off", live.guard.handoff, UNTRIED, note="nothing was stopped"))
-            return
-        began, before = time.monotonic(), len(heard)
-        work = Clockwork(handle.gateway.shop.ledger.place.file, policy=live)
+        began = time.monotonic()
+        work = Clockwork(trial.file, policy=live)
         try:
+            with opened(trial.file) as connection:
+                asked = handoff.hand_off(connection, live, wiring.now_us(), lambda: Reader(trial.file), drill=True)
             work.cycle()
+            with opened(trial.file, read_only=True) as connection:
+                sent = alarms.sent(connection, handoff.ALARM)
         finally:
             work.close()
-        took = time.monotonic() - began
-        came = len(heard) - before if not self.send else len(waiting)
-        note = f"{came} of {len(waiting)} incidents" + ("" if self.send else ", to a stand-in (--send: to yours)")
-        verdict = TRIPPED if came >= len(waiting) else FAILED
-        self.lines.append(Line("hand-off", "to a person", verdict, seconds=round(took, 2), note=note))
+        took = round(time.monotonic() - began, 2)
+        if not asked:
+            self.lines.append(Line("hand-off", "to a person", UNTRIED, note="nothing was stopped"))
+            return
+        came = [one for one in sent if one.state == "delivered"]
+        lost = next((one.detail for one in sent if one.state != "delivered"), "")
+        note = f"{len(came)} of {asked} delivered" + (f": {lost}" if lost else "") + f", after at most {SEND_S:g} s of waiting"
+        note += "" if self.send else "; to a stand-in (--send: to yours)"
+        verdict = TRIPPED if len(came) == asked else FAILED
+        self.lines.append(Line("hand-off", "to a person", verdict, seconds=took, note=note))
 
     def _channel(self, name: str, live: Policy) -> None:
         found = handoff.channel(live, name)
         assert found is not None
-        message = bell.Message(f"drill-{name}-{time.time_ns()}", "test", wiring.now_us(), "Bursar: a fire drill",
-                               ("This is a drill. Nothing was spent, nothing is stopped.",))  # fmt: skip
+        text = ("This is a drill. Nothing was spent, nothing is stopped.",)
+        message = bell.Message(f"drill-{name}-{time.time_ns()}", "test", wiring.now_us(), "Bursar: a fire drill", text)
         began = time.monotonic()
-        got = bell.deliver(bell.address(name, found), message)
-        good = isinstance(got, bell.Delivered)
+        try:
+            got = bell.deliver(bell.address(name, found), message)
+        except settings.BadPolicy as bad:
+            got = bell.Failed("bad_channel", str(bad), "mend the channel")
         note = "" if self.send else "to a stand-in (--send: to yours)"
-        self.lines.append(Line("channel", name, TRIPPED if good else FAILED, seconds=round(time.monotonic() - began, 2),
-                               note=note if good else f"{got.code}: {got.reason}"))  # type: ignore[union-attr]  # fmt: skip
+        if isinstance(got, bell.Failed):
+            note = f"{got.code}: {got.reason}"
+        verdict = FAILED if isinstance(got, bell.Failed) else TRIPPED
+        self.lines.append(Line("channel", name, verdict, seconds=round(time.monotonic() - began, 2), note=note))
 
 
-_HEADERS = ("tenant", "feature", "flow", "operation", "conversation", "user")
+def _tokens(trial: Trial, each: int) -> int:
+    """Tokens that a call of a trial writes: twice PARTS of them fit into every hard limit of dollars or tokens there is."""
+    hard = [rule.limit for rule in trial.handle.gateway.desk.budgets.rules if rule.hard]
+    most = [limit.amount for limit in hard if limit.unit == "tokens"]
+    most += [limit.amount * 10**6 // each for limit in hard if limit.unit == "usd" and each]
+    return max(min(most, default=1_000 * 2 * PARTS) // (2 * PARTS), 1)
 
 
-class _Answer(NamedTuple):
-    status: int
-    verdict: str
-    text: str
-
-    @property
-    def stopped(self) -> bool:
-        return self.status == 402 or self.verdict.startswith("stopped:")
-
-    @property
-    def shown(self) -> str:
-        return self.text if self.status == 200 else f"{self.status}: {self.text}"
-
-
-class _Stop(NamedTuple):
-    call: int
-    code: str
-    shown: str
-
-
-def _ask(handle: gateway.Handle, body: Mapping[str, Any], headers: Mapping[str, str], path: str = "/v1/chat/completions") -> _Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", handle.port, timeout=60)
-    try:
-        connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
-        answer = connection.getresponse()
-        data = json.loads(answer.read() or b"{}")
-    finally:
-        connection.close()
-    if answer.status == 200 and "choices" in data:
-        text = data["choices"][0]["message"].get("content") or ""
-    else:
-        text = (data.get("error") or {}).get("message", "") if isinstance(data, dict) else ""
-    return _Answer(answer.status, answer.getheader("x-bursar-verdict") or "", text)
-
-
-class _Agent:
-    """An agent with a tool and no header but those given."""
-
-    def __init__(self, handle: gateway.Handle, task: str, **headers: str) -> None:
-        self._handle = handle
-        self._headers = {name if name.startswith("x-") else f"x-bursar-{name}": value for name, value in headers.items()}
-        self._messages: list[dict[str, Any]] = [{"role": "user", "content": task}]
-        self._steps = 0
-
-    def step(self, arguments: str, result: str) -> _Answer:
-        tools = [{"type": "function", "function": {"name": TOOL, "parameters": {}}}]
-        body = {"model": "gpt-5-mini", "messages": self._messages, "tools": tools, "max_tokens": 200}
-        script = json.dumps({"text": "", "tools": [[TOOL, arguments]]})
-        answer = _ask(self._handle, body, {**self._headers, "x-script": script})
-        self._steps += 1
-        call = {"id": f"call_{self._steps}", "type": "function", "function": {"name": TOOL, "arguments": arguments}}
-        self._messages += [
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": f"call_{self._steps}", "content": result},
-        ]
-        return answer
-
-    def until(self, most: int, says: Callable[[int], tuple[str, str]]) -> _Stop | None:
-        """Step until it is stopped."""
-        for n in range(most):
-            answer = self.step(*says(n))
-            if answer.stopped:
-                return _Stop(n + 1, answer.verdict.partition(":")[2], answer.shown)
-        return None
-
-
-# -- signed and kept -------------------------------------------------------------------------------------------------------
-
-
-def document(report: Report) -> str:
-    """The report as canonical JSON: what is signed."""
-    lines = [line._asdict() for line in report.lines]
-    return json.dumps({**report._asdict(), "lines": lines}, sort_keys=True, separators=(",", ":"))
-
-
-def secret(folder: Path) -> bytes:
-    """What signs the drills of a ledger; made when it is missing, readable by its owner alone."""
-    path = folder / "drill.key"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = os.urandom(32)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(made)
-        return made
-
-
-def signature(key: bytes, text: str) -> str:
-    return blake3(text.encode(), key=key).hexdigest()
-
-
-def keep(place: Place, folder: Path, report: Report) -> str:
-    """Put the report into the live ledger; its signature."""
-    text = document(report)
-    signed = signature(secret(folder), text)
-    connection = connect(place, busy_ms=5_000)
-    try:
-        connection.execute(
-            "INSERT INTO drills (ts, policy, passed, report, signature) VALUES (?,?,?,?,?)",
-            (report.ts, report.policy, int(report.passed), text, signed),
-        )
-    finally:
-        connection.close(True)
-    return signed
-
-
-class Kept(NamedTuple):
-    """A drill that was kept: whether its signature is good."""
-
-    report: Report
-    signature: str
-    good: bool
-
-
-def last(place: Place, folder: Path) -> Kept | None:
-    glance = Glance(place)
-    found = glance.ask(lambda c: c.execute("SELECT report, signature FROM drills ORDER BY n DESC LIMIT 1").fetchall(), [])
-    glance.close()
-    if not found:
-        return None
-    text, signed = found[0]
-    raw = json.loads(text)
-    report = Report(**{**raw, "lines": tuple(Line(**line) for line in raw["lines"])})
-    return Kept(report, signed, signature(secret(folder), text) == signed)
+def _request(trial: Trial, provider: str, model: str, cap: int, text: str) -> tuple[dict[str, Any], str]:
+    """Body and path of a call in the provider's own dialect."""
+    match trial.handle.gateway.desk.providers[provider].family:
+        case "anthropic":
+            messages = [{"role": "user", "content": text}]
+            return {"model": model, "max_tokens": cap, "messages": messages}, f"/{provider}/v1/messages"
+        case "gemini":
+            contents = [{"role": "user", "parts": [{"text": text}]}]
+            body = {"contents": contents, "generationConfig": {"maxOutputTokens": cap}}
+            return body, f"/{provider}/v1beta/models/{model}:generateContent"
+        case _:
+            messages = [{"role": "user", "content": text}]
+            return {"model": model, "max_tokens": cap, "messages": messages}, f"/{provider}/v1/chat/completions"

@@ -36,15 +36,23 @@ def channel(policy: Policy, name: str) -> Channel | None:
     return found
 
 
-def hand_off(connection: apsw.Connection, policy: Policy, now_us: int, reader: Callable[[], Reader]) -> int:
+def hand_off(connection: apsw.Connection, policy: Policy, now_us: int, reader: Callable[[], Reader], *, drill: bool = False) -> int:
     """Put what nobody was told of yet into the outbox; how many. Incident and notice are one transaction: told at least once, under
-    one id."""
+    one id. `drill`: the message says that it is one, and names no command."""
     place = policy.guard.handoff
     found = incidents.untold(connection) if place else []
     if not found:
         return 0
     with reader() as rows:
         messages = [message(one, *cost(rows, one)) for one in found]
+    if drill:
+        messages = [
+            made._replace(
+                id=f"drill-{now_us}-{made.id}", title=f"Drill. {made.title}", command="", data={**made.data, "drill": True},
+                text=("This is a drill: nobody was stopped.", *made.text),
+            )
+            for made in messages
+        ]  # fmt: skip
     with transaction(connection):
         for one, made in zip(found, messages, strict=True):
             alarms.put(connection, Notice(made.id, ALARM, ALARM, now_us, msgspec.json.encode(made).decode(), (place,)), now_us)

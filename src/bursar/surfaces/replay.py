@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from ..controls import compiled, reach
 from ..domain.policy import Policy
 from ..domain.price import Price
 from ..domain.usage import Tokens
 from ..rules import guard, replay, route
-from ..rules.budget import Budgets, compile_budget
+from ..rules.budget import Budgets
 from ..stores.pricebook import PriceBook
 from ..stores.query import Filter, Query, compile_filter
 from ..stores.reader import Reader
@@ -61,7 +60,7 @@ def prepared(policy: Policy, folder: Path) -> replay.Setting:
             return (choice.model, price(its.name, choice.model, row.ts_us)) if choice.model else None
 
         to = routed
-    rules = [*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]
+    rules = wiring.budget_rules(policy)
     return replay.Setting(
         Budgets(rules), guard.Guards(policy.guard), controls.cache if controls is not None else None, to,
         lambda flow: modes.get(flow, mode) != "off", price,

@@ -16,6 +16,7 @@ from ..rules.alarm_policy import TOOL, AlarmRule
 from ..rules.alarm_state import Look
 from ..rules.budget import compile_budget
 from ..rules.why import Leaf, Side, Sums, Talk
+from ..stores import drills
 from ..stores.columns import shown
 from ..stores.query import DIMENSIONS, LABEL, Filter, Query
 from ..stores.reader import Reader
@@ -135,7 +136,7 @@ def standing_looks(connection: apsw.Connection, rule: AlarmRule, budgets: Sequen
 
 def _undrilled(connection: apsw.Connection, at_us: int) -> int:
     """Days since a drill was passed; where none ever was, since the first row."""
-    ((last,),) = connection.execute("SELECT max(ts) FROM drills WHERE passed <> 0").fetchall()
+    last = drills.last_passed(connection)
     if last is None:
         firsts = "SELECT min(ts) AS ts FROM tail UNION ALL SELECT min(min_ts) FROM segments"
         ((last,),) = connection.execute(f"SELECT min(ts) FROM ({firsts})").fetchall()

@@ -23,7 +23,7 @@ from ..domain.price import Price
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..rules import estimate, guard, reach, reuse, thread
-from ..rules.budget import Budgets, ceilings, compile_budget, parse_limit
+from ..rules.budget import BudgetRule, Budgets, ceilings, compile_budget, parse_limit
 from ..rules.order import Orders
 from ..rules.tools import ToolPrices
 from ..stores import incidents
@@ -238,10 +238,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
     return Desk(
         providers=rules,
         defaults={"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"},
-        budgets=Budgets([
-            *(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard),
-            *ceilings(policy.fallback, UTC),
-        ]),
+        budgets=Budgets([*budget_rules(policy), *ceilings(policy.fallback, UTC)]),
         fallbacks=tuple(policy.fallback),
         labels=policy.labels,
         prices=book,
@@ -265,6 +262,11 @@ def tiers_of(policy: Policy) -> tuple[str, ...]:
     """The models of [tiers], for a budget's rung `cheaper`."""
     names = (policy.tiers.cheap, policy.tiers.standard, policy.tiers.premium)
     return tuple([name for one in names if one for name in ([one] if isinstance(one, str) else one) if "/" not in name])
+
+
+def budget_rules(policy: Policy) -> list[BudgetRule]:
+    """All budgets of a policy, in the order of its file; then those that `[guard]` makes."""
+    return [*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]
 
 
 def reachable(policy: Policy, path: Path | None, book: PriceBook, places: Mapping[str, Address], folder: Path) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
-from ...rules import guard
-from ...rules.budget import compile_budget
 from ...stores import alarms, incidents
 from ...stores.incidents import Logged
 from ...stores.query import LABEL, Filter
 from ...stores.schema import opened
-from .. import orders
+from .. import orders, wiring
 from .shelf import Shelf
 
 TEXT_MAX = 300
@@ -68,7 +65,7 @@ class LedgerActions:
         if bound:
             raise Refused("budgets are everybody's: an account bounded by labels cannot raise one")
         policy, _ = self._shelf.policy()
-        rules = [*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]
+        rules = wiring.budget_rules(policy)
         names = [rule.name for rule in rules]
         return orders.raise_(self._place, names, fields.get("budget", ""), fields.get("limit", "").strip(), by, self._clock()).text
 

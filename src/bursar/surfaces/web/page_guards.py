@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from ...domain.incident import Order
 from ...domain.money import show
-from ...rules import guard
-from ...rules.budget import BudgetRule, compile_budget
-from ...stores import incidents
+from ...rules.budget import BudgetRule
+from ...stores import drills, incidents
 from ...stores.incidents import Logged
 from ...stores.query import LABEL
 from ...stores.reader import Reader
-from .. import periods, tables
+from .. import periods, tables, wiring
 from . import blocks
 from .asks import Ask, link
 from .blocks import Act, Block, Card, Cards, Cell, Column, Meter, Meters, Note, Page, Table, Tile, Tiles
@@ -27,7 +25,7 @@ ACTED = ("stopped", "refused")
 
 def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     policy, policy_hash = shelf.policy()
-    rules = [*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]
+    rules = wiring.budget_rules(policy)
     orders = incidents.in_force(reader.sqlite, ask.now_us)
     raised = {o.budget: o.limit for o in orders if o.kind == "raise"}
     budgets = _budgets(ask, reader, rules, raised)
@@ -315,11 +313,14 @@ def _stop() -> Note:
 
 
 def _drill(ask: Ask, reader: Reader, policy_hash: str) -> Note:
-    row = reader.sqlite.execute("SELECT ts, policy, passed FROM drills ORDER BY ts DESC, n DESC LIMIT 1").fetchone()
-    if row is None:
+    found = drills.newest(reader.sqlite)
+    if not found:
         return Note("drill", "Last drill", ["None was ever held: nothing proves yet that the guards trip."], "bursar drill", "warn")
-    ts, policy, passed = row
-    told = [f"{'Passed' if passed else 'Failed'} on {ask.shown(ts)}."]
+    (kept,) = found
+    policy, passed = kept.policy, kept.passed
+    told = [f"{'Passed' if passed else 'Failed'} on {ask.shown(kept.ts)}."]
+    if not kept.good:
+        told.append("Its record was changed since, or its secret is gone: it proves nothing.")
     if policy != policy_hash:
         told.append("The policy has changed since then; hold it again.")
     return Note("drill", "Last drill", told, "" if passed and policy == policy_hash else "bursar drill", "" if passed else "warn")
