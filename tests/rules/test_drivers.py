@@ -90,6 +90,13 @@ cells = st.lists(
 )
 
 
+def test_a_slice_that_corrections_took_below_zero_names_no_other() -> None:
+    """Tenant b cost 5 in feature f, and was given back 9 elsewhere: f is not told as b."""
+    cells = [cell(5, feature="f", tenant="b"), cell(-9, feature="g", tenant="b"), cell(20, feature="g", tenant="a")]
+    assert told(cells) == [("customer a", 20)]
+    assert [one.name for one in choose(DIMS, [cell(5, feature="f", tenant="b"), cell(-6, tenant="b"), cell(9)])] == ["feature"]
+
+
 @given(cells, st.none() | st.integers(1, 9), st.randoms())
 def test_lines_claim_every_cell_once_at_most_and_in_any_order_of_the_cells(made: list[Cell], most: int | None, chance) -> None:  # type: ignore[no-untyped-def]
     found = choose(DIMS, made, most)

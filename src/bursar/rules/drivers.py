@@ -84,10 +84,11 @@ def _next(dims: Sequence[str], telling: Sequence[int], rest: Sequence[Cell]) -> 
         at, value = best
         mine = [cell for cell in rest if cell.values[at] == value]
         inside = _sums(dims, telling, mine)
+        # A slice that corrections took below zero elsewhere is in no sum: it is no name for anything.
         better = [
             one
             for one, cost in inside.items()
-            if _names_better(dims[one[0]], dims[at], cost, sums[best]) and _reaches(cost, sums[one], INSIDE)
+            if one in sums and _names_better(dims[one[0]], dims[at], cost, sums[best]) and _reaches(cost, sums[one], INSIDE)
         ]
         if not better:
             return best, sums[best]
