@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,17 @@ def data_dir() -> Path:
     if IN_CI:
         pytest.fail(f"CI must have the recorded material; not found at {folder} (set BURSAR_DATA)")
     pytest.skip(f"recorded material not found at {folder}; set BURSAR_DATA to its folder")
+
+
+@pytest.fixture(autouse=True)
+def _counters_need_no_repair(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A gateway that opens a ledger sets its counters right, which would hide that something counted wrongly."""
+    told: list[str] = []
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = lambda record: told.append(record.getMessage())
+    log = logging.getLogger("bursar")
+    log.addHandler(listener)
+    yield
+    log.removeHandler(listener)
+    if request.node.get_closest_marker("drift") is None:
+        assert not [line for line in told if "set right" in line], "counters differed from rows and holds"

@@ -19,7 +19,7 @@ from .domain.call import (
     UseModel,
     WindDown,
 )
-from .domain.entry import Entry, Passed, Settlement, Short
+from .domain.entry import Entry, Held, Settlement, Short
 from .domain.entry import Hold as HoldRecord
 from .domain.incident import Incident, Order
 from .domain.labels import Labels
@@ -182,7 +182,7 @@ def admit(
             plan, short = small, held
             hold = HoldRecord(entry.id, entry.ts, plan.worst, (*plan.charges, charges[-1]), entry._replace(hold=plan.worst))
             held = yield Hold(hold)
-            if isinstance(held, Short) or (isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)):
+            if isinstance(held, Short) or (isinstance(held, Held) and any(at == len(scopes.all) for at, _ in held.at)):
                 if not isinstance(held, Short):
                     hold = replace(hold, entry=entry)
                     yield from _short(call, desk, dialect, asked, labels, story, entry, short, scope, whose, plan.worst, hold)
@@ -204,12 +204,14 @@ def admit(
         hold = replace(hold, entry=hold.entry._replace(flags="fault_open"))
         held = None
 
-    if held is None and verdict is None:
+    if isinstance(held, Held) and held.left is not None:
+        plan = replace(plan, left=held.left)
+    if verdict is None and (held is None or not held.at):
         return trial, plan, hold, []
     log = _Log(call, labels, whose, entry)
     header: bytes = b""
-    had_last = isinstance(held, Passed) and any(at == len(scopes.all) for at, _ in held.at)
-    if isinstance(held, Passed):
+    had_last = isinstance(held, Held) and any(at == len(scopes.all) for at, _ in held.at)
+    if isinstance(held, Held):
         for at, standing in held.at:
             if at < len(scopes.all):
                 scope = scopes.all[at]

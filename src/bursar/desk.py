@@ -113,3 +113,4 @@ class Plan(Shape, frozen=True, gc=False):
     most: int = 0  # bytes of text after which a stream has outgrown its hold for sure; 0: no hard budget asks
     compact: bool = False  # a ladder asks for a shorter history
     incidents: tuple[Incident, ...] = ()
+    left: tuple[int, int] | None = None  # of the hard limit with the least share left: (which charge, what is left)

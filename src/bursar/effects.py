@@ -55,8 +55,8 @@ class Follow(Shape, frozen=True, gc=False):
 
 
 class Hold(Shape, frozen=True, gc=False):
-    """-> None when held, `Passed` when held and some budget stands at a step of its ladder, `Short` when one is short, `Fault` when
-    the ledger cannot say."""
+    """-> None when held, `Held` when there is something to tell of a budget's standing, `Short` when one is short, `Fault` when the
+    ledger cannot say."""
 
     hold: HoldRecord
 

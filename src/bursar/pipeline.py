@@ -132,11 +132,12 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 reply_headers = record.cached(reply_headers, aid.cache)
             if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
                 ordered = Ordered(call, desk, caller, labels, story, trial)
+                reply_headers += record.remaining(hold, plan.left)
                 yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body), ordered, aid)
                 if aid is not None and (summing := aid.summing()) is not None:
                     yield from _summarise(call, caller, desk, labels, aid, summing)
                 return
-            ended: Ended = yield Gather(head, desk.gather_max, reply_headers)
+            ended: Ended = yield Gather(head, desk.gather_max, reply_headers + record.remaining(hold, plan.left))
             reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
             failure = (
                 retry.fault_failure(ended.fault.kind, True) if ended.fault
@@ -170,9 +171,11 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 answer = no(dialect, call, record.fault_refusal(trial.provider.name, lost))
             elif merged is not None:
                 kept = [line for line in reply_headers if line[0] != b"content-encoding"]
-                answer = Answer(head.status, kept + record.price_tag(settled.entry), merged)
+                tag = record.price_tag(settled.entry) + record.remaining(hold, plan.left, settled.actual)
+                answer = Answer(head.status, kept + tag, merged)
             else:
-                answer = Answer(head.status, reply_headers + record.price_tag(settled.entry), ended.body)
+                tag = record.price_tag(settled.entry) + record.remaining(hold, plan.left, settled.actual)
+                answer = Answer(head.status, reply_headers + tag, ended.body)
             trial, pause = _next(trial, failure, desk) if failure is not None else (None, 0.0)
         if trial is not None and trial.line:
             trial = replace(trial, failed=answer)

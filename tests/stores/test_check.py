@@ -111,6 +111,7 @@ def test_imported_rows_may_come_without_legs(tmp_path, clocks):
     assert json.loads(row.legs) == []
 
 
+@pytest.mark.drift
 def test_a_gateway_sets_counters_right_when_it_opens_and_tells_of_drift_later(sound, clocks, caplog):
     """At the start they are caches to be filled; while it runs a difference is a bug, told and kept as evidence."""
     tamper(sound, "UPDATE counters SET spent = 999 WHERE counter = 'day'")

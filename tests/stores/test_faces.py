@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bursar.domain.entry import Short
+from bursar.domain.entry import Held, Short
 from bursar.stores.fault import LedgerFault
 from bursar.stores.segments import compact
 from bursar.stores.writer import Ledger
@@ -36,7 +36,7 @@ def test_many_threads_share_one_ledger_and_the_limit_is_exact(ledger):
     def work(thread):
         for number in range(50):
             held = hold(f"{thread}-{number}.1", [charge("day", 1, 300)])
-            if ledger.hold(held) is None:
+            if not isinstance(ledger.hold(held), Short):
                 ledger.book(settle(held, [1]))
                 granted.append(held.id)
 
@@ -226,8 +226,8 @@ def test_a_sibling_may_settle_what_another_held(tmp_path, clocks):
         held = hold("a.1", [charge("day", 40, 100)])
         first.hold(held)
         second.book(settle(held, [25]))
-        assert first.hold(hold("b.1", [charge("day", 75, 100)])) is None
-        assert first.hold(hold("c.1", [charge("day", 1, 100)])) is not None
+        assert first.hold(hold("b.1", [charge("day", 75, 100)])) == Held(left=(0, 0))
+        assert isinstance(first.hold(hold("c.1", [charge("day", 1, 100)])), Short)
 
 
 def test_a_process_given_up_while_it_slept_books_a_correction(tmp_path, clocks):
@@ -252,17 +252,18 @@ def test_a_forked_child_opens_its_own_and_leaves_its_parents_holds_alone(tmp_pat
     code = """
 import os, sys, time
 from stores.books import *
+from bursar.domain.entry import Held, Short
 ledger = Ledger.open(sys.argv[1], clock_us=lambda: time.time_ns() // 1000)
 mine = hold("parent.1", [charge("day", 40, 100)])
-assert ledger.hold(mine) is None
+assert ledger.hold(mine) == Held(left=(0, 60))
 pid = os.fork()
 if pid == 0:
     if os.path.isdir("/proc/self/fd"):
         files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
         assert not [f for f in files if "ledger.db" in f], "a connection was carried across"
     theirs = hold("child.1", [charge("day", 50, 100)])
-    assert ledger.hold(theirs) is None, "60 are left"
-    assert ledger.hold(hold("child.2", [charge("day", 20, 100)])) is not None, "10 are left"
+    assert ledger.hold(theirs) == Held(left=(0, 10)), "60 are left"
+    assert isinstance(ledger.hold(hold("child.2", [charge("day", 20, 100)])), Short), "10 are left"
     ledger.book(settle(theirs, [50]))
     ledger.close()
     os._exit(0)
@@ -282,6 +283,7 @@ def test_forking_while_threads_write_harms_neither_side(tmp_path):
     code = """
 import os, sys, threading, time
 from stores.books import *
+from bursar.domain.entry import Held, Short
 ledger = Ledger.open(sys.argv[1], clock_us=lambda: time.time_ns() // 1000)
 def work(name):
     for n in range(40):
@@ -309,6 +311,7 @@ def test_a_script_that_just_ends_leaves_its_rows_and_no_lease(tmp_path, clocks):
     code = """
 import sys, time
 from stores.books import *
+from bursar.domain.entry import Held, Short
 ledger = Ledger.open(sys.argv[1], clock_us=lambda: time.time_ns() // 1000)
 held = hold("a.1")
 ledger.hold(held); ledger.book(settle(held)); ledger.hold(hold("left.1"))
@@ -322,13 +325,14 @@ ledger.hold(held); ledger.book(settle(held)); ledger.hold(hold("left.1"))
 RACE = """
 import sys, time
 from stores.books import *
+from bursar.domain.entry import Held, Short
 path, name, limit, start = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 ledger = Ledger.open(path, clock_us=lambda: time.time_ns() // 1000)
 granted = 0
 time.sleep(max(0, start - time.time()))
 for n in range(limit):
     held = hold(f"{name}-{n}.1", [charge("day", 1, limit), charge("calls", 1, None, unit="calls")])
-    if ledger.hold(held) is None:
+    if not isinstance(ledger.hold(held), Short):
         granted += 1
         if n % 3:
             ledger.book(settle(held, [1, 1]))

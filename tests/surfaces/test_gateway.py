@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import time
+from decimal import Decimal
 
 import pytest
 
@@ -91,6 +92,25 @@ def test_a_hard_budget_refuses_with_numbers_and_the_next_tenant_is_untouched(tmp
     handle.stop()
     assert statuses == [200, 200, 402] and other == 200
     assert len(provider.seen) == 3
+
+
+def test_a_reply_says_what_is_left_of_the_tightest_hard_budget(tmp_path, provider):
+    """With the call's price on a reply held back whole, with its hold on a stream; a soft budget is nobody's limit."""
+    budgets = [
+        Budget(scope="tenant", limit="$1", window="day"), Budget(scope="all", limit="3 calls", window="day"),
+        Budget(scope="all", limit="1 calls", window="month", hard=False),
+    ]  # fmt: skip
+    script = {"x-bursar-tenant": "acme", "x-script": json.dumps({"usage": {"input": 1000, "output": 100}})}
+    handle = served(tmp_path, provider, budget=budgets[:1])
+    first, second = post(handle, script)[0], post(handle, script)[0]
+    streamed = post(handle, script, json.dumps({**json.loads(BODY), "stream": True, "max_tokens": 1000}).encode())[0]
+    handle.stop()
+    assert [answer.headers["x-bursar-remaining"] for answer in (first, second)] == ["0.99955", "0.9991"]
+    assert Decimal("0.9991") - Decimal(streamed.headers["x-bursar-remaining"]) > Decimal("0.002"), "1,000 tokens at $2 per million and the prompt"
+    handle = served(tmp_path / "other", provider, budget=budgets[1:])
+    assert [post(handle, script)[0].headers["x-bursar-remaining"] for _ in range(3)] == ["2 calls", "1 calls", "0 calls"]
+    assert "x-bursar-remaining" not in post(handle, script)[0].headers
+    handle.stop()
 
 
 def test_health_readiness_and_metrics_are_there_and_name_no_secret(tmp_path, provider):

@@ -129,10 +129,12 @@ class Short(Shape, frozen=True, gc=False):
     held: int
 
 
-class Passed(Shape, frozen=True, gc=False):
-    """Held, where some counters stand at one of their steps already: (which charge, its standing before this hold)."""
+class Held(Shape, frozen=True, gc=False):
+    """A hold that has something to tell. `at`: the counters that stood at one of their steps already (which charge, its standing
+    before this hold); `left`: of the hard limit with the least share left (which charge, what is left after this hold)."""
 
-    at: tuple[tuple[int, int], ...]
+    at: tuple[tuple[int, int], ...] = ()
+    left: tuple[int, int] | None = None
 
 
 class Settlement(Shape, frozen=True, gc=False):

@@ -327,6 +327,16 @@ def price_tag(entry: Entry) -> Headers:
     return out
 
 
+def remaining(hold: Hold, left: tuple[int, int] | None, used: Sequence[int] = ()) -> Headers:
+    """What is left of the hard budget with the least share left: as held, or with what was `used` where the bill is known."""
+    if left is None:
+        return []
+    at, rest = left
+    charge = hold.charges[at]
+    rest = max(0, rest + (charge.amount - used[at] if used else 0))
+    return [(b"x-bursar-remaining", plain(rest * 1000).encode() if charge.unit == "usd" else f"{rest} {charge.unit}".encode())]
+
+
 def _safe(text: str) -> bytes:
     """Header bytes from text that a stranger chose: what is not printable ASCII becomes `?`."""
     if text.isascii() and text.isprintable():  # nearly all are, and then 1 µs is saved on each

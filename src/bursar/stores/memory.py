@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TypeVar
 
-from ..domain.entry import Charge, Entry, Hold, Passed, Settlement, Short
+from ..domain.entry import Charge, Entry, Held, Hold, Settlement, Short
 from ..domain.incident import Incident
 from .fault import LedgerFault
 from .lapse import charged, late
@@ -28,12 +29,13 @@ class MemoryLedger:
         self._counters: dict[str, Standing] = {}
         self.incidents: dict[str, list[Incident]] = {}  # by key, the newest last
 
-    def hold(self, hold: Hold) -> Short | Passed | None:
+    def hold(self, hold: Hold) -> Short | Held | None:
         if self.trouble is not None:
             raise self.trouble
         if hold.id in self._holds:
             return None
         passed: list[tuple[int, int]] = []
+        left: list[tuple[Fraction, int, int]] = []
         for at, c in enumerate(hold.charges):
             standing = self._standing(c)
             if c.steps and standing.spent + standing.held >= c.steps[0]:
@@ -43,9 +45,12 @@ class MemoryLedger:
                     self._add(back, 0, -back.amount)
                 standing = self._standing(c)
                 return Short(c, standing.spent, standing.held)
+            if c.hard and c.limit is not None:
+                rest = c.limit - standing.spent - standing.held - c.amount
+                left.append((Fraction(rest, c.limit or 1), at, rest))
             self._add(c, 0, c.amount)
         self._holds[hold.id] = hold
-        return Passed(tuple(passed)) if passed else None
+        return Held(tuple(passed), min(left)[1:] if left else None) if passed or left else None
 
     def book(self, settlement: Settlement) -> None:
         if self.trouble is not None:
@@ -72,7 +77,7 @@ class MemoryLedger:
         for c in hold.charges if hold else ():
             self._add(c, 0, -c.amount)
 
-    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | Passed | None]:
+    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | Held | None]:
         return _soon(loop, lambda: self.hold(hold))
 
     def book_soon(self, settlement: Settlement, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:

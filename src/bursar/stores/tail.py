@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from ..domain.entry import Charge, Entry, Hold, Passed, Settlement, Short
+from ..domain.entry import Charge, Entry, Held, Hold, Settlement, Short
 from . import incidents
 from .fault import LedgerFault
 from .lapse import charged, late
@@ -66,7 +66,7 @@ class Op(msgspec.Struct, eq=False):
     loop: Any = None
     waiter: Any = None
     tell: Callable[[Op], None] | None = None
-    result: Short | Passed | None = None
+    result: Short | Held | None = None
     fault: LedgerFault | None = None
     done: bool = False
     deadline: float = 0.0
@@ -416,10 +416,12 @@ class Tail:
         )
         return frozenset(id for (id,) in rows)
 
-    def _reserve(self, charges: tuple[Charge, ...]) -> Short | Passed | None:
+    def _reserve(self, charges: tuple[Charge, ...]) -> Short | Held | None:
         known = self._known
         passed: list[tuple[int, int]] | None = None
         taken: list[_Counter] = []
+        left: tuple[int, int] | None = None
+        share, of = 1, 1
         for c in charges:
             counter = known[c.counter]
             held, amount = counter.held, c.amount
@@ -427,14 +429,18 @@ class Tail:
             if c.steps and standing >= c.steps[0]:
                 passed = [*(passed or ()), (len(taken), standing)]
             # With nothing to add any standing fits: a free model is not stopped by a money budget that is used up.
-            if c.hard and amount > 0 and c.limit is not None and standing + amount > c.limit:
-                for back, charge in zip(taken, charges):
-                    back.held -= charge.amount
-                return Short(c, counter.spent, counter.held)
+            if c.hard and c.limit is not None:
+                rest = c.limit - standing - amount
+                if rest < 0 and amount > 0:
+                    for back, charge in zip(taken, charges):
+                        back.held -= charge.amount
+                    return Short(c, counter.spent, counter.held)
+                if left is None or rest * of < share * c.limit:
+                    left, share, of = (len(taken), rest), rest, c.limit
             counter.held = held + amount
             taken.append(counter)
         self._dirty.update(taken)
-        return None if passed is None else Passed(tuple(passed))
+        return None if passed is None and left is None else Held(tuple(passed or ()), left)
 
     def _release(self, releases: list[Op]) -> None:
         """Give back holds that nobody was told of: their calls never went out."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
-from ..domain.entry import Entry, Hold, Passed, Settlement, Short
+from ..domain.entry import Entry, Held, Hold, Settlement, Short
 from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
 from .keeper import RETRY_S, Keeper
 from .owner import RENEW_US, Owner, ticks_us
@@ -103,8 +103,8 @@ class Ledger:
 
     # -- sync face ---------------------------------------------------------------------------------------------------
 
-    def hold(self, hold: Hold) -> Short | Passed | None:
-        """Set money aside. None or Passed when held, else the first charge that did not fit, and then nothing is held anywhere."""
+    def hold(self, hold: Hold) -> Short | Held | None:
+        """Set money aside. None or Held when held, else the first charge that did not fit, and then nothing is held anywhere."""
         op = Op(HOLD, hold.id, hold)
         self._admit()
         try:
@@ -161,9 +161,9 @@ class Ledger:
 
     # -- async face --------------------------------------------------------------------------------------------------
 
-    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | Passed | None]:
+    def hold_soon(self, hold: Hold, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Short | Held | None]:
         """`hold`, answered on `loop`. Cancelled before the answer: the hold is given back."""
-        future: asyncio.Future[Short | Passed | None] = loop.create_future()
+        future: asyncio.Future[Short | Held | None] = loop.create_future()
         try:
             self._admit()
         except LedgerFault as fault:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..desk import Caller
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
+from ..domain.entry import Held, Short
 from ..domain.entry import Hold as HoldRecord
-from ..domain.entry import Passed, Short
 from ..drive import Journey
 from ..effects import Book, Gather, Hold, Relay, Send
 from ..pipeline import way
@@ -228,7 +228,7 @@ class SyncCall(Call):
 
     __slots__ = ()
 
-    def hold(self, effect: Hold) -> Short | Passed | Fault | None:
+    def hold(self, effect: Hold) -> Short | Held | Fault | None:
         try:
             short = self.shop.ledger.hold(effect.hold)
         except LedgerFault as fault:
@@ -291,7 +291,7 @@ class AsyncCall(Call):
 
     __slots__ = ()
 
-    async def hold(self, effect: Hold) -> Short | Passed | Fault | None:
+    async def hold(self, effect: Hold) -> Short | Held | Fault | None:
         ledger = self.shop.ledger
         try:
             loop = running_loop()

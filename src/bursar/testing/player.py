@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from .. import drive
 from ..desk import Caller, Desk
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
-from ..domain.entry import Hold, Passed, Settlement, Short
+from ..domain.entry import Held, Hold, Settlement, Short
 from ..effects import Book, Consult, Finish, Follow, Gather, Keep, Note, Recall, Relay, Reply, Seek, Send, Wait
 from ..effects import Hold as HoldEffect
 from ..pipeline import way
@@ -39,7 +39,7 @@ SENT_US, HEAD_US, FIRST_US, END_US = 150, 400_000, 420_000, 2_000_000  # how lon
 class Books(Protocol):
     """What a call needs of a ledger."""
 
-    def hold(self, hold: Hold) -> Short | Passed | None: ...
+    def hold(self, hold: Hold) -> Short | Held | None: ...
     def book(self, settlement: Settlement) -> None: ...
 
 
@@ -50,7 +50,7 @@ class Batched:
         self.memory, self._file = MemoryLedger(), file
         self._rows: list[Settlement] = []
 
-    def hold(self, hold: Hold) -> Short | Passed | None:
+    def hold(self, hold: Hold) -> Short | Held | None:
         return self.memory.hold(hold)
 
     def book(self, settlement: Settlement) -> None:
