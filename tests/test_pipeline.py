@@ -15,7 +15,7 @@ from bursar.domain.entry import Short
 from bursar.domain.policy import Budget, Fallback
 from bursar.domain.price import Price, Rate
 from bursar.domain.shape import replace
-from bursar.rules.budget import Budgets, compile_budget
+from bursar.rules.budget import Budgets, compile_budgets
 from bursar.testing import Served, World, play, respond, stream
 
 MTOK = 10**9  # femto-dollars per token at one dollar per million
@@ -41,7 +41,7 @@ def desk(budgets=(), fallbacks=(), retries=0, **more) -> Desk:
     families = {"openai": "openai", "anthropic": "anthropic"}
     return Desk(
         providers={n: ProviderRule(n, f, n, retries) for n, f in families.items()}, defaults=families | {"openai": "openai"},
-        budgets=Budgets([compile_budget(b, n, ZoneInfo) for n, b in enumerate(budgets)]), fallbacks=tuple(fallbacks), labels={},
+        budgets=Budgets(compile_budgets(budgets, ZoneInfo)), fallbacks=tuple(fallbacks), labels={},
         prices=Book(), resolve=wire.resolver(families), output_cap=500, output_assumed=500, gather_max=1 << 20, policy_hash="p", node="n", **more,
     )  # fmt: skip
 

@@ -22,15 +22,16 @@ import ledger_rows
 from bursar.domain.entry import COLUMNS
 from bursar.domain.incident import Incident
 from bursar.domain.labels import CHARGEABLE, OPERATIONS
-from bursar.domain.policy import Policy
+from bursar.domain.policy import Fragment, Policy
 from bursar.domain.verdict import CODES
 from bursar.rules.alarm_policy import METRICS
 from bursar.stores import incidents
 from bursar.stores.columns import shown
 from bursar.stores.schema import Place, connect
 from bursar.stores.writer import Ledger
-from bursar.surfaces import settings, wiring
+from bursar.surfaces import fragments, settings, wiring
 from bursar.surfaces.cli import main
+from bursar.surfaces.policy_text import Source, decode
 from bursar.testing import causes
 from bursar.testing.provider import Provider
 from bursar.testing.scenario import Cause
@@ -160,7 +161,8 @@ def test_every_console_example_runs(page: Path, here: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_policy_example_is_a_policy(page: Path) -> None:
-    """A block `toml title=fragment` is part of a file and only has to be TOML of known keys' shape."""
+    """A block `toml title=fragment` is part of a file and only has to be TOML of known keys' shape; `title=include` is a file that
+    another one includes."""
     import tomllib
 
     for block in blocks(page):
@@ -168,6 +170,9 @@ def test_every_policy_example_is_a_policy(page: Path) -> None:
             continue
         if "title=fragment" in block.words:
             tomllib.loads(block.text)
+        elif "title=include" in block.words:
+            main = Source("bursar.toml", "")
+            fragments.merged(Policy(), main, [fragments.Part(Source(block.at, block.text), decode(Source(block.at, block.text), Fragment))])
         else:
             settings.parse(block.text, block.at)
 

@@ -97,7 +97,7 @@ def scopes(rule, **said) -> budget.Scopes:
 
 def test_each_of_a_label_has_its_own_counter_and_a_call_without_it_is_outside():
     """scope = "tenant" means each tenant."""
-    rule = budget.compile_budget(Budget(scope="tenant", limit="$5", window="day"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope="tenant", limit="$5", window="day"), ZoneInfo)
     now = us(2026, 11, 24, 10)
     (acme,), (rival,) = scopes(rule, tenant="acme").all, scopes(rule, tenant="rival").all
     assert acme.at(now).counter != rival.at(now).counter
@@ -107,7 +107,7 @@ def test_each_of_a_label_has_its_own_counter_and_a_call_without_it_is_outside():
 
 def test_no_two_scopes_share_a_counter_whatever_their_labels_hold():
     """A tenant chooses its own labels: none may be chosen so that another's budget pays."""
-    rule = budget.compile_budget(Budget(scope={"feature": "*", "tenant": "*"}, limit="$5"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope={"feature": "*", "tenant": "*"}, limit="$5"), ZoneInfo)
     odd = ("a", "a|b", "b", "|", "%7C", "a@1", "@", "%", "a%7Cb", "b|")
     counters = [scope.at(0).counter for f in odd for t in odd for scope in scopes(rule, feature=f, tenant=t).all]
     assert len(set(counters)) == len(odd) ** 2
@@ -115,7 +115,7 @@ def test_no_two_scopes_share_a_counter_whatever_their_labels_hold():
 
 def test_a_table_scope_wants_every_label_it_names():
     """Fixed values must be equal; a star means each value of that label."""
-    rule = budget.compile_budget(Budget(scope={"feature": "eval", "tenant": "*"}, limit="10 calls"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope={"feature": "eval", "tenant": "*"}, limit="10 calls"), ZoneInfo)
     assert scopes(rule, feature="eval", tenant="a").all
     assert not scopes(rule, feature="chat", tenant="a").all
     assert not scopes(rule, feature="eval").all
@@ -129,20 +129,43 @@ def test_a_table_scope_wants_every_label_it_names():
 def test_a_budget_that_cannot_mean_anything_is_refused_at_load(table):
     """Better no gateway than one whose budget silently never trips."""
     with pytest.raises(ValueError):
-        budget.compile_budget(Budget(**table), 0, ZoneInfo)
+        budget.compile_budget(Budget(**table), ZoneInfo)
+
+
+LINES = [
+    Budget(scope="tenant", limit="$50", window="day"), Budget(scope="tenant", limit="$40", window="day", hard=False),
+    Budget(scope="tenant", limit="500 calls", window="day"), Budget(scope="all", limit="$900"), Budget(scope="feature", limit="$9", name="f"),
+]  # fmt: skip
+
+
+def test_a_budget_without_a_name_is_called_by_what_it_counts():
+    """No two are called the same, also where somebody's own name looks like one of ours."""
+    names = [rule.name for rule in budget.compile_budgets([*LINES, Budget(scope="all", limit="$1", name="all/month#2"), LINES[3]], ZoneInfo)]
+    assert names == ["tenant/day", "tenant/day#2", "tenant/day/calls", "all/month", "f", "all/month#2", "all/month#3"]
+
+
+@given(st.permutations(LINES), st.integers(0, 5))
+def test_what_was_spent_stays_with_a_budget_when_lines_are_moved_put_in_or_taken_out(lines, taken):
+    """Counters have the name: what counts the same in both files is called the same."""
+    kinds = {(str(one.scope), one.window, one.limit.endswith("calls")): [] for one in LINES}
+    for one, rule in zip(lines[taken:], budget.compile_budgets(lines[taken:], ZoneInfo), strict=True):
+        kinds[str(one.scope), one.window, one.limit.endswith("calls")].append(rule.name)
+    whole = {"tenant/day", "tenant/day#2"}, {"tenant/day/calls"}, {"all/month"}, {"f"}
+    for found in kinds.values():
+        assert found == [] or any(set(found) <= names for names in whole)
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**12))
 def test_money_counters_round_up(pico, tokens):
     """A counter may overstate a call by under a nano-dollar, never understate it."""
-    rule = budget.compile_budget(Budget(scope="all", limit="$5"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope="all", limit="$5"), ZoneInfo)
     (charge,) = budget.charges(scopes(rule), 0, pico, tokens, 0)
     assert 0 <= charge.amount * 1000 - pico < 1000
 
 
 def test_the_refusal_says_which_numbers_and_what_now():
     """Limit, spent, held, wanted, left, when it resets: nobody should have to look them up."""
-    rule = budget.compile_budget(Budget(scope="tenant", limit="$2", window="day"), 0, ZoneInfo)
+    rule = budget.compile_budget(Budget(scope="tenant", limit="$2", window="day"), ZoneInfo)
     (charge,) = budget.charges(scopes(rule, tenant="acme"), us(2026, 11, 24), 10**12, 100, 0)
     refusal = budget.short(Short(charge, 1_500_000_000, 100_000_000), "budget_exceeded")
     assert refusal.code == "budget_exceeded" and refusal.status == 402

@@ -9,7 +9,7 @@ from bursar.domain.policy import Budget, Guard
 from bursar.domain.price import Price, Rate
 from bursar.domain.usage import Tokens
 from bursar.rules import reuse
-from bursar.rules.budget import Budgets, compile_budget
+from bursar.rules.budget import Budgets, compile_budgets
 from bursar.rules.guard import Guards
 from bursar.rules.replay import Outcome, Replay, Row, Setting
 
@@ -29,7 +29,7 @@ def row(at: int = 0, cost: int = DOLLAR, *, turn: int = 1, depth: int = 0, quest
 
 
 def budgets(*lines: Budget) -> Budgets:
-    return Budgets([compile_budget(line, number, ZoneInfo) for number, line in enumerate(lines)])
+    return Budgets(compile_budgets(lines, ZoneInfo))
 
 
 def played(setting: Setting, *rows: Row) -> Outcome:

@@ -526,6 +526,19 @@ def test_serve_run_and_demo_hand_over_what_was_asked_and_end_as_their_work_ends(
     ]
 
 
+def test_a_price_of_a_tool_stands_in_nobodys_way(tmp_path):
+    """It is in the same list as the prices of models: every command that loads those must know it."""
+    from bursar.stores.writer import Ledger
+
+    config, ledger = tmp_path / "bursar.toml", tmp_path / "ledger"
+    config.write_text('[[price]]\ntool = "search_*"\ncall = "0.01"\n[[budget]]\nscope = "tenant"\nlimit = "$5"\n')
+    Ledger.open(ledger, clock_us=lambda: 1_790_000_000_000_000).close()
+    for command in (["check"], ["audit"], ["prices", "gpt-5"], ["replay", str(config)]):
+        config_of = [] if command[0] in ("replay", "prices") else ["--config", str(config)]
+        result = CliRunner().invoke(main, [*command, *config_of, "--ledger", str(ledger)], env={"BURSAR_CONFIG": str(config)})
+        assert result.exit_code in (0, 1) and (result.exception is None or isinstance(result.exception, SystemExit)), result.output
+
+
 def test_check_rebuild_sets_counters_right_from_the_rows(tmp_path):
     """A counter is a cache of the rows: spoil one, and the rows win."""
     import apsw
@@ -537,7 +550,7 @@ def test_check_rebuild_sets_counters_right_from_the_rows(tmp_path):
     row = Entry("c.1", 1_790_000_000_000_000, "c", 1, status="ok", cost=2_000_000, cost_input=2_000_000, cost_cache_read=0,
                 cost_cache_write=0, cost_output=0, cost_other=0, legs='[["input",2,1000000000,2000000]]', price_status="priced")  # fmt: skip
     with Ledger.open(tmp_path / "ledger", clock_us=lambda: 1_790_000_000_000_000) as ledger:
-        assert ledger.hold(Hold("c.1", row.ts, 5_000_000, (charge,), row)) is None
+        ledger.hold(Hold("c.1", row.ts, 5_000_000, (charge,), row))
         ledger.book(Settlement("c.1", row, (2_000,), (charge,)))
     apsw.Connection(str(tmp_path / "ledger" / "ledger.db")).execute("UPDATE counters SET spent = spent + 7")
     runner = CliRunner()

@@ -287,12 +287,22 @@ class Policy(Record, frozen=True):
     route: list[Route] = []
     compact: Compact = Compact()
     audit: AuditPolicy = AuditPolicy()
+    include: list[str] = []  # fragments: "teams/*.toml", as seen from this file
 
     @property
     def controlled(self) -> bool:
         """Whether anything is to make calls cheaper: most policies want nothing, and load nothing for it."""
         said = self.cache != Cache() or self.tiers != Tiers() or bool(self.route) or self.compact != Compact()
         return said or any(budget.ladder.compact for budget in self.budget)
+
+
+class Fragment(Record, frozen=True):
+    """A file that `include` names: limits and alarms of a team's own. It can only tighten, and only within its scope."""
+
+    scope: dict[str, str]  # label = value: what it may speak of
+    budget: list[Budget] = []  # scope: within the fragment's; `scope = "all"` is all of that
+    alarm: list[Alarm] = []  # per: likewise
+    guard: FlowGuard = FlowGuard()  # of the flow that `scope` names
 
 
 UNITS = {"tokens": "tokens", "token": "tokens", "calls": "calls", "call": "calls", "tool_calls": "tool_calls"}

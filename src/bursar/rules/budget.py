@@ -151,7 +151,25 @@ def parse_ladder(ladder: Ladder, hard: bool) -> tuple[tuple[str, int], ...]:
     return tuple(rungs)
 
 
-def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -> BudgetRule:
+def compile_budgets(budgets: Sequence[Budget], zone: Callable[[str], tzinfo]) -> list[BudgetRule]:
+    """All of them, no two with one name. What has no name is called by what it counts, so that its counter stays the same when lines
+    are put in, taken out or moved; of several that count alike it does not matter which has which number."""
+    taken = {budget.name for budget in budgets if budget.name}
+    rules: list[BudgetRule] = []
+    for budget in budgets:
+        rule = compile_budget(budget, zone)
+        if not budget.name:
+            number, name = 1, rule.name
+            while name in taken:
+                number += 1
+                name = f"{rule.name}#{number}"
+            taken.add(name)
+            rule = replace(rule, name=name)
+        rules.append(rule)
+    return rules
+
+
+def compile_budget(budget: Budget, zone: Callable[[str], tzinfo]) -> BudgetRule:
     """ValueError with the key and the remedy when the budget cannot mean anything. `zone` looks up an IANA name."""
     if isinstance(budget.scope, str):
         scope: dict[str, str | None] = {} if budget.scope == "all" else {budget.scope: None}
@@ -175,7 +193,7 @@ def compile_budget(budget: Budget, number: int, zone: Callable[[str], tzinfo]) -
         raise ValueError(f"limit {budget.limit!r} is below zero")
     closed = budget.hard if not budget.on_fault else budget.on_fault == "closed"
     shown = budget.scope if isinstance(budget.scope, str) else ",".join(f"{k}={v}" for k, v in budget.scope.items())
-    name = budget.name or f"{shown}/{budget.window}" + (f"#{number}" if number else "")
+    name = budget.name or f"{shown}/{budget.window}" + ("" if limit.unit == "usd" else f"/{limit.unit}")
     wants = tuple(sorted((k, v) for k, v in scope.items()))
     own = "conversation" in scope
     return BudgetRule(

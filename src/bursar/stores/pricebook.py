@@ -184,9 +184,9 @@ class PriceBook:
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[PriceOverride] = ()) -> PriceBook:
-        """The book in a compiled file under the operator's own prices. BrokenBook when the file is not whole,
+        """The book in a compiled file under the operator's own prices of models. BrokenBook when the file is not whole,
         ValueError when an override cannot be meant (the message names its number and key)."""
-        return cls(read(Path(path)), [compile_override(o, n) for n, o in enumerate(overrides)])
+        return cls(read(Path(path)), [compile_override(o, n) for n, o in enumerate(overrides) if o.model or not o.tool])
 
     def find(self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None:
         """The price in force, or None when nobody knows one. `estimated` is set where it is a sibling's, a family's or

@@ -21,7 +21,7 @@ from ..domain.entry import Hold as HoldRecord
 from ..domain.shape import replace
 from ..domain.verdict import refuse
 from ..rules import record
-from ..rules.budget import compile_budget
+from ..rules.budget import compile_budgets
 from ..stores.pricebook import BrokenBook, provider_of_host
 from ..stores.writer import LedgerFault
 from . import price_sync, settings, wiring
@@ -61,7 +61,7 @@ class Books:
         self.policy, self.folder = policy, folder
         self._path = path
         self._places = wiring.addresses(policy, keys_from_environment=False)
-        self._closed = next((r.name for n, b in enumerate(policy.budget) if (r := compile_budget(b, n, ZoneInfo)).closed), "")
+        self._closed = next((rule.name for rule in compile_budgets(policy.budget, ZoneInfo) if rule.closed), "")
         # Two providers may share a host below different paths: for those the whole URL decides, each time.
         self._by_path = {_origin(a.base_url) for a in self._places.values() if urlsplit(a.base_url).path}
         self._fresh()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..domain.money import usd
 from ..domain.policy import SCALE, Policy
-from ..rules.budget import FOREVER_US, BudgetRule, compile_budget
+from ..rules.budget import FOREVER_US, BudgetRule, compile_budgets
 from ..rules.forecast import Outlook, outlooks
 from ..rules.price import spread
 from ..stores.query import Filter, Query
@@ -169,8 +169,7 @@ class Asker:
         """How likely each budget is passed before its window ends, and why some cannot be told."""
         made: list[Passing] = []
         notes: list[str] = []
-        for number, budget in enumerate(policy.budget):
-            rule = compile_budget(budget, number, zone)
+        for rule in compile_budgets(policy.budget, zone):
             if rule.window.text == "conversation" or "conversation" in dict(rule.wants) or "call" in dict(rule.wants):
                 notes.append(f"{rule.name}: a limit on one conversation or call has no month-end")
             elif rule.limit.unit == "tool_calls":

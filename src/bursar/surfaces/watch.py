@@ -56,7 +56,7 @@ class Watch:
     ) -> None:  # fmt: skip
         self.path, self._clock_us, self._step = Path(path), clock_us, step
         self._config = Path(config) if config else None
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[object, ...] | None = None
         self.policy = Policy() if policy is None else policy
         if policy is None:
             self._reload()
@@ -106,10 +106,9 @@ class Watch:
             return
         first = self._stamp is None
         try:
-            stat = self._config.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size)
+            stamp = settings.stamp(self._config)
         except OSError:
-            stamp = (0, 0)
+            stamp = ()
         if stamp == self._stamp:
             return
         self._stamp = stamp

@@ -14,7 +14,7 @@ from ..rules.alarm_creep import WEEKS, Creep, creep
 from ..rules.alarm_judge import MINUTE_US, Fed, Key
 from ..rules.alarm_policy import TOOL, AlarmRule
 from ..rules.alarm_state import Look
-from ..rules.budget import compile_budget
+from ..rules.budget import compile_budgets
 from ..rules.why import Leaf, Side, Sums, Talk
 from ..stores import drills
 from ..stores.columns import shown
@@ -148,7 +148,7 @@ def _look(at_us: int, value: int, rule: AlarmRule) -> Look:
 
 
 def _budgets(connection: apsw.Connection, rule: AlarmRule, budgets: Sequence[Budget], at_us: int) -> Found:
-    limits = {b.name: b.limit.amount for b in (compile_budget(one, n, ZoneInfo) for n, one in enumerate(budgets))}
+    limits = {rule.name: rule.limit.amount for rule in compile_budgets(budgets, ZoneInfo)}
     raised = dict(connection.execute("SELECT budget, \"limit\" FROM orders WHERE kind = 'raise' AND withdrawn = 0").fetchall())
     found: Found = []
     counters = connection.execute("SELECT counter, budget, spent + held FROM counters WHERE resets <= 0 OR resets > ?", (at_us,))

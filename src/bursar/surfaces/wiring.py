@@ -23,7 +23,7 @@ from ..domain.price import Price
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..rules import estimate, guard, reach, reuse, thread
-from ..rules.budget import BudgetRule, Budgets, ceilings, compile_budget, parse_limit
+from ..rules.budget import BudgetRule, Budgets, ceilings, compile_budgets, parse_limit
 from ..rules.order import Orders
 from ..rules.tools import ToolPrices
 from ..stores import incidents
@@ -266,14 +266,14 @@ def tiers_of(policy: Policy) -> tuple[str, ...]:
 
 def budget_rules(policy: Policy) -> list[BudgetRule]:
     """All budgets of a policy, in the order of its file; then those that `[guard]` makes."""
-    return [*(compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)), *guard.budgets(policy.guard)]
+    return [*compile_budgets(policy.budget, ZoneInfo), *guard.budgets(policy.guard)]
 
 
 def reachable(policy: Policy, path: Path | None, book: PriceBook, places: Mapping[str, Address], folder: Path) -> None:
     """BadPolicy where a budget can never trip, for what prices and created keys tell."""
     from . import keys  # which needs this module
 
-    rules = [compile_budget(b, n, ZoneInfo) for n, b in enumerate(policy.budget)]
+    rules = compile_budgets(policy.budget, ZoneInfo)
     if not any(name in ("model", "key") for rule in rules for name, _ in rule.wants):
         return
     now = now_us()
@@ -308,7 +308,7 @@ def open_shop(
     folder = place.parent if place.suffix == ".db" else place  # prices and keys lie beside the ledger's file
     node = os.environ.get("BURSAR_NODE") or socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    book = PriceBook.load(price_sync.ensure_book(folder), [line for line in policy.price if line.model])
+    book = PriceBook.load(price_sync.ensure_book(folder), policy.price)
     places = addresses(policy, keys_from_environment=mode == "gateway")
     reachable(policy, path, book, places, folder)
     desk = desk_of(policy, policy_hash, places, book, node)
