@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from typing import Any
 
@@ -368,6 +369,11 @@ def _stop(
         whose=whose, limit=verdict.limit, spent=verdict.spent, most=verdict.most, unit=verdict.unit, kept=worst,
         evidence=verdict.evidence, counter=scope.counter if scope is not None else "",
     )  # fmt: skip
+    if desk.content_us and incident.state:
+        from .wire import transcript  # loaded where it is wanted
+
+        said = json.dumps(transcript.last(dialect.name, call.body), ensure_ascii=False)
+        incident = replace(incident, said=said, said_until=call.ts_us + desk.content_us)
     stopped = replace(stopped, incidents=(incident,))
     yield Book(stopped, None, heard(story, stopped, reading, reply))
     yield Reply(_said(dialect, call, asked, desk, refusal) if reply else no(dialect, call, refusal))

@@ -18,7 +18,7 @@ from .domain.usage import Tokens
 from .effects import Consult, Effect, Keep, Note, Seek, Turn
 from .rules import compact, price, reuse, route, saving
 from .rules.course import Course
-from .wire import Dialect, Reader, batch, elide, outline, question, replay, summarise
+from .wire import Dialect, Reader, batch, elide, outline, question, replay, summarise, transcript
 from .wire.recording import Recording
 
 LEAST = 4_096  # bytes of a request with anything in it that could go
@@ -438,7 +438,7 @@ class Aid:
             return None
         provider, model = self._controls.summariser
         dialect = self._dialect.name
-        said = summarise.transcript(self.body, seen, decision.ask.first, decision.ask.span)
+        said = transcript.of(self.body, seen, decision.ask.first, decision.ask.span)
         path = self._call.path.replace(":streamGenerateContent", ":generateContent")
         body = summarise.request(dialect, model, said, SUMMARY_CAP)
         if dialect == "gemini_generate":

@@ -80,6 +80,7 @@ class Desk(Shape, frozen=True, gc=False):
     tools: ToolPrices = tools.NONE
     guards: Guards = Guards()
     orders: Orders = Orders()  # changed in place, when somebody orders something
+    content_us: int = 0  # how long the last messages of a stopped conversation are kept; 0: not at all
 
 
 Way = Generator[Effect, Any, None]

@@ -19,6 +19,8 @@ from google import genai
 from google.genai import types as genai_types
 
 from bursar.domain.money import plain
+from bursar.stores import incidents as incidents_of
+from bursar.stores.schema import connect
 from bursar.surfaces import gateway, settings
 from bursar.surfaces.cli import main
 from bursar.surfaces.watch import Watch
@@ -467,6 +469,35 @@ def test_a_stopped_conversation_is_handed_to_a_person_once(serve: Serve) -> None
             assert len(bell.got) == 2 and bell.got[1].json["id"] != told["id"]
         finally:
             watch.close()
+
+
+def test_whoever_takes_over_reads_the_last_messages_where_the_policy_keeps_them(serve: Serve) -> None:
+    """In the hand-off, in `guard incidents N`, and nowhere once their time is over; without the setting no word is kept."""
+    with Receiver() as bell:
+        text = f'[guard]\nrepeats_max = 4\nhandoff = "desk"\n[channels.desk]\nurl = "{bell.url}"\nkind = "webhook"\nprivate = true\n'
+        handle = serve(text + '[watch]\nevery_s = 0\n[retention]\ncontent = "7d"\n')
+        Loop(handle, "where is <b>my</b> order").run(7)
+        watch = Watch(handle.gateway.shop.folder, policy=handle.gateway.shop.policy)
+        try:
+            watch.cycle()
+            told = bell.got[0].json
+            assert [one["role"] for one in told["messages"]][-2:] == ["model", "result"] and told["messages"][-1]["text"] == "not ready"
+            assert "Last, a tool: “not ready”" in str(told)
+            shown = order(handle, "incidents", "1")
+            assert "a tool: “not ready”" in shown
+            late = handle.gateway.shop.clock_us() + 8 * 86_400_000_000
+            connection = connect(handle.gateway.shop.ledger.place, busy_ms=1_000)
+            incidents_of.forget(connection, late)
+            assert connection.execute("SELECT count(*) FROM said").get == 0
+            connection.close()
+            assert "not ready" not in order(handle, "incidents", "1")
+        finally:
+            watch.close()
+    other = serve("[guard]\nrepeats_max = 4\n")
+    Loop(other, "quite another opening").run(7)
+    connection = connect(other.gateway.shop.ledger.place, busy_ms=1_000)
+    assert connection.execute("SELECT count(*) FROM said").get == 0
+    connection.close()
 
 
 def test_budgets_and_orders_are_shown_on_one_page(serve: Serve) -> None:

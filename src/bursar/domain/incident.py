@@ -33,6 +33,8 @@ class Incident(Shape, frozen=True, gc=False):
     kept: int = 0  # pico-dollars that the refused calls could have cost at most
     evidence: str = "{}"  # JSON
     state: str = ""
+    said: str = ""  # the last messages, as JSON, where the policy keeps them
+    said_until: int = 0
 
 
 STOP, RESUME, RAISE = "stop", "resume", "raise"

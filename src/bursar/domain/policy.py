@@ -156,6 +156,12 @@ class Guard(Record, frozen=True):
     output_assumed: int = 32_000  # tokens a hold counts on where nobody caps the output
 
 
+class Retention(Record, frozen=True):
+    """`[retention]`: what is kept beyond the books, and how long."""
+
+    content: str = ""  # "7d": the last messages of stopped conversations, for whoever takes over; empty: no words are kept
+
+
 class SpendPolicy(Record, frozen=True):
     """`[spend]`: how reports count."""
 
@@ -287,6 +293,7 @@ class Policy(Record, frozen=True):
     route: list[Route] = []
     compact: Compact = Compact()
     audit: AuditPolicy = AuditPolicy()
+    retention: Retention = Retention()
     include: list[str] = []  # fragments: "teams/*.toml", as seen from this file
 
     @property

@@ -17,6 +17,7 @@ COLUMNS = (
 )  # fmt: skip
 _NAMES = ", ".join(f'"{c}"' for c in COLUMNS)
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+_messages = msgspec.json.Decoder(list[dict[str, str]])
 
 
 class Logged(NamedTuple):
@@ -66,6 +67,20 @@ def write(connection: apsw.Connection, incidents: Iterable[Incident]) -> None:
                 i.spent, i.limit, i.unit, i.kept, i.evidence, i.state,
             ),
         )  # fmt: skip
+        if i.said:
+            connection.execute("INSERT OR REPLACE INTO said (key, until, messages) VALUES (?, ?, ?)", (i.key, i.said_until, i.said))
+            forget(connection, i.ts)
+
+
+def forget(connection: apsw.Connection, now_us: int) -> None:
+    """Drop the words whose time is over."""
+    connection.execute("DELETE FROM said WHERE until <= ?", (now_us,))
+
+
+def said(connection: apsw.Connection, one: Logged, now_us: int) -> list[dict[str, str]]:
+    """The last messages before the stop, oldest first, where they are kept and still may be read: role and text."""
+    found = connection.execute("SELECT messages FROM said WHERE key = ? AND until > ?", (one.key, now_us)).get
+    return _messages.decode(found) if found else []
 
 
 def listed(

@@ -96,6 +96,8 @@ def _first() -> list[str]:
            unit TEXT NOT NULL, kept INTEGER NOT NULL, evidence TEXT NOT NULL, state TEXT NOT NULL, by TEXT NOT NULL,
            note TEXT NOT NULL, told INTEGER NOT NULL) STRICT""",
         "CREATE INDEX incidents_ts ON incidents (last_ts)",
+        # What was said last in a conversation that was stopped: only where the policy keeps it, and until then.
+        "CREATE TABLE said (key TEXT PRIMARY KEY, until INTEGER NOT NULL, messages TEXT NOT NULL) STRICT, WITHOUT ROWID",
         """CREATE TABLE orders (n INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, by TEXT NOT NULL, kind TEXT NOT NULL,
            match TEXT NOT NULL, budget TEXT NOT NULL, "limit" TEXT NOT NULL, reason TEXT NOT NULL, until INTEGER NOT NULL,
            withdrawn INTEGER NOT NULL) STRICT""",

@@ -21,6 +21,7 @@ from ..stores.schema import Place
 from ..stores.tail import Standing
 from . import orders, settings, tables, wiring
 from .cli_common import Common, common
+from .handoff import quoted
 from .periods import iso, shown
 from .reached import reached
 
@@ -142,20 +143,22 @@ def listed(common: Common, number: int | None, state: str) -> None:
     glance = Glance(Place.at(common.existing()))
     states = () if state == "all" else (state,)
     since = common.period().since if common.since else 0
-    found = glance.ask(lambda c: incidents.listed(c, since_us=since or 0, states=states, where=common.where, most=MOST), [])
+    where = [*common.where, *([("n", str(number))] if number is not None else [])]
+    found = glance.ask(lambda c: incidents.listed(c, since_us=since or 0, states=states, where=where, most=MOST), [])
+    said = [] if number is None or not found else glance.ask(lambda c: incidents.said(c, found[0], wiring.now_us()), [])
     glance.close()
-    if number is not None:
-        found = [one for one in found if one.n == number]
-        if not found:
-            raise click.UsageError(f"there is no incident {number}; see bursar guard incidents")
+    if number is not None and not found:
+        raise click.UsageError(f"there is no incident {number}; see bursar guard incidents")
     if common.json:
-        tables.document([_document(one) for one in found])
+        tables.document([{**_document(one), **({"messages": said} if said else {})} for one in found])
         return
     out = tables.console()
     if number is not None:
         for name, value in _document(found[0]).items():
             if value not in ("", None, {}):
                 tables.line(out, f"{name:13} {tables.safe(json.dumps(value) if isinstance(value, dict) else value)}")
+        for line in quoted(said, len(said)):
+            tables.line(out, f"{'said':13} {tables.safe(line)}")
         return
     if not found:
         tables.line(out, "No incidents.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import apsw
 import msgspec
@@ -44,7 +44,7 @@ def hand_off(connection: apsw.Connection, policy: Policy, now_us: int, reader: C
     if not found:
         return 0
     with reader() as rows:
-        messages = [message(one, *cost(rows, one)) for one in found]
+        messages = [message(one, *cost(rows, one), incidents.said(connection, one, now_us)) for one in found]
     if drill:
         messages = [
             made._replace(
@@ -69,12 +69,27 @@ def cost(reader: Reader, one: Logged) -> tuple[int, int]:
     return (pico(row["cost"]) if row["cost"] else 0), row["tries"]
 
 
-def message(one: Logged, spent_pico: int, tries: int) -> Message:
+LAST = {"human": "the user", "model": "the agent", "result": "a tool"}
+SHOWN = 2  # messages in the text of a hand-off; all that are kept are in its data
+SHOWN_CHARS = 280
+
+
+def quoted(said: Sequence[Mapping[str, str]], most: int = SHOWN) -> list[str]:
+    """Who said what last, one line each, oldest first."""
+    return [f"{LAST.get(one['role'], one['role'])}: “{_cut(' '.join(one['text'].split()))}”" for one in said[-most:]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
+def message(one: Logged, spent_pico: int, tries: int, said: Sequence[Mapping[str, str]] = ()) -> Message:
     """What a person must know to take it over."""
     who = one.conversation or one.tenant or one.feature or one.budget
     sentences = [one.reason[:1].upper() + one.reason[1:] + "."]
     if one.conversation:
         sentences.append(f"The conversation has cost {show(spent_pico)} in {tries:,} tries; its user was told that a person goes on.")
+    sentences += [f"Last, {line}" for line in quoted(said)]
     facts = [("conversation", one.conversation), ("tenant", one.tenant), ("feature", one.feature), ("flow", one.flow),
              ("user", one.user), ("model", one.model), ("limit", one.budget)]  # fmt: skip
     if one.unit:
@@ -85,6 +100,7 @@ def message(one: Logged, spent_pico: int, tries: int) -> Message:
         "tenant": one.tenant, "feature": one.feature, "flow": one.flow, "user": one.user, "call": one.call, "model": one.model,
         "limit": one.budget,
         "cost": plain(spent_pico), "stopped": plain(one.kept), "calls": one.calls, "evidence": json.loads(one.evidence),
+        **({"messages": list(said)} if said else {}),
     }  # fmt: skip
     return Message(
         f"incident-{one.n}-{one.last_ts}", ALARM, one.last_ts, f"Stopped: {who} ({one.code.replace('_', ' ')})", tuple(sentences),

@@ -198,6 +198,11 @@ def _check_alarms(policy: Policy, where: Where) -> None:
             line = where(["channels", one])
             raise BadPolicy(f"{line}: channels.{one}: timeout_s is {channel.timeout_s:g}; write more than 0, at most 60")
     try:
+        if policy.retention.content:
+            length(policy.retention.content, "content")
+    except ValueError as bad:
+        raise BadPolicy(f"{where(['retention', 'content'])}: [retention]: {bad}") from None
+    try:
         length(policy.watch.link_ttl, "link_ttl")
     except ValueError as bad:
         raise BadPolicy(f"{where(['watch', 'link_ttl'])}: [watch]: {bad}") from None

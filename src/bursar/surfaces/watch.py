@@ -24,7 +24,7 @@ from ..domain.message import Link, Message
 from ..domain.policy import Policy
 from ..rules.alarm_judge import MINUTE_US
 from ..rules.alarm_policy import channels_of, length
-from ..stores import alarms, segments
+from ..stores import alarms, incidents, segments
 from ..stores.fault import OF_DISK, LedgerFault
 from ..stores.reader import Reader
 from ..stores.schema import Place, connect, opened
@@ -178,6 +178,7 @@ class Watch:
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_S
             alarms.tidy(self._connection, self.lead, self._clock_us())
+            incidents.forget(self._connection, self._clock_us())
 
     # -- for ever ----------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ..domain.price import Price
 from ..domain.thread import Ask, Heard, Landmark, Placed
 from ..effects import Sample
 from ..rules import estimate, guard, reach, reuse, thread
+from ..rules.alarm_policy import length
 from ..rules.budget import BudgetRule, Budgets, ceilings, compile_budgets, parse_limit
 from ..rules.order import Orders
 from ..rules.tools import ToolPrices
@@ -253,6 +254,7 @@ def desk_of(policy: Policy, policy_hash: str, places: Mapping[str, Address], boo
         tools=ToolPrices(tuple(compile_tool(line, n) for n, line in enumerate(policy.price) if line.tool)),
         guards=guard.Guards(policy.guard),
         orders=Orders(),
+        content_us=length(policy.retention.content, "content") if policy.retention.content else 0,
         controls=_controls(policy),
         tiers=tiers_of(policy),
     )

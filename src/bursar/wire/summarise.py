@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
-
-import msgspec
+from typing import Any
 
 from ..domain.call import Asked, CapOutput
-from ..domain.outline import Outline
 from .dialect import encode
 from .openai_chat import openai_chat
 
@@ -18,48 +14,6 @@ INSTRUCTION = (
     " done, with the outcome; what failed and why; what is still open. Do not answer the messages and do not add anything."
 )
 OPENING = "Summary of earlier turns (the messages themselves were removed to save tokens):\n"
-PART_MAX = 4_000  # characters of one text in the transcript, both ends of it: a file that was read does not help a summary
-
-# Members that hold words. Everything else (ids, types, signatures, pictures) says nothing to a summary.
-_WORDS = frozenset((
-    "content", "text", "input", "output", "arguments", "args", "response", "result", "name", "thinking", "parts", "function",
-    "functionCall", "functionResponse", "function_call", "function_response", "tool_calls", "refusal", "error",
-))  # fmt: skip
-_PICTURES = frozenset(("image", "image_url", "input_image", "document", "input_file", "input_audio", "redacted_thinking"))
-
-
-def transcript(body: bytes, outline: Outline, first: int, span: int) -> str:
-    """The messages as plain text, one line to each text, under whose they are."""
-    out: list[str] = []
-    for message in outline.messages[first : first + span]:
-        said = list(_words(msgspec.json.decode(body[message.start : message.end]), False))
-        if said:
-            out.append(f"[{message.role}]\n" + "\n".join(said))
-    return "\n".join(out)
-
-
-def _words(value: Any, free: bool) -> Iterator[str]:
-    """`free`: below a member whose own members are anybody's, such as arguments."""
-    if isinstance(value, str):
-        if value:
-            half = PART_MAX // 2
-            yield value if len(value) <= PART_MAX else f"{value[:half]} … {value[-half:]}"
-    elif isinstance(value, list):
-        for item in cast("list[Any]", value):
-            yield from _words(item, free)
-    elif isinstance(value, dict):
-        members = cast("dict[str, Any]", value)
-        if not free and members.get("type") in _PICTURES:
-            return
-        for name, inner in members.items():
-            if free and not isinstance(inner, dict | list):
-                yield f"{name}: {inner}"
-            elif free or name in _WORDS:
-                yield from _words(inner, free or name in ("input", "args", "response"))
-    elif free and value is not None:
-        yield str(value)
-
-
 def request(dialect: str, model: str, said: str, cap: int) -> bytes:
     """The body to send to `model`, which answers with the summary in at most `cap` tokens. (Gemini's model is in the path.)"""
     match dialect:

@@ -13,6 +13,7 @@ from ...stores.incidents import Logged
 from ...stores.query import LABEL
 from ...stores.reader import Reader
 from .. import periods, tables, wiring
+from ..handoff import quoted
 from . import blocks
 from .asks import Ask, link
 from .blocks import Act, Block, Card, Cards, Cell, Column, Meter, Meters, Note, Page, Table, Tile, Tiles
@@ -73,7 +74,7 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     )
     made: list[Block] = [
         figures,
-        _handoffs(ask, open_),
+        _handoffs(ask, reader, open_),
         budgets,
         _holds(ask, held),
         _incidents(ask, logged),
@@ -262,11 +263,11 @@ def _talk(ask: Ask, one: Logged) -> str:
     return link("conversation", [("id", one.conversation)]) if one.conversation else ""
 
 
-def _handoffs(ask: Ask, open_: list[Logged]) -> Cards:
+def _handoffs(ask: Ask, reader: Reader, open_: list[Logged]) -> Cards:
     cards = [
         Card(
             _who(one),
-            [one.reason],
+            [one.reason, *quoted(incidents.said(reader.sqlite, one, ask.now_us))],
             one.state,
             "warn" if one.state == "taken" else "bad",
             f"{one.calls:,} calls" if one.calls > 1 else "",
