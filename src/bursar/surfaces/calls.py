@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..desk import Caller
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
@@ -19,9 +19,6 @@ from ..wire import headers as lines
 from . import context, langgraph, tool
 from .books import Books, Place
 from .wiring import Shop
-
-if TYPE_CHECKING:
-    from .transport import Kit
 
 EDGE = 64 << 10  # bytes kept from both ends of a body too large to gather: usage stands near one of them
 
@@ -43,6 +40,16 @@ FAULTS: dict[str, tuple[str, bool]] = {
 }
 
 
+class Library(Protocol):
+    """The classes of the HTTP library that a client is of."""
+
+    Request: Any
+    Response: Any
+    Headers: Any
+    ByteStream: Any
+    TransportError: Any
+
+
 class Call:
     """The world of one call: what was asked, the try under way, and how its effects are performed."""
 
@@ -52,7 +59,7 @@ class Call:
     )  # fmt: skip
 
     def __init__(
-        self, books: Books, shop: Shop, place: Place, kit: Kit, inner: Any, request: Any, incoming: Incoming, target: str,
+        self, books: Books, shop: Shop, place: Place, kit: Library, inner: Any, request: Any, incoming: Incoming, target: str,
         started_ns: int,
     ) -> None:  # fmt: skip
         self.books, self.shop, self.place, self.kit, self.inner = books, shop, place, kit, inner
@@ -380,7 +387,7 @@ class Edges:
     def finish(self) -> None: ...
 
 
-def refusal(kit: Kit, answer: Answer) -> Any:
+def refusal(kit: Library, answer: Answer) -> Any:
     """An answer of our own, in the client's own library."""
     headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
     return kit.Response(answer.status, headers=headers, stream=kit.ByteStream(answer.body))

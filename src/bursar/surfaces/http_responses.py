@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from .http_common import Headers
-
-if TYPE_CHECKING:
-    from .http_client import Origin, Pool, Timeouts, _Place
+from .http_common import Headers, Sweep
+from .http_origin import Origin, Timeouts
 
 FaultKind = Literal[
     "connect", "connect_timeout", "tls", "dns", "reset", "headers_timeout", "idle_timeout", "total_timeout", "write_timeout",
@@ -171,6 +169,16 @@ class _Garbled(Exception):
         self.kind: FaultKind = kind
 
 
+class Lines(Protocol):
+    """Whose connections they are. `place` is the owner's own, given back as it was given."""
+
+    sweep: Sweep | None
+
+    def opened(self, line: Line, place: Any) -> None: ...
+    def free(self, line: Line, place: Any) -> None: ...
+    def gone(self, line: Line, place: Any) -> None: ...
+
+
 class Line(asyncio.Protocol):
     """One connection. Carries one request at a time; `response` is None between them."""
 
@@ -179,7 +187,7 @@ class Line(asyncio.Protocol):
         "loop", "paused", "response", "since", "transport", "unsent", "usable",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, place: _Place, header_bytes: int) -> None:
+    def __init__(self, pool: Lines, place: Any, header_bytes: int) -> None:
         self._pool = pool
         self._place = place
         self._header_bytes = header_bytes
