@@ -318,6 +318,18 @@ def test_an_unpriced_model_is_refused_under_a_hard_budget_of_money_and_guessed_w
     assert entry.price_status == "estimated" and entry.cost == 10 * 15 * 10**6 + 5 * 30 * 10**6
 
 
+@pytest.mark.parametrize(("text", "known"), [(6, 6 * 10**6), (0, None)])
+def test_a_budget_counts_what_has_no_price_as_it_was_held(text, known):
+    """Audio, for which this book has no rate: the row says what the rest cost, or nothing; the budget must not take that for all."""
+    body = completion(prompt=10, output=0, usage={
+        "prompt_tokens": 4 + text, "completion_tokens": 0, "total_tokens": 4 + text, "prompt_tokens_details": {"audio_tokens": 4}})  # fmt: skip
+    world = World(lambda send: respond(body))
+    play(call(), desk([Budget(scope="all", limit="$5")]), world)
+    (settled,), (hold,) = world.settled, world.holds
+    assert (settled.entry.price_status, settled.entry.cost) == ("unpriced", known)
+    assert settled.actual[0] * 1000 == hold.charges[0].amount * 1000 == hold.amount > (known or 0)
+
+
 def test_a_cap_is_sent_upstream_only_under_a_hard_budget():
     """Without one the client's request goes out as it came."""
     hard = play(call(), desk([Budget(scope="all", limit="$5")]), World(lambda send: respond(completion())))

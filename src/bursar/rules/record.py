@@ -147,7 +147,8 @@ def complete(
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
         evidence(story, cause, split, reading.reply.uses if reading.reply is not None else ()),
     ))  # fmt: skip
-    cost = hold.amount if priced.pico is None else priced.pico
+    # What has no price may have cost as much as was held: a budget counts that, and the row says only what is known.
+    cost = max(hold.amount, priced.pico or 0) if priced.status == "unpriced" or priced.pico is None else priced.pico
     used = budget.actual(hold.charges, cost, tokens.total if tokens else 0, tool_calls, wound)
     return Settlement(hold.id, row, used, hold.charges)
 
