@@ -371,6 +371,36 @@ def test_a_running_stream_ends_properly_when_it_is_ordered_to(serve: Serve, prov
     assert all(c.held == 0 for c in handle.gateway.shop.ledger.counters().values())
 
 
+def test_a_new_policy_keeps_what_people_ordered(provider: Provider, tmp_path: Path) -> None:
+    """A stop is in force in the very next call after a reload, a raised budget too; a stream that began before hears of later stops."""
+    config = tmp_path / "bursar.toml"
+    text = f'[providers.openai]\nbase_url = "{provider.url}"\nkey = "sk-x"\n[ledger]\ncompact_every_s = 0\n'
+    budget = '[[budget]]\nname = "two"\nscope = {feature = "few"}\nlimit = "2 calls"\n'
+    config.write_text(text + budget)
+    handle = gateway.serve_in_thread(ledger=tmp_path / "ledger", config=config)
+    body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}
+    try:
+        for words in (["stop", "--where", "feature=bad"], ["raise", "two", "3 calls", "--config", str(config)]):
+            order(handle, *words)
+        assert "stopped_by_order" in ask(handle, body, **{"x-bursar-feature": "bad"})[1]
+        client = openai.OpenAI(base_url=handle.url + "/v1", api_key="x", max_retries=0)
+        stream = client.chat.completions.create(
+            model="gpt-5-mini", messages=[{"role": "user", "content": "go"}], stream=True,
+            extra_headers={"x-script": script(text="word " * 400, pieces=200, pause_s=0.05), "x-bursar-feature": "slow"},
+        )  # fmt: skip
+        chunks = iter(stream)
+        next(chunks)
+        config.write_text(text + "# changed\n" + budget)
+        assert "in force" in handle.gateway.reload()
+        assert "stopped_by_order" in ask(handle, body, **{"x-bursar-feature": "bad"})[1]
+        assert [ask(handle, body, **{"x-bursar-feature": "few"})[0] for _ in range(4)] == [200, 200, 200, 402]
+        threading.Timer(0.1, lambda: order(handle, "stop", "--where", "feature=slow")).start()
+        finishes = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+        assert finishes[-1] == "length"
+    finally:
+        handle.stop()
+
+
 def test_a_stream_that_outgrows_its_hold_is_ended(serve: Serve) -> None:
     """A provider that heeds no cap would pass the budget; a client sees the end of an answer."""
     handle = serve('[[budget]]\nname = "day"\nscope = "all"\nlimit = "$100"\nwindow = "day"\n')

@@ -29,6 +29,7 @@ from ..domain.call import Headers, Incoming, Lines
 from ..domain.entry import Entry
 from ..domain.money import plain
 from ..domain.policy import Policy
+from ..domain.shape import replace
 from ..domain.verdict import Refusal, refuse
 from ..pipeline import way
 from ..stores.writer import LedgerFault
@@ -196,7 +197,9 @@ class Gateway:
             return f"policy not reloaded, the last good one ({self.desk.policy_hash}) stays: {bad}"
         self.doors = {name: Door(a) for name, a in places.items()}
         self.ring = keys.KeyRing.load(self.shop.folder, policy.key)
-        self.desk = desk
+        # The orders stay the same object: a stream that began under the old desk must hear of the next one too.
+        self.desk = replace(desk, orders=self.desk.orders)
+        self.shop.watch.look(self.desk)
         return f"policy {policy_hash} in force"
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:

@@ -157,13 +157,15 @@ class OrderWatch:
     def __init__(self, place: Place, clock_us: Callable[[], int]) -> None:
         self._glance, self._clock_us = Glance(place), clock_us
         self._seen: tuple[int, int, int] | None = None
-        self._budgets: object = None
+        self._budgets: object = None  # those of the last desk that was told
+        self._tried: object = None
         self._due = 0.0
 
     def look(self, desk: Desk) -> bool:
-        """Whether there was anything new. Cheap enough for each call: looks twice a second."""
-        if time.monotonic() < self._due:
+        """Whether there was anything new. Cheap enough for each call: looks twice a second, and at once at a new desk."""
+        if time.monotonic() < self._due and desk.budgets is self._tried:
             return False
+        self._tried = desk.budgets
         self._due = time.monotonic() + ORDERS_S
         now = self._clock_us()
         found = self._glance.ask(lambda c: (incidents.version(c, now), incidents.in_force(c, now)), None)
