@@ -510,7 +510,7 @@ def test_serve_run_and_demo_hand_over_what_was_asked_and_end_as_their_work_ends(
             return code
 
         made = types.ModuleType(f"bursar.surfaces.{module}")
-        setattr(made, name, work)
+        made.__dict__.update({"UNUSABLE": 2, "CannotListen": OSError, name: work})
         monkeypatch.setitem(sys.modules, f"bursar.surfaces.{module}", made)
 
     stand_in("gateway", "serve", 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import time
 from decimal import Decimal
 
@@ -111,6 +113,22 @@ def test_a_reply_says_what_is_left_of_the_tightest_hard_budget(tmp_path, provide
     assert [post(handle, script)[0].headers["x-bursar-remaining"] for _ in range(3)] == ["2 calls", "1 calls", "0 calls"]
     assert "x-bursar-remaining" not in post(handle, script)[0].headers
     handle.stop()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_address_that_somebody_has_is_said_and_not_a_traceback(tmp_path, workers):
+    """Also by several workers, which are then not started again and again."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = subprocess.run(
+            [sys.executable, "-m", "bursar", "serve", "--port", str(port), "--workers", str(workers), "--ledger", str(tmp_path / "ledger")],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert ran.returncode == 2, ran.stderr
+    assert f"127.0.0.1:{port} cannot be listened on: Address already in use" in ran.stderr and "--port" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_health_readiness_and_metrics_are_there_and_name_no_secret(tmp_path, provider):

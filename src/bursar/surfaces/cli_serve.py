@@ -17,9 +17,16 @@ from .cli_common import Common, common
 @common("ledger")
 def serve(common: Common, config: str | None, host: str | None, port: int | None, workers: int) -> None:
     """The gateway: point an SDK's base URL at it. Runs until SIGTERM; SIGHUP reads the policy again."""
+    from .gateway import UNUSABLE, CannotListen
     from .gateway import serve as gateway
 
-    click.get_current_context().exit(gateway(config, common.ledger, host, port, workers))
+    try:
+        code = gateway(config, common.ledger, host, port, workers)
+    except CannotListen as bad:
+        told = click.ClickException(str(bad))
+        told.exit_code = UNUSABLE
+        raise told from None
+    click.get_current_context().exit(code)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -44,7 +44,19 @@ log = logging.getLogger("bursar.gateway")
 
 WATCH_FIRST_S = 3.0  # the gateway's own start comes first
 WATCH_REST_MAX_S = 60.0
+START_S = 10.0  # a worker that cannot start says so within that
+UNUSABLE = 2  # the exit code of what only the operator can mend
 LOG_LINES_MAX = 50_000  # waiting for stderr; beyond it lines are dropped and counted, rows never are
+
+
+class CannotListen(Exception):
+    """The address cannot be had: another process has it, or it is not this machine's."""
+
+    code = "cannot_listen"
+
+    def __init__(self, host: str, port: int, bad: OSError) -> None:
+        why = os.strerror(bad.errno) if bad.errno else str(bad)
+        super().__init__(f"{host}:{port} cannot be listened on: {why}; end what has it, or take another (--port, or [server] port)")
 
 
 class Gateway:
@@ -373,7 +385,11 @@ async def _serve(gateway: Gateway, host: str, port: int, tls: ssl.SSLContext | N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("%s", gateway.reload()))
-    bound = await gateway.start(host, port, tls=tls, reuse_port=reuse_port)
+    try:
+        bound = await gateway.start(host, port, tls=tls, reuse_port=reuse_port)
+    except OSError as bad:
+        gateway.shop.ledger.close()
+        raise CannotListen(host, port, bad) from None
     # What start-up made lives as long as the process: no collection need ever look at it again.
     gc.collect()
     gc.freeze()
@@ -413,9 +429,13 @@ def _supervise(workers: int, config: str | None, ledger: str | None, host: str, 
         signal.signal(number, tell)
     for number in range(workers):
         spawn(number)
+    settled = time.monotonic() + START_S
     while not stopping.wait(0.5):
         for number, child in list(children.items()):
             if child.poll() is not None:
+                if child.returncode == UNUSABLE and time.monotonic() < settled:
+                    tell(signal.SIGTERM, None)  # it has said why, and the next would say the same
+                    break
                 print(
                     f"bursar: worker {number} ended with {child.returncode}; starting another",
                     file=sys.stderr,
