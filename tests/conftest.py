@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import commands
+import ledger_rows
+from bursar.surfaces import wiring
 from bursar.surfaces.context import SERVICES
 
 IN_CI = bool(os.environ.get("CI"))
@@ -42,3 +45,15 @@ def _counters_need_no_repair(request: pytest.FixtureRequest) -> Iterator[None]:
     log.removeHandler(listener)
     if request.node.get_closest_marker("drift") is None:
         assert not [line for line in told if "set right" in line], "counters differed from rows and holds"
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> commands.Run:
+    """`bursar` in an empty folder with a home of its own, at the test module's NOW."""
+    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    now: int = getattr(request.module, "NOW", ledger_rows.END)
+    monkeypatch.setattr(wiring, "now_us", lambda: now)
+    return commands.go

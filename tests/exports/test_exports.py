@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import threading
 from collections import defaultdict
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,7 +20,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,12 +29,11 @@ from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
 from bursar.rules import price as pricing
 from bursar.stores.segments import compact
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
 from bursar.surfaces.exports import focus, sheet
+from commands import Run
 
 END = ledger_rows.END
-Run = Callable[..., Result]
+NOW = END + 1000
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +64,6 @@ def book(tmp_path_factory: pytest.TempPathFactory, past: list[Entry]) -> Path:
     compact(folder, everything=True, clock_us=lambda: END)
     ledger_rows.write(folder, past[len(past) // 2 :])
     return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: END + 1000)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def told(row: Entry) -> dict[str, Any]:
@@ -124,7 +103,7 @@ def test_every_row_and_column_goes_out_exactly_and_the_same_rows_come_back(
 
 def test_filters_and_times_are_those_of_the_other_commands(run: Run, book: Path, past: list[Entry]) -> None:
     lines = run("export", "jsonl", "--ledger", book, "--where", "tenant=acme", "--since", "7d").stdout.splitlines()
-    wanted = {row.id for row in past if row.tenant == "acme" and row.ts >= END + 1000 - 7 * ledger_rows.DAY}
+    wanted = {row.id for row in past if row.tenant == "acme" and row.ts >= NOW - 7 * ledger_rows.DAY}
     assert {json.loads(line)["id"] for line in lines} == wanted and wanted
 
 

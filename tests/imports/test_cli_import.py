@@ -8,43 +8,25 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-import ledger_rows
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
+from commands import Run
 
 from . import samples
 from .rig import lines
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book: Path) -> Run:
-    """The command in an empty folder, with the sample files in it and a ledger of its own."""
-    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: ledger_rows.END)
+def run(run: Run, tmp_path: Path, book: Path) -> Run:
+    """The command with the sample files in its folder, and a price book in its home."""
     samples.write(tmp_path)
     (tmp_path / "home" / "ledger").mkdir(parents=True)
     (tmp_path / "home" / "ledger" / book.name).write_bytes(book.read_bytes())  # compiled once, not in each test
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
+    return run
 
 
 def shown(text: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import ledger_rows
 from bursar.domain.entry import Entry
@@ -20,16 +19,15 @@ from bursar.stores import drills, segments
 from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
 from bursar.surfaces import audit as asking
-from bursar.surfaces import audit_asker, periods, settings, wiring
-from bursar.surfaces.cli import main
+from bursar.surfaces import audit_asker, periods, settings
 from bursar.testing import company
 from bursar.testing.player import Simulated, simulate
+from commands import Run
 
 NOW = ledger_rows.END
 MINUTE = 60_000_000
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 OCTOBER = ("--since", "2026-10-01", "--until", "2026-11-01")
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +39,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.setattr(wiring, "now_us", lambda: NOW)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("BURSAR_CONFIG", raising=False)
-    monkeypatch.chdir(tmp_path)
+def run(run: Run) -> Run:
+    """The audit of a ledger; most find something."""
 
-    def call(ledger: Path, *words: str, code: int = 1) -> Result:
-        ran = CliRunner().invoke(main, ["audit", "--ledger", str(ledger), *words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
+    def audit(ledger: Path, *words: str, code: int = 1) -> Result:
+        return run("audit", "--ledger", ledger, *words, code=code)
 
-    return call
+    return audit
 
 
 def golden(name: str, text: str) -> None:

@@ -10,7 +10,6 @@ import select
 import subprocess
 import sys
 import types
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,14 +22,14 @@ import ledger_rows
 from bursar.domain.entry import COLUMNS, Entry
 from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
-from bursar.surfaces import keys, wiring
+from bursar.surfaces import keys
 from bursar.surfaces.cli import COMMANDS, main
 from bursar.surfaces.periods import iso
+from commands import Run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 NOW = ledger_rows.END
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +50,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small") / "ledger"
     ledger_rows.write(folder, ledger_rows.month(count=300, huge=False))
     return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process, in an empty folder, at NOW."""
-    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: NOW)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def told(ran: Result) -> dict:

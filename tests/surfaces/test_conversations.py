@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from random import Random
 
 import pytest
-from click.testing import CliRunner, Result
 
 import bursar
 import demo_rows
@@ -17,11 +15,9 @@ import ledger_rows
 from bursar.domain.entry import Entry
 from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
+from commands import Run
 from ledger_rows import DAY, END, HOUR, entry
 
-Run = Callable[..., Result]
 RESOLVED = {True: "resolved", False: "gave up"}
 
 
@@ -57,21 +53,6 @@ def book(tmp_path_factory: pytest.TempPathFactory, rows: list[Entry]) -> Path:
     folder = tmp_path_factory.mktemp("talks") / "ledger"
     ledger_rows.write(folder, rows)
     return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("BURSAR_LEDGER", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: END)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def told(run: Run, book: Path, *words: object) -> dict:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from random import Random
 
 import pytest
-from click.testing import CliRunner, Result
 
 import ledger_rows
 from bursar.domain.entry import Entry
 from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
 from bursar.surfaces.forecast import PLAN, assumed, planned
+from commands import Run
 
 DAY = ledger_rows.DAY
 NOW = ledger_rows.END - 3 * DAY + 16 * ledger_rows.HOUR  # Friday 2026-11-20 16:00: ten days and eight hours are left
 MONTH = 1_793_491_200_000_000  # 2026-11-01
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-Run = Callable[..., Result]
 
 
 def rows() -> list[Entry]:
@@ -52,24 +48,6 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("forecast") / "ledger"
     ledger_rows.write(folder, rows())
     return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: NOW)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def pico(dollars: str) -> int:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 import ledger_rows
 from bursar.domain.entry import Entry
 from bursar.domain.usage import Tokens
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
+from commands import Run
 
-Run = Callable[..., Result]
 OCTOBER = 1_790_812_800_000_000  # 2026-10-01
-LATER = OCTOBER + 40 * ledger_rows.DAY
+NOW = OCTOBER + 40 * ledger_rows.DAY
 
 
 def past() -> list[Entry]:
@@ -39,21 +35,6 @@ def past() -> list[Entry]:
 def book(tmp_path: Path) -> Path:
     ledger_rows.write(tmp_path / "ledger", past())
     return tmp_path / "ledger"
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("BURSAR_LEDGER", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: LATER)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def spend(run: Run, book: Path, *words: object) -> dict:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 import ledger_rows
 from bursar.domain.entry import Entry
@@ -17,11 +15,10 @@ from bursar.stores.check import check
 from bursar.stores.query import Filter, Query
 from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
-from bursar.surfaces import naming, wiring
-from bursar.surfaces.cli import main
+from bursar.surfaces import naming
 from bursar.surfaces.periods import Period
+from commands import Run
 
-Run = Callable[..., Result]
 MEASURES = ("cost", "tokens", "calls", "tries", "unpriced", "estimated", "saved", "billed", "cost_history", "reasoning")
 
 
@@ -35,20 +32,9 @@ def book(tmp_path: Path) -> Path:
     return tmp_path / "ledger"
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("BURSAR_LEDGER", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: ledger_rows.END)
+@pytest.fixture(autouse=True)
+def small_lots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naming, "LOT", 37)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def ask(book: Path, *by: str, where: tuple[Filter, ...] = (), grain: str = "") -> list[dict]:

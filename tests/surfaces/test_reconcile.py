@@ -7,10 +7,11 @@ import gzip
 import json
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import ledger_rows
 from bursar.domain.entry import Entry
@@ -21,32 +22,17 @@ from bursar.rules import price as pricing
 from bursar.rules.reconcile import CLASSES
 from bursar.rules.record import add_usage
 from bursar.stores.check import check
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
+from commands import Run
 
 DAY = ledger_rows.DAY
 NOW = ledger_rows.END
 BILLED = NOW - 3 * DAY  # 2026-11-20
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: NOW)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, ["reconcile", *[str(word) for word in words]])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
+def run(run: Run) -> Run:
+    return partial(run, "reconcile")
 
 
 def pico(dollars: str) -> int:

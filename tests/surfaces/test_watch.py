@@ -14,7 +14,6 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 from bell_rig import Receiver
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from watch_rig import ALARMS, DAY, HOUR, MINUTE, NOW, channel, company
 
 import ledger_rows
@@ -37,10 +36,10 @@ from bursar.surfaces import bell_slack, links, wiring
 from bursar.surfaces.cli import main
 from bursar.surfaces.watch import Watch, message_of
 from bursar.testing.provider import Provider
+from commands import Run
 
 RIG = Path(__file__).parent / "watch_rig.py"
 AWAY = "http://127.0.0.1:9/"
-Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -229,17 +228,10 @@ def test_slow_growth_is_heard_once_though_no_week_looked_odd(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, ledger: Path) -> Run:
-    def act(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    monkeypatch.setattr(wiring, "now_us", lambda: NOW + 31 * MINUTE)
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, ledger: Path) -> Run:
     monkeypatch.setenv("BURSAR_CONFIG", str(ledger.parent / "bursar.toml"))
-    return act
+    monkeypatch.setattr(wiring, "now_us", lambda: NOW + 31 * MINUTE)
+    return run
 
 
 def fired(ledger: Path, minute: int = 30, text: str = ALARMS) -> dict[str, str]:

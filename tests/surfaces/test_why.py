@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 import ledger_rows
 from bursar.domain.entry import Entry
@@ -18,13 +16,11 @@ from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
 from bursar.stores.reader import Reader
 from bursar.surfaces import why as asking
-from bursar.surfaces import wiring
-from bursar.surfaces.cli import main
+from commands import Run
 
 NOW = ledger_rows.END
 DAY = ledger_rows.DAY
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-Run = Callable[..., Result]
 
 
 def two_weeks() -> list[Entry]:
@@ -73,24 +69,6 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("month") / "ledger"
     ledger_rows.write(folder, ledger_rows.month(count=1500))
     return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("BURSAR_LEDGER", "BURSAR_CONFIG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BURSAR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "now_us", lambda: NOW)
-
-    def go(*words: object, code: int = 0) -> Result:
-        ran = CliRunner().invoke(main, [str(word) for word in words])
-        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-            raise ran.exception
-        assert ran.exit_code == code, ran.output
-        return ran
-
-    return go
 
 
 def spent(rows: list[Entry], since: int, until: int) -> int:
