@@ -277,8 +277,8 @@ def _know(
             placed = threads.resume(placed, lives)
         verdict, finding, stop = guard.judge(desk.guards, labels, placed, lives, desk.polls)
     why = cause.infer(retries, asked, labels, placed, caller.key, caller.ci, caller.failed)
-    if stop and finding is not None and placed is not None:
-        why = cause.looped(why, finding, placed.pairs)
+    if finding is not None and placed is not None:
+        why = cause.looped(why, finding, placed.pairs, stop)
     story = record.Story(placed, why, finding, stop, verdict)
     if orders.stops:
         order = ordered_stop(call, desk, caller, labels, story, asked.model, provider)

@@ -23,9 +23,12 @@ def asked(talk: Talk = (HI,), **more: Any) -> Asked:
     return Asked(model="m", history=history("openai_chat", talk), **more)
 
 
-def placed(again: Again | None = None, after: Again | None = None, failing: tuple[Failing, ...] = ()) -> Placed:
-    """Only what causes are read from."""
-    return Placed("c1", "chain", 1, 0, 0, False, "", None, 0, again, after, failing, 0, None, None, "c1", 0, 0, 0)  # type: ignore[arg-type]
+def placed(
+    again: Again | None = None, after: Again | None = None, failing: tuple[Failing, ...] = (), of: Asked | None = None
+) -> Placed:  # fmt: skip
+    """Only what causes are read from. `of`: the request whose failed tools it has."""
+    failed = of.history.failed if of is not None and of.history is not None else ()
+    return Placed("c1", "chain", 1, 0, 0, False, "", None, 0, again, after, failed, failing, 0, None, None, "c1", 0, 0, 0)  # type: ignore[arg-type]
 
 
 def before(outcome: int, model: str = "m", why: str = "", body: bool = True, gap_s: int = 2) -> Again:
@@ -87,7 +90,7 @@ def test_asking_again_for_output_that_parses_is_a_repair() -> None:
 
 def test_a_tool_that_failed_and_is_called_again_is_retried() -> None:
     """Known when the reply is; until then it is likely."""
-    first = infer(b"0", asked((HI, BAD)), Labels(), placed())
+    first = infer(b"0", asked((HI, BAD)), Labels(), placed(of=asked((HI, BAD))))
     assert short(first) == ("first", "retry", "primary", "tool:lookup_order") and first.confidence == 60
     again = settled(first, placed(), calls("lookup_order"))
     assert short(again) == ("first", "retry", "primary", "tool:lookup_order") and again.confidence == 90
@@ -97,7 +100,7 @@ def test_a_tool_that_failed_and_is_called_again_is_retried() -> None:
 
 def test_another_tool_or_a_word_to_the_person_is_a_switch() -> None:
     """The tool caused it, and it is no retry: the bill's retries are what the same tool was asked again."""
-    first = infer(b"0", asked((HI, BAD)), Labels(), placed())
+    first = infer(b"0", asked((HI, BAD)), Labels(), placed(of=asked((HI, BAD))))
     for reply in (calls("search"), calls()):
         cause = settled(first, placed(), reply)
         assert short(cause) == ("first", "primary", "primary", "switch:lookup_order")
@@ -106,7 +109,7 @@ def test_another_tool_or_a_word_to_the_person_is_a_switch() -> None:
 
 def test_of_several_failures_the_one_that_is_called_again_counts() -> None:
     two = Says("", (("a", {}, "Error: x", False), ("b", {}, "Error: y", False)))
-    first = infer(b"0", asked((HI, two)), Labels(), placed())
+    first = infer(b"0", asked((HI, two)), Labels(), placed(of=asked((HI, two))))
     assert settled(first, placed(), calls("b")).cause == "tool:b"
     assert settled(first, placed(), calls("c")).cause == "switch:a"
 
@@ -117,7 +120,7 @@ def test_a_result_in_doubt_is_a_failure_when_the_same_is_asked_again() -> None:
     found = asked((HI, nothing))
     assert found.history is not None
     (failed,) = found.history.failed
-    cause = infer(b"0", found, Labels(), placed())
+    cause = infer(b"0", found, Labels(), placed(of=found))
     assert short(cause) == ("first", "primary", "primary", "")
     again = settled(cause, placed(), Reply(uses=(Use("u", "search", failed.doubt),)))
     assert short(again) == ("first", "retry", "primary", "tool:search") and again.confidence == 55
@@ -129,9 +132,19 @@ def test_a_loop_is_the_cause_where_there_is_no_other_and_no_tool_that_fails() ->
     """A tool that failed again and again and then answered leaves a window full of the same: the call after it is plain work."""
     stuck, failed = (Pairs(("t",) * 8, array("Q", range(8)), array("Q", range(8)), array("Q", errors)) for errors in ([0] * 8, [7] * 5 + [0] * 3))
     stale, same = Finding("stale", ("t",), 8, 14), Finding("same", ("t",), 6)
-    assert looped(Cause(), stale, stuck).cause == "loop" and looped(Cause(), stale, failed).cause == ""
-    assert looped(Cause(), same, failed).cause == "loop"
-    assert looped(Cause(cause="tool:t"), stale, stuck).cause == "tool:t"
+    assert looped(Cause(), stale, stuck, True).cause == "loop" and looped(Cause(), stale, failed, True).cause == ""
+    assert looped(Cause(), same, failed, True).cause == "loop"
+    assert looped(Cause(cause="tool:t"), stale, stuck, True).cause == "tool:t"
+
+
+def test_what_comes_again_to_the_letter_is_charged_before_it_must_be_stopped() -> None:
+    """With less confidence: four times may still be patience. Little progress is not enough."""
+    pairs = Pairs(("t",) * 4, array("Q", [1] * 4), array("Q", [1] * 4), array("Q", [0] * 4))
+    for rule in ("same", "cycle"):
+        early, late = (looped(Cause(), Finding(rule, ("t",), 4), pairs, stop) for stop in (False, True))
+        assert early.cause == late.cause == "loop" and early.confidence < late.confidence
+    for rule in ("stale", "error"):
+        assert looped(Cause(), Finding(rule, ("t",), 8, 9), pairs, False).cause == ""
 
 
 def test_a_failed_tool_is_retried_also_a_few_calls_later() -> None:
@@ -149,7 +162,7 @@ def test_the_purpose_is_kept_beside_the_attempt(word: str) -> None:
     labels = Labels(operation=word, sources=(("operation", "header"),))
     cause = infer(b"0", asked(), labels, placed())
     assert short(cause) == ("first", word, word, "") and dict(cause.evidence) == {"by": "header"}
-    first = infer(b"0", asked((HI, BAD)), labels, placed())
+    first = infer(b"0", asked((HI, BAD)), labels, placed(of=asked((HI, BAD))))
     assert short(settled(first, placed(), calls("lookup_order"))) == ("first", "retry", word, "tool:lookup_order")
     assert short(settled(first, placed(), calls())) == ("first", word, word, "switch:lookup_order")
 

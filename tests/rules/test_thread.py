@@ -313,6 +313,36 @@ def test_tools_that_failed_lately_are_remembered_for_three_calls_of_the_turn() -
     assert client.asks((*talk, SHIPPED, Human("Never mind."))).failing == ()
 
 
+def test_an_answer_that_made_somebody_ask_again_in_the_same_words_is_no_answer_next_time() -> None:
+    """An empty or broken one by its kind, a program's exit code by what it said; of the same tool, for the same tenant."""
+    client = Client()
+
+    def doubts(tool: str, answer: str, tenant: str = "acme", order: str = "B") -> list[bool]:
+        told = Says("", ((tool, {"order": order}, answer, False),))
+        return [bool(one.doubt) for one in client.asks((Human(f"Order {order}?"), told), tenant=tenant).failed]
+
+    def asks_again(tool: str, answer: str) -> None:
+        told = Says("", ((tool, {"order": "A"}, answer, False),))
+        client.says((HI, told), told)
+
+    broken, down, red = '{"id": "A-1", "sta', *(f'{{"output": "{said}", "exit_code": 1}}' for said in ("down", "2 failed"))
+    for tool, answer, alike, others in (("look", broken, '{"id": "B-22", "st', ("", down)), ("read", "", "null", (broken,)), ("run", down, down, (red, broken))):
+        assert doubts(tool, alike) == [True], tool
+        asks_again(tool, answer)
+        assert doubts(tool, alike, order="C") == [False], tool
+        assert doubts(tool, alike, "corvid") == doubts(tool + "_too", alike) == [True], tool
+        assert [doubts(tool, other) for other in others] == [[True]] * len(others), tool
+
+
+def test_an_answer_that_was_taken_for_one_stays_one() -> None:
+    """Nothing found, and something else asked for."""
+    client = Client()
+    nothing = Says("", (("search", {"q": "a"}, "", False),))
+    client.says((HI, nothing), Says("", (("search", {"q": "b"}, "", False),)))
+    client.says((HI, nothing), SHIPPED)
+    assert [bool(one.doubt) for one in client.asks((Human("And?"), nothing)).failed] == [True]
+
+
 # --- recorded runs ---
 
 

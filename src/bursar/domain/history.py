@@ -115,12 +115,14 @@ NO_PAIRS = pairs()
 
 class Failed(Shape, frozen=True, gc=False):
     """A tool whose newest result is none. `doubt`: digest of the call (64 bits) where the result may be meant so, nothing found, a
-    test that fails: then it has failed only if the same is asked again in the same words. 0: no doubt."""
+    test that fails: then it has failed only if the same is asked again in the same words, now or after such an answer before.
+    0: no doubt. `said`: digest of an answer that only as it stands is one such."""
 
     tool: str
     why: str
     weight: int
     doubt: int = 0
+    said: int = 0
 
 
 class History(Shape, frozen=True, gc=False):

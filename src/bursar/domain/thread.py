@@ -6,13 +6,13 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from .history import History, Pairs, Reply, Use
+from .history import Failed, History, Pairs, Reply, Use
 from .shape import Changing, Shape
 
 OPEN, GOOD, FAILED, CUT, MALFORMED = range(5)  # what became of a request; CUT: it was answered in part, or nobody can say
 OUTCOMES = ("open", "good", "failed", "cut", "malformed")
 CHAIN, WINDOW, NAMED, RESPONSE = range(4)  # what a head's key is made of
-PROMPT, LINE = range(2)  # what a carried text's key is made of
+PROMPT, LINE, NO_ANSWER = range(3)  # what a carried text's key is made of
 
 
 class Failing(Shape, frozen=True, gc=False):
@@ -132,7 +132,7 @@ class Index(Protocol):
         ...
 
     def carry(self, key: int, thread: Thread) -> None:
-        """A text that another conversation may begin with."""
+        """A text that another conversation may begin with; an answer that was once no answer."""
         ...
 
     def carrier(self, key: int) -> Thread | None: ...
@@ -180,6 +180,7 @@ class Placed(Shape, frozen=True, gc=False):
     fresh_pairs: int
     again: Again | None
     after: Again | None  # the request it carries on
+    failed: tuple[Failed, ...]  # new results that are failures; fewer in doubt than the messages alone leave
     failing: tuple[Failing, ...]
     seen: int  # messages up to where that one, or its reply, ended
     head: Head  # its own

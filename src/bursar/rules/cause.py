@@ -64,7 +64,7 @@ def infer(
         repair = _repair(base, asked, placed)
         if repair is not None:
             return repair
-    failed = history.failed if history is not None else ()
+    failed = placed.failed if placed is not None else history.failed if history is not None else ()
     if not failed and raised and placed is not None and placed.fresh_pairs:
         failed = tuple([Failed(name, "exception", 0) for name in raised if name in placed.pairs.names[-placed.fresh_pairs :]])
     if failed:
@@ -148,14 +148,15 @@ def _repair(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
     return replace(base, kind="retry", operation="retry", cause="repair", confidence=sure, evidence=evidence)
 
 
-def looped(cause: Cause, finding: Finding, pairs: Pairs) -> Cause:
+def looped(cause: Cause, finding: Finding, pairs: Pairs, stop: bool) -> Cause:
     """The same for a call that is part of a loop: it has no other cause, then it is the loop's. Where half of what went round were
-    a tool's failures, asking again was for those, and is charged to the tool; the call that goes on from there is plain work."""
-    if cause.cause:
+    a tool's failures, asking again was for those, and is charged to the tool; the call that goes on from there is plain work.
+    What is no loop to `stop` yet is one to charge where call and result come again to the letter (docs/explanation/loops.md)."""
+    if cause.cause or not (stop or finding.rule in ("same", "cycle")):
         return cause
     if finding.rule == "stale" and 2 * sum(map(bool, pairs.errors[-finding.times :])) >= finding.times:
         return cause
-    return replace(cause, cause="loop", confidence=90)
+    return replace(cause, cause="loop", confidence=90 if stop else 70)
 
 
 def settled(cause: Cause, placed: Placed | None, reply: Reply | None) -> Cause:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..domain.history import BASE, MODULUS, START, History, Pairs, long_lines, paired, without_tools
+from ..domain.history import BASE, MODULUS, START, Failed, History, Pairs, long_lines, paired, without_tools
 from ..domain.history import Mark as End
 from ..domain.shape import Shape, replace
 from ..domain.thread import (
@@ -24,6 +24,7 @@ from ..domain.thread import (
     LINE,
     MALFORMED,
     NAMED,
+    NO_ANSWER,
     OPEN,
     PROMPT,
     RESPONSE,
@@ -143,8 +144,9 @@ def follow(index: Index, ask: Ask) -> Placed:
         thread.calls = calls
     if match.ambiguous:
         thread.ambiguous = True
-    if not once_more and (thread.failing or history.failed):
-        thread.failing = _failing(thread.failing, history)
+    failed = _less_doubt(index, scope, history.failed) if history.failed else ()
+    if not once_more and (thread.failing or failed):
+        thread.failing = _failing(thread.failing, history, failed)
     thread.seen_us = ask.at_us
     head = Head(thread, ask.call, ask.model, ask.body, ask.at_us, turns, depth, calls)
     if end.messages and not ask.previous:
@@ -155,7 +157,7 @@ def follow(index: Index, ask: Ask) -> Placed:
     after = match.head if again is None else None
     return Placed(
         thread.id, match.by, turns, depth, calls, thread.ambiguous, thread.parent, pairs, fresh, again,
-        _as_again(after, after.outcome, False, ask) if after is not None else None, thread.failing,
+        _as_again(after, after.outcome, False, ask) if after is not None else None, failed, thread.failing,
         match.at.messages if match.at is not None else 0, head, ask, thread.top, thread.tokens, thread.cost, thread.stops,
         calls < thread.free_until,
     )  # fmt: skip
@@ -364,11 +366,22 @@ def _paired(thread: Thread, history: History, trimmed: bool) -> tuple[Pairs, int
     return booked, fresh
 
 
-def _failing(before: tuple[Failing, ...], history: History) -> tuple[Failing, ...]:
+def _less_doubt(index: Index, scope: int, failed: tuple[Failed, ...]) -> tuple[Failed, ...]:
+    """The same answer of the same tool has made somebody here ask again in the same words: it was no answer then, and is none now."""
+    if not any([one.doubt for one in failed]):
+        return failed
+    return tuple([replace(one, doubt=0) if one.doubt and index.carrier(_no_answer(scope, one)) is not None else one for one in failed])
+
+
+def _no_answer(scope: int, one: Failed) -> int:
+    return carried(scope, NO_ANSWER, hash((one.tool, one.why, one.said)))
+
+
+def _failing(before: tuple[Failing, ...], history: History, failures: tuple[Failed, ...]) -> tuple[Failing, ...]:
     """Tools that have failed lately in this turn, and not answered since."""
     if history.fresh_human:
         return ()
-    certain = [one for one in history.failed if not one.doubt]
+    certain = [one for one in failures if not one.doubt]
     pairs, failed = history.pairs, {one.tool for one in certain}
     answered = set(pairs.names[-history.fresh_pairs :]) if history.fresh_pairs else set[str]()
     kept = [replace(one, calls=one.calls + 1) for one in before if one.tool not in answered | failed and one.calls < AGAIN_WITHIN]
@@ -403,6 +416,9 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
             index.carry(carried(scope, PROMPT, prompt), thread)
         for line in long_lines(reply.text) if end.messages > 3 and reply.text else ():
             index.carry(carried(scope, LINE, line), thread)
+        for one in history.failed:
+            if one.doubt and any([use.digest == one.doubt for use in reply.uses]):
+                index.carry(_no_answer(scope, one), thread)
         thread.uses = reply.uses if told.keep_uses else ()
     if replied and len(digests) >= WINDOW_OF:
         head.tail = digests[-TAIL_OF:]

@@ -380,7 +380,8 @@ def _answered(state: _State, results: Sequence[Result], unanswered: dict[str, Us
                     doubt = _doubt(use, result, pairs)
                     why = why if use is not None else ""
         if why and len(state.failed) < OPEN_MAX:
-            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight, doubt))
+            said = result.digest if doubt and result.code else 0
+            state.failed = (*state.failed, Failed(name or "unknown", why, result.weight, doubt, said))
         if doubt:
             why = ""
         if use is None:
