@@ -139,6 +139,23 @@ def test_a_repeated_request_after_a_failure_is_the_same_wish() -> None:
     assert client.asks((HI,), body=7, retried=True).by == "again"
 
 
+@pytest.mark.parametrize("explicit", ["", "c-9"])
+def test_a_repeated_request_is_the_same_wish_also_where_the_provider_keeps_the_history(explicit: str) -> None:
+    """The same message after the same response; after another response it is a new one. Also of a response that nobody knows."""
+    client = Client(name="openai_responses")
+    first = client.asks((HI,), explicit=explicit)
+    client.answered(first, SHIPPED, response="resp_1")
+    for known in ("resp_1", "resp_of_yesterday"):
+        cut = client.asks((Human("When?"),), previous=known, explicit=explicit)
+        client.answered(cut, None, CUT)
+        once_more = client.asks((Human("When?"),), previous=known, explicit=explicit)
+        assert cut.again is None and once_more.again is not None and once_more.again.outcome == CUT
+        assert once_more.conversation == cut.conversation and once_more.turns == cut.turns
+        client.answered(once_more, Says("On Monday."), response=f"{known}_2")
+        later = client.asks((Human("When?"),), previous=f"{known}_2", explicit=explicit)
+        assert later.again is None and later.conversation == cut.conversation and later.turns == cut.turns + 1
+
+
 def test_an_opening_that_was_never_answered_counts_as_failed_after_a_while() -> None:
     """Its process may be gone, or its client: nobody booked it."""
     client = Client()

@@ -95,7 +95,7 @@ def follow(index: Index, ask: Ask) -> Placed:
     history = ask.history
     end = history.end
     scope = scope_of(ask.scope)
-    own = key_of(scope, CHAIN, end.chain)
+    own = _own(scope, ask)
     before = index.latest(own) if end.messages else None
     again = _again(ask, before) if before is not None else None
     parent: Thread | None = None
@@ -105,6 +105,10 @@ def follow(index: Index, ask: Ask) -> Placed:
             again = None
     elif ask.previous:
         match = _by_response(index, scope, ask)
+        if match.thread is None and before is not None:
+            match = _Match("again", before.thread, before, end)
+        elif before is not None and before.thread is not match.thread:
+            again = None
     elif not end.messages:
         match = _NONE
     else:
@@ -149,7 +153,7 @@ def follow(index: Index, ask: Ask) -> Placed:
         thread.failing = _failing(thread.failing, history, failed)
     thread.seen_us = ask.at_us
     head = Head(thread, ask.call, ask.model, ask.body, ask.at_us, turns, depth, calls)
-    if end.messages and not ask.previous:
+    if end.messages:
         index.put(own, head)
     if ask.explicit and match.thread is None:
         index.put(named(scope, NAMED, ask.explicit), head, root=True)
@@ -161,6 +165,14 @@ def follow(index: Index, ask: Ask) -> Placed:
         match.at.messages if match.at is not None else 0, head, ask, thread.top, thread.tokens, thread.cost, thread.stops,
         calls < thread.free_until,
     )  # fmt: skip
+
+
+def _own(scope: int, ask: Ask) -> int:
+    """Where a request stands: at the end of its messages, which where the provider keeps the others come after the response named."""
+    chain = ask.history.end.chain
+    if ask.previous:
+        chain = (named(0, RESPONSE, ask.previous) * BASE + chain) % MODULUS
+    return key_of(scope, CHAIN, chain)
 
 
 def _again(ask: Ask, head: Head) -> Again:
