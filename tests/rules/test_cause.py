@@ -145,6 +145,8 @@ def test_what_comes_again_to_the_letter_is_charged_before_it_must_be_stopped() -
         assert early.cause == late.cause == "loop" and early.confidence < late.confidence
     for rule in ("stale", "error"):
         assert looped(Cause(), Finding(rule, ("t",), 8, 9), pairs, False).cause == ""
+    flaky = Pairs(("t",) * 4, array("Q", [1] * 4), array("Q", [1, 2] * 2), array("Q", [7, 0] * 2))  # failed, answered, failed, answered
+    assert looped(Cause(), Finding("cycle", ("t", "t"), 2), flaky, False).cause == ""
 
 
 def test_a_failed_tool_is_retried_also_a_few_calls_later() -> None:

@@ -89,7 +89,8 @@ def attribution(spent: Spent, rules: Limits, per: Scale, defaults: bool = False)
             action = "send x-bursar-feature with each call, or give what says nothing a default in [labels]"
             paste = "" if defaults else '[labels]\nfeature = "unnamed-agent"'
     elif dearest is not None and dearest.cost:
-        action = f"{ACTION.get(dearest.kind, 'see these calls, and what came before them')}: {show(per.month(dearest.cost))} a month"
+        action = ACTION.get(dearest.kind, "see these calls, and what came before them").format(dearest.name)
+        action += f": {show(per.month(dearest.cost))} a month"
         where = f"cause=tool:{dearest.name}" if dearest.kind == "tool" else f"cause={CAUSE.get(dearest.kind, dearest.kind)}"
         commands = (f"bursar calls --where {where}",)
     elif spent.unpriced:
@@ -105,7 +106,7 @@ def attribution(spent: Spent, rules: Limits, per: Scale, defaults: bool = False)
 
 CAUSE = {"sdk retry": "sdk_retry", "re-ask": "reask", "retry": "label"}
 ACTION = {
-    "tool": "mend that tool, or tell the agent to stop after two failures",
+    "tool": "mend {}, or tell the agent to stop after two failures",
     "loop": "limit repeats, see question 6",
     "repair": "ask for structured output, so that replies parse",
 }

@@ -151,8 +151,11 @@ def _repair(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
 def looped(cause: Cause, finding: Finding, pairs: Pairs, stop: bool) -> Cause:
     """The same for a call that is part of a loop: it has no other cause, then it is the loop's. Where half of what went round were
     a tool's failures, asking again was for those, and is charged to the tool; the call that goes on from there is plain work.
-    What is no loop to `stop` yet is one to charge where call and result come again to the letter (docs/explanation/loops.md)."""
-    if cause.cause or not (stop or finding.rule in ("same", "cycle")):
+    What is no loop to `stop` yet is one to charge where call and result come again to the letter, and are no failure's
+    (docs/explanation/loops.md)."""
+    if cause.cause:
+        return cause
+    if not stop and (finding.rule not in ("same", "cycle") or any(pairs.errors[-finding.times * len(finding.tools) :])):
         return cause
     if finding.rule == "stale" and 2 * sum(map(bool, pairs.errors[-finding.times :])) >= finding.times:
         return cause

@@ -103,6 +103,8 @@ def _programs(ask: Asker) -> tuple[Program, ...]:
     unsaid = Filter("feature", ("",))
     made: list[Program] = []
     for row in ask.query(("cost", "calls"), ("prefix_hash",), unsaid, Filter("prefix_hash", ("",), True), top=PROGRAMS):
+        if not row["cost"] and not row["calls"]:
+            continue  # named by now
         mine = Filter("prefix_hash", (row["prefix_hash"],))
         models = ", ".join(one["model_served"] for one in ask.query(("cost",), ("model_served",), unsaid, mine, top=2))
         made.append(Program(row["prefix_hash"], models, row["calls"], pico(row["cost"])))

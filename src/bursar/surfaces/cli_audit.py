@@ -20,6 +20,7 @@ from .cli_common import Common, common
 STYLE = {GOOD: "green", WATCH: "yellow", ACT: "bold red"}
 INDENT = "   "
 SMALL = 2_000  # of a bill, one part in so many is not worth a line to people, except among what multiplies it
+NOTE = 50  # characters of an aside that stand in one line
 COUNTED = {3: "conversations"}  # what a question's lines count, where it is not calls
 
 
@@ -104,7 +105,7 @@ def _question(out: Console, one: Answer, made: Audit, brief: bool) -> None:
     _say(out, one.sentence)
     if not brief:
         # What the sentence has said already, or what is nothing, stands in the document and not here.
-        new = [each for each in one.figures if each.value and figure(each) not in one.sentence]
+        new = [each for each in one.figures if each.value and figure(each).lower() not in one.sentence.lower()]
         if new:
             _say(out, "; ".join(f"{figure(each)} {each.told}" for each in new) + ".", "dim")
     if one.lines and not (brief and one.number != 1):
@@ -134,7 +135,8 @@ def _lines(out: Console, one: Answer, made: Audit) -> None:
     columns = [tables.Column(INDENT + "what"), *map(tables.number, ("cost", "share", COUNTED.get(one.number, "calls")))]
     rows = [
         [
-            INDENT + tables.safe(told(line)) + (f"\n{INDENT}  {tables.safe(line.note)}" if line.note else ""), tables.money(line.cost),
+            INDENT + tables.safe(told(line)) + "".join(f"\n{INDENT}  {tables.safe(note)}" for note in _notes(line.note)),
+            tables.money(line.cost),
             tables.share(line.cost, made.cost), tables.count(line.calls) if line.calls else "",
         ]
         for line in one.lines
@@ -142,6 +144,11 @@ def _lines(out: Console, one: Answer, made: Audit) -> None:
     ]  # fmt: skip
     if rows:
         out.print(tables.table(columns, rows))
+
+
+def _notes(note: str) -> list[str]:
+    """An aside as lines that a terminal does not break."""
+    return [note] if 0 < len(note) <= NOTE else [part for part in note.split("; ") if part]
 
 
 def figure(one: Figure) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -121,12 +122,14 @@ def _print(found: naming.Preview, said: dict[str, str], dry_run: bool, where: st
 def _propose(common: Common, where: Any, period: periods.Period) -> None:
     with Reader(common.existing()) as reader:
         found, whole = naming.programs(reader, where, period)
+        others = naming.shapeless(reader, where, period)
     if common.json:
         tables.document(
             [
                 {**one._asdict(), "cost": plain(one.cost), "first_us": None, "last_us": None, "first": periods.iso(one.first_us),
                  "last": periods.iso(one.last_us)} for one in found
             ],
+            shapeless=[{"operation": name, "calls": calls, "cost": plain(cost)} for name, calls, cost in others],
             unattributed=plain(whole), currency="USD",
         )  # fmt: skip
         return
@@ -134,6 +137,7 @@ def _propose(common: Common, where: Any, period: periods.Period) -> None:
     if not found:
         tables.line(out, f"No program without a feature{f'; {tables.money(whole)} cannot be told apart by prompt' if whole else ''}.")
         tables.line(out, scope(period, common.where), "dim")
+        _others(out, others, whole)
         return
     tables.line(out, f"{tables.money(whole)} without a feature; by the system prompt and tools that the calls begin with:", "bold")
     tables.line(out, scope(period, common.where), "dim")
@@ -153,3 +157,13 @@ def _propose(common: Common, where: Any, period: periods.Period) -> None:
     out.print(tables.table([tables.Column("prefix_hash", keep=True), tables.Column("models"), *names], rows))
     tables.line(out, "see one: bursar calls --where prefix_hash=… ; name it:", "dim")
     tables.line(out, f"bursar label --where prefix_hash={found[0].prefix_hash} --where feature= feature=NAME")
+    _others(out, others, whole)
+
+
+def _others(out: Console, others: Sequence[tuple[str, int, int]], whole: int) -> None:
+    """What has no prompt to be told by, and how to name it."""
+    for operation, calls, cost in others:
+        tables.line(out)
+        part = f"{tables.money(cost)} ({tables.share(cost, whole)}), {calls:,} calls"
+        tables.line(out, f"{part}, begin with neither: operation {operation}", "dim")
+        tables.line(out, f"bursar label --where operation={operation} --where prefix_hash= --where feature= feature=NAME")

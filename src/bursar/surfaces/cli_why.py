@@ -11,7 +11,7 @@ from rich.console import Console
 from ..domain.money import PICO, plain
 from ..rules.why_findings import OTHERS, Figure, Finding, Place, Where, signed, words
 from ..stores import marks
-from ..stores.query import LABEL
+from ..stores.query import LABEL, Query
 from ..stores.reader import Reader
 from . import periods, tables, wiring
 from .cli_common import Common, common, dimension, filters
@@ -62,6 +62,7 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         raise click.UsageError(f"--by {by}: one to {LABELS_MAX} labels, each once")
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
         made = report(reader, labels, filters(common.where), here, before)
+        latest = None if made.explained.now or made.explained.before else _latest(reader)
         skipped = list(reader.skipped)
     if common.json:
         _as_document(made, skipped)
@@ -72,6 +73,14 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         click.echo(_as_markdown(made))
         return
     _as_tables(tables.console(), made, common.where)
+    if latest is not None:
+        tables.line(tables.console(), f"The last call was at {periods.shown(latest)}: bursar why --this {periods.shown(latest)[:7]}")
+
+
+def _latest(reader: Reader) -> int | None:
+    """When the ledger's last call was."""
+    (seen,) = reader.query(Query(("last",)))
+    return seen["last"]
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------
@@ -83,7 +92,8 @@ class _Rounding:
 
     def __init__(self, made: Report) -> None:
         found = made.explained
-        self.places = 2 if max(abs(found.before), abs(found.now)) >= PICO else 6
+        most = max(abs(found.before), abs(found.now))
+        self.places = 2 if most >= PICO or not most else 6
         self.grain = 10 ** (12 - self.places)
         self.before, self.now = self.one(found.before), self.one(found.now)
         self.change = self.now - self.before

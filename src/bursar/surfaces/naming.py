@@ -103,6 +103,13 @@ def book(folder: Path, reader: Reader, found: Iterator[list[Entry]], said: Mappi
     return done
 
 
+def shapeless(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> list[tuple[str, int, int]]:
+    """(operation, calls, cost) of what has no feature and begins with no system prompt or tool to tell it by: embeddings above all."""
+    only = (*where, Filter("feature", ("",)), Filter("prefix_hash", ("",)))
+    rows = reader.query(Query(("cost", "calls"), ("operation",), only, period.since, period.until))
+    return [(row["operation"], row["calls"], _pico(row["cost"])) for row in rows if row["cost"]]
+
+
 def programs(reader: Reader, where: tuple[Filter, ...], period: periods.Period, name: str = "feature") -> tuple[list[Program], int]:
     """The dearest programs among the calls without that label, and what all those calls cost: what is worth a name."""
     unsaid = (*where, Filter(name if name in ("feature", "tenant", "flow", "user") else LABEL + name, ("",)))
@@ -113,6 +120,8 @@ def programs(reader: Reader, where: tuple[Filter, ...], period: periods.Period, 
     )
     made: list[Program] = []
     for row in reader.query(ask):
+        if not row["cost"] and not row["calls"]:
+            continue  # named by now: what was taken back stands against it
         mine = (*unsaid, Filter("prefix_hash", (row["prefix_hash"],)))
         models = [one["model_served"] for one in reader.query(Query(("cost",), ("model_served",), mine, *span, top=3))]
         tenants = len(reader.query(Query(("rows",), ("tenant",), mine, *span, top=1000)))
