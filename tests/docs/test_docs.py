@@ -39,6 +39,9 @@ from bursar.testing.script import FAULTS, Say
 from bursar.wire.question import LEFT_OUT
 from imports import samples
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "docs"))
+import session
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SRC = ROOT / "src" / "bursar"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -157,6 +160,20 @@ def test_every_console_example_runs(page: Path, here: Path) -> None:
                 shown, is_ = bare(output), bare(ran.stdout)
                 pattern = ".*".join(re.escape(part.strip("\n")) for part in shown.split("..."))
                 assert re.search(pattern, is_, re.DOTALL), f"{block.at}: shown:\n{output}\nis:\n{ran.stdout}"
+
+
+def test_the_recorded_terminal_session_is_what_the_commands_print(here: Path) -> None:
+    """To the letter and colour, at 80 columns. BURSAR_GOLDEN=write records it anew."""
+    told = session.record(Path("demo-ledger").resolve())
+    for file, draw in session.FILES.items():
+        path = ROOT / "docs" / "images" / file
+        if os.environ.get("BURSAR_GOLDEN") == "write":
+            path.write_text(draw(told), "utf-8")
+        assert path.read_text("utf-8") == draw(told), f"{file}: look at what changed, then record it anew"
+    printed = "".join(text for _, text in told)
+    assert max(len(line) for line in re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()) <= 80
+    for answer in ("customer halcyon-freight", "$401.77", "evals", "$299.76", "asking again after lookup_order failed", "$202.49"):
+        assert answer in told[0][1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

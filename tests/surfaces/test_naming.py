@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from decimal import Decimal
 from pathlib import Path
 
@@ -124,9 +125,10 @@ def test_nonsense_is_refused_with_a_remedy(run: Run, book: Path, words: list[str
 
 
 def test_programs_without_a_feature_are_proposed_by_their_prompt(run: Run, tmp_path: Path) -> None:
-    """From nothing labelled to all of it in two commands."""
+    """From nothing labelled to all of it in three commands: embeddings have no prompt, and are named by what they are."""
+    vector = {"operation": "embedding", "purpose": "embedding", "prefix_hash": ""}
     rows: list[Entry] = [
-        row._replace(feature="", prefix_hash="aaaa" if n % 3 else "bbbb")
+        row._replace(feature="", **({"prefix_hash": "aaaa" if n % 3 else "bbbb"} if n % 4 else vector))
         for n, row in enumerate(ledger_rows.month(count=60, huge=False))
     ]
     ledger_rows.write(tmp_path / "bare", rows)
@@ -135,8 +137,14 @@ def test_programs_without_a_feature_are_proposed_by_their_prompt(run: Run, tmp_p
     for found in json.loads(run("label", "--ledger", tmp_path / "bare", "--json").stdout)["rows"]:
         where = ("--where", f"prefix_hash={found['prefix_hash']}", "--where", "feature=")
         run("label", "--ledger", tmp_path / "bare", *where, f"feature=f-{found['prefix_hash']}")
+    text = run("label", "--ledger", tmp_path / "bare").stdout
+    assert text.startswith("No program without a feature; $") and "aaaa" not in text
+    *words, name = shlex.split(text.splitlines()[-1])[1:]
+    assert name == "feature=NAME"
+    run(*words, "--ledger", tmp_path / "bare", "feature=search")
+    assert run("label", "--ledger", tmp_path / "bare").stdout.startswith("No program without a feature.")
     sums = {row["feature"]: row["cost"] for row in ask(tmp_path / "bare", "feature") if row["tries"]}
-    assert set(sums) == {"f-aaaa", "f-bbbb"}
+    assert set(sums) == {"f-aaaa", "f-bbbb", "search"}
     assert sum(sums.values()) == sum((Decimal(row.cost or 0) for row in rows), Decimal(0)).scaleb(-12)
 
 

@@ -152,7 +152,11 @@ def test_what_cannot_be_asked_is_a_usage_error(run: Run, book: Path, words: tupl
 
 
 def test_a_period_without_anything_says_so(run: Run, book: Path) -> None:
-    assert "Nothing was spent in either period" in run("why", "--this", "2025-01", "--ledger", book).stdout
+    """And says when there was something."""
+    told = run("why", "--this", "2025-01", "--ledger", book).stdout
+    assert told.startswith("$0.00, as before\n") and "Nothing was spent in either period." in told
+    assert told.endswith("bursar why --this 2026-11\n"), told
+    assert "$0.00, as before" not in run("why", *told.split()[-2:], "--ledger", book).stdout
 
 
 @pytest.mark.parametrize("too_many", [False, True], ids=["many", "too many to look at"])
