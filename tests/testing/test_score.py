@@ -209,22 +209,19 @@ def test_the_bench_scores_companies_by_the_seed(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("first", range(0, 200, 25))
 def test_two_hundred_companies_are_attributed(first: int, tmp_path: Path) -> None:
-    """Nothing is attributed to what was not planted; of all multipliers with dollars worth speaking of, at most one in fifty is off
-    by more than 2%: an answer of a tool that is nothing, and is given up after, is nobody's failure."""
-    total = off = 0
+    """Each multiplier within 2% of the truth, and nothing attributed to what was not planted."""
     for seed in range(first, first + 25):
         scene = variants.variant(seed, scale=0.35)
         made = simulate(calls(scene), tmp_path / str(seed), policy=scene.policy(), changes=scene.changes)
         scored = score.score(made.ledger, made.truth, said=scene.labels != "none")
-        assert scored.strays == ()
-        total += len(scored.multipliers)
-        off += sum(one.error > Decimal("0.02") for one in scored.multipliers)
-    assert off * 50 <= total
+        assert scored.strays == (), seed
+        assert [(one.key, one.error) for one in scored.multipliers if one.error > Decimal("0.02")] == [], seed
 
 
-@pytest.mark.parametrize("seed", [9, 22])
+@pytest.mark.parametrize("seed", [9, 22, 102, 1003])
 def test_some_companies_are_attributed(seed: int, tmp_path: Path) -> None:
-    """An error in a body that came with a 200; a framework's words around an exception, in a streamed and summarised history."""
+    """An error in a body that came with a 200; a framework's words around an exception, in a streamed and summarised history; answers
+    that break off; and a client that asks again where the provider keeps the history."""
     scene = variants.variant(seed, scale=0.1)
     made = simulate(calls(scene), tmp_path / "ledger", policy=scene.policy(), changes=scene.changes)
     scored = score.score(made.ledger, made.truth)
