@@ -250,7 +250,7 @@ def test_a_clients_own_retries_and_fallbacks_are_told_apart():
 
 
 def test_a_loop_is_named_in_the_rows_that_it_costs():
-    """Seven times the same call with the same result: the seventh row says so, with what an incident needs."""
+    """From four times the same call with the same result on; of more than six the row has what an incident needs."""
     world = World(lambda send: claude(USE))
     talk = [HUMAN]
     for n in range(8):
@@ -258,7 +258,7 @@ def test_a_loop_is_named_in_the_rows_that_it_costs():
         talk += [{"role": "assistant", "content": [{**USE, "id": f"t{n}"}]},
                  {"role": "user", "content": [{"type": "tool_result", "tool_use_id": f"t{n}", "content": "nothing found"}]}]  # fmt: skip
     causes = [s.entry.cause for s in world.settled]
-    assert causes == [""] * 6 + ["loop"] * 2
+    assert causes == [""] * 4 + ["loop"] * 4
     told = json.loads(world.settled[-1].entry.evidence)["loop"]
     assert told == {"rule": "same", "tools": ["lookup_order"], "times": 7, "stop": True, "last": "{}"}
     assert json.loads(world.settled[4].entry.evidence)["loop"]["stop"] is False
