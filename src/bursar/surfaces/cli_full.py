@@ -29,7 +29,8 @@ def policy() -> SpendPolicy:
 def look(
     reader: Reader, where: tuple[Filter, ...], period: periods.Period, key: str | None, said: SpendPolicy
 ) -> full.Full | full.Month:
-    """Every customer's full cost; a closed month's beside what it was closed at. A usage error where that was divided by another key."""
+    """Every customer's full cost; a closed month's beside what it was closed at. A usage error where that was divided by another
+    key."""
     closed = next((one for one in reader.closed() if not where and full.covers(one, period.since, period.until)), None)
     if closed is None:
         return full.full(reader, where, period.since, period.until, _key(key or said.shared_by), said.overhead)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from ..domain.call import Headers, Lines
 from ..domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, VALUE_CHARS_MAX
 from ..domain.policy import Key
 from ..stores.schema import Place
@@ -29,6 +30,8 @@ KEYS_MAX = 10_000
 FILE_BYTES_MAX = 16 << 20  # ten thousand keys with sixteen labels of full length, with room
 MODELS_MAX = 100
 ROLES = ("", "viewer", "operator")
+UNKNOWN = "this virtual key is not known here", "make one with `bursar keys create NAME`"
+GONE = "this virtual key was revoked", "make a new one with `bursar keys create NAME`"
 
 
 class KeyFault(Exception):
@@ -40,13 +43,30 @@ class KeyFault(Exception):
 
 
 class Owner(NamedTuple):
-    """Whom a virtual key speaks for. `bound` labels cannot be overruled by a client; empty `models`: every model. `role`: what it may do
-    below /bursar/v1/, empty: send spans and no more."""
+    """Whom a virtual key speaks for. `bound` labels cannot be overruled by a client; empty `models`: every model. `role`: what it may
+    do below /bursar/v1/, empty: send spans and no more."""
 
     name: str
     bound: Mapping[str, str]
     models: tuple[str, ...]
     role: str = ""
+
+
+KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"x-bursar-key"))
+
+
+def tokens(headers: Headers) -> list[tuple[tuple[bytes, bytes], bytes]]:
+    """The lines that hold a virtual key, each with that key; remembered with the head."""
+    made = headers.made if isinstance(headers, Lines) else {}
+    found = made.get("keys")
+    if found is None:
+        found = made["keys"] = []
+        for header in headers:
+            name, value = header
+            token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
+            if name in KEY_HEADERS and token.startswith(PREFIX):
+                found.append((header, token))
+    return found
 
 
 class Revoked:
