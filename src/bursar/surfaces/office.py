@@ -35,7 +35,6 @@ FROM = b"bursar-from"  # who asks, told to the office; a client's own line of th
 IN_FLIGHT_MAX = 32
 START_S = 30.0  # from the office's start until it listens
 REST_MIN_S, REST_MAX_S = 1.0, 60.0  # between two starts of one that ends at once
-STEADY_S = 10.0  # one that lived so long did not end at once
 LEAVE_S = 3.0
 PATH_MAX = 100  # bytes of a socket's address that every system takes
 TIMEOUTS = Timeouts(connect_s=5, headers_s=300, idle_s=60, total_s=900, write_s=60)
@@ -73,6 +72,7 @@ class Office:
         self._waiter: asyncio.Task[None] | None = None
         self._rest_s, self._not_before = REST_MIN_S, 0.0
         self._why = ""
+        self._useful = False  # the present one has answered something
         self._closed = False
         self.requests = self.turned_away = self.starts = self.in_flight = 0
 
@@ -107,6 +107,7 @@ class Office:
             told = f"the office gives no answer: {fault}"
             self.turn_away(received, client, refuse("office_late" if late else "office_unavailable", told, REMEDY, 5))
             return
+        self._useful = True
         client.start(response.status, end_to_end(response.headers), response.content_length)
         try:
             while chunk := await response.chunk():
@@ -191,13 +192,13 @@ class Office:
             raise Down(f"{self._why}; it is started again in {left:.0f} s")
         await asyncio.sleep(max(0.0, left))
         self.starts += 1
-        began = time.monotonic()
+        self._useful = False
         arguments = [sys.executable, "-m", "bursar.surfaces.api.office", str(self.socket), str(self._place.file.absolute())]
         arguments += [str(self._config.absolute())] if self._config else []
         try:
             child = await asyncio.create_subprocess_exec(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as bad:
-            self._failed(f"it cannot be started: {bad}", began)
+            self._failed(f"it cannot be started: {bad}")
             raise Down(self._why) from bad
         assert child.stdout is not None
         try:
@@ -209,23 +210,24 @@ class Office:
             await child.wait()
         elif said == UP:
             self._child = child
-            self._waiter = asyncio.get_running_loop().create_task(self._wait(child, began))
+            self._waiter = asyncio.get_running_loop().create_task(self._wait(child))
         else:
             _end(child)
-            self._failed(f"it ended with {await child.wait()} before it listened", began)
+            self._failed(f"it ended with {await child.wait()} before it listened")
             raise Down(self._why)
         self._address = self._address or self._reach()
 
-    async def _wait(self, child: asyncio.subprocess.Process, began: float) -> None:
+    async def _wait(self, child: asyncio.subprocess.Process) -> None:
         ended = await child.wait()
         if child.stdin is not None:
             child.stdin.close()
         if not self._closed:
-            self._failed(f"it ended with {ended}", began)
+            self._failed(f"it ended with {ended}")
 
-    def _failed(self, why: str, began: float) -> None:
+    def _failed(self, why: str) -> None:
+        """The next is started when somebody asks; after one that was of no use, the later the more often that happens."""
         self._why = why
-        if time.monotonic() - began > STEADY_S:
+        if self._useful:
             self._rest_s, self._not_before = REST_MIN_S, 0.0
         else:
             self._not_before = time.monotonic() + self._rest_s

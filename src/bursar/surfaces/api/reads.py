@@ -16,7 +16,7 @@ from ..cli_common import dimension
 from ..web.shelf import ask, dollars
 from .asked import TIMES, Asked, Turned, bad, missing, refuse
 
-CALLS_MAX = 10_000
+CALLS_MAX = 2_000  # every column of a row is some 3 KB of JSON
 VALUES_MAX = 10_000
 NAMES_MAX = 200
 

@@ -491,7 +491,9 @@ def _path(request: Request) -> str:
 
 
 def _cookie(request: Request) -> str:
-    return f"__Host-{COOKIE}" if request.url.scheme == "https" else COOKIE
+    # Cookies know no ports: a dashboard beside the gateway has sessions of its own.
+    name = f"{COOKIE}-gateway" if _root(request) else COOKIE
+    return f"__Host-{name}" if request.url.scheme == "https" else name
 
 
 def _token(request: Request) -> str:
