@@ -83,18 +83,21 @@ HANDOFFS = {"limit": f"at most so many: 100, up to {LISTED_MAX:,}"}
 
 
 def handoffs(asked: Asked) -> Answer:
-    """What waits for a person, and who has taken it."""
-    return _incidents(asked, ("open", "taken"), (), 0)
+    """What waits for a person, and who has taken it; with its last messages, where they are kept."""
+    return _incidents(asked, ("open", "taken"), (), 0, messages=True)
 
 
-def _incidents(asked: Asked, states: Sequence[str], where: Sequence[tuple[str, str]], since_us: int) -> Answer:
+def _incidents(
+    asked: Asked, states: Sequence[str], where: Sequence[tuple[str, str]], since_us: int, *, messages: bool = False
+) -> Answer:
     bound = [(f.name.removeprefix(LABEL), str(f.values[0])) for f in asked.caller.bound]
     if any(name not in COLUMNS for name, _ in bound):
         return {"rows": []}  # of such labels an incident says nothing
     most = asked.number("limit", 100, 1, LISTED_MAX)
     with asked.shelf.open() as reader:
         found = incidents.listed(reader.sqlite, since_us=since_us, states=states, where=[*where, *bound], most=most)
-    return {"rows": [cli_guard.incident_record(one) for one in found]}
+        said = {one.n: incidents.said(reader.sqlite, one, asked.now_us) for one in found} if messages else {}
+    return {"rows": [{**cli_guard.incident_record(one), **({"messages": said[one.n]} if said.get(one.n) else {})} for one in found]}
 
 
 def take(asked: Asked) -> Answer:

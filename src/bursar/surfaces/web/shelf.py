@@ -28,7 +28,7 @@ class Shelf:
         self.config = config
         self.clock_us = clock_us
         self._gate = threading.Lock()
-        self._read: tuple[tuple[int, int, int], tuple[Policy, str]] | None = None
+        self._read: tuple[tuple[object, ...], tuple[Policy, str]] | None = None
 
     def exists(self) -> bool:
         return self.place.file.exists()
@@ -42,11 +42,11 @@ class Shelf:
     def policy(self) -> tuple[Policy, str]:
         """The policy file as it is now. BadPolicy when it cannot be used."""
         try:
-            found = self.config.stat() if self.config else None
+            stamp = settings.stamp(self.config) if self.config else ()
         except OSError:
-            found = None  # what is wrong with it is told by who reads it
-        stamp = (found.st_mtime_ns, found.st_ino, found.st_size) if found else (0, 0, 0)
-        if self._read is None or self._read[0] != stamp or (self.config and not found):
+            self._read = None  # what is wrong with it is told by who reads it
+            return settings.load(self.config)
+        if self._read is None or self._read[0] != stamp:
             self._read = stamp, settings.load(self.config)
         return self._read[1]
 
