@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,8 +31,11 @@ from bursar.stores import incidents
 from bursar.stores.columns import shown
 from bursar.stores.schema import Place, connect
 from bursar.stores.writer import Ledger
-from bursar.surfaces import fragments, settings, wiring
+from bursar.surfaces import fragments, keys, settings, wiring
+from bursar.surfaces.api.app import WAYS
+from bursar.surfaces.api.asked import TIMES
 from bursar.surfaces.cli import main
+from bursar.surfaces.gateway import serve_in_thread
 from bursar.surfaces.policy_text import Source, decode
 from bursar.testing import causes
 from bursar.testing.provider import Provider
@@ -220,6 +225,42 @@ def test_every_python_example_runs_against_the_scripted_provider(page: Path, her
             check=False,
         )
     assert ran.returncode == 0, f"{name(page)}:\n{ran.stdout}\n{ran.stderr}"
+
+
+@pytest.fixture(scope="module")
+def asked(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """The port of a gateway on the small month, and an operator's key."""
+    folder = tmp_path_factory.mktemp("asked")
+    shutil.copytree(prepared / "ledger", folder / "ledger")
+    token, _ = keys.create(folder / "ledger", "docs", role="operator", now_us=ledger_rows.END)
+    handle = serve_in_thread(str(prepared / "work" / "company.toml"), folder / "ledger")
+    yield handle.port, token
+    handle.stop()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "http" for b in blocks(p))], ids=name)
+def test_every_http_example_is_answered(page: Path, asked: tuple[int, str]) -> None:
+    """A block is a request line and, after an empty line, its JSON; `status=N` says another answer than 200."""
+    port, token = asked
+    for block in blocks(page):
+        if block.language == "http":
+            first, _, body = block.text.partition("\n\n")
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
+            connection.request(*first.split(), body or None, {"authorization": f"Bearer {token}", "content-type": "application/json"})
+            answer = connection.getresponse()
+            said, wanted = answer.read(), next((w.removeprefix("status=") for w in block.words if w.startswith("status=")), "200")
+            assert str(answer.status) == wanted, f"{block.at}: {said.decode()}"
+            connection.close()
+
+
+def test_every_way_of_the_own_api_has_its_line_and_every_line_its_way() -> None:
+    """With every parameter that is no time's."""
+    lines = {line.split("`")[1]: line for line in (REFERENCE / "api.md").read_text("utf-8").splitlines() if re.match(r"\| `(GET|POST) ", line)}
+    ways = {f"{way.method} {re.sub(r'{(n|name|id):[a-z]+}', lambda m: m[1].upper(), way.path)}": way for way in WAYS}
+    assert set(lines) == set(ways) | {"POST /traces", "GET /openapi.json"}
+    for at, way in ways.items():
+        told = set(re.findall(r"`([a-z_]+)`", lines[at])) | set(TIMES)
+        assert set(way.takes) <= told and ("operator" in lines[at]) == (way.need == "act"), at
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -14,6 +14,7 @@ import pytest
 import ledger_rows
 from bursar.domain.entry import Settlement
 from bursar.domain.usage import Tokens
+from bursar.stores import segments
 from bursar.stores.fault import LedgerFault
 from bursar.stores.pricebook import PriceBook
 from bursar.stores.writer import Ledger
@@ -157,3 +158,13 @@ def test_it_loads_no_query_engine() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_measured_call_that_the_compactor_has_moved_is_not_counted_again_either(ingest: Ingest, ledger: Ledger) -> None:
+    """An exporter's batch comes seconds after the call, the compactor each minute: both orders happen."""
+    row = ledger_rows.entry(1, 1_793_000_000_000_000, Tokens(input=5))._replace(response_id="chatcmpl-abcdefghijkl")
+    ledger.book(Settlement(row.id, row, ()))
+    segments.compact(ledger.place.file, clock_us=lambda: NOW)
+    assert not ledger.rows()  # it is in no tail any more
+    report = post(ingest, samples.span(samples.GENAI), samples.span(samples.GENAI | {"gen_ai.response.id": "chatcmpl-otherotherother"}, id="2" * 16))
+    assert (report.rows, report.repeated) == (1, 1)

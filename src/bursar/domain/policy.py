@@ -93,6 +93,7 @@ class Key(Record, frozen=True):
     tenant: str = ""
     labels: dict[str, str] = {}
     models: list[str] = []  # empty: all
+    role: Literal["", "viewer", "operator"] = ""  # what it may do below /bursar/v1/ beside sending spans
 
 
 class Tool(Record, frozen=True):
@@ -114,6 +115,8 @@ class Server(Record, frozen=True):
     body_max: int = 20 << 20  # bytes of one request
     gather_max: int = 32 << 20  # bytes of a reply held back until its row is written; longer ones stream through
     connections_max: int = 10_000
+    dashboard: bool = False  # the pages too, below /bursar/
+    names: list[str] = []  # beside loopback's: names that browsers know the gateway by
     drain_s: float = 30.0  # after SIGTERM
 
 

@@ -46,6 +46,12 @@ CODES: dict[str, int] = {
     "provider_broken": 502,
     "provider_timeout": 504,
     "internal_fault": 500,
+    # Below /bursar/v1/ only.
+    "not_allowed": 403,
+    "not_done": 409,
+    "bad_policy": 500,
+    "office_unavailable": 503,
+    "office_late": 504,
 }
 
 

@@ -12,7 +12,7 @@ import click
 
 from ..domain.money import plain
 from ..stores.columns import shown
-from ..stores.query import Query, compile_filter, table
+from ..stores.query import Filter, Query, compile_filter, table
 from ..stores.reader import Reader
 from ..stores.schema import STORED
 from . import periods, tables
@@ -26,13 +26,19 @@ COLUMNS = tuple(shown(c) for c in STORED if c != "charges")
 PARSED = ("other_units", "label_sources", "legs", "evidence")
 
 
-def newest(reader: Reader, period: periods.Period, where: Sequence[tuple[str, str]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` rows, newest first, every column."""
-    asked = filters(where)
+def newest(
+    reader: Reader, period: periods.Period, asked: tuple[Filter, ...], limit: int, below: tuple[int, str] | None = None
+) -> list[dict[str, Any]]:
+    """At most `limit` rows, newest first, every column. `below`: time and id of the row they come after."""
     only = compile_filter(Query(where=asked, since_us=period.since, until_us=period.until))
     columns = ", ".join(f'"{c}"' for c in COLUMNS)
-    ask = f'SELECT {columns} FROM {table(asked)} WHERE {only.sql} ORDER BY ts DESC, "id" DESC LIMIT $most'
-    return reader.sql(ask, {**only.values, "most": limit})
+    values: dict[str, Any] = {**only.values, "most": limit}
+    further = ""
+    if below is not None:
+        further = ' AND (ts < make_timestamptz($below_ts) OR (ts = make_timestamptz($below_ts) AND "id" < $below_id))'
+        values |= {"below_ts": below[0], "below_id": below[1]}
+    ask = f'SELECT {columns} FROM {table(asked)} WHERE ({only.sql}){further} ORDER BY ts DESC, "id" DESC LIMIT $most'
+    return reader.sql(ask, values)
 
 
 def program_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +118,7 @@ def calls(common: Common, limit: int, skip_damaged: bool) -> None:
     """The tries themselves, newest first: what was asked of whom, for whom, what it cost and how it ended."""
     period = common.period()
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
-        rows = newest(reader, period, common.where, limit)
+        rows = newest(reader, period, filters(common.where), limit)
         skipped = list(reader.skipped)
     if common.json:
         tables.document([program_row(r) for r in rows], limit=limit, skipped_segments=skipped)

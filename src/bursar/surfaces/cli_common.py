@@ -36,8 +36,11 @@ class Common(NamedTuple):
 
     def period(self) -> periods.Period:
         """What --since and --until mean now. A usage error says what was expected."""
+        return self.period_at(wiring.now_us())
+
+    def period_at(self, now_us: int) -> periods.Period:
         try:
-            return periods.period(self.since, self.until, wiring.now_us())
+            return periods.period(self.since, self.until, now_us)
         except ValueError as bad:
             raise click.UsageError(str(bad)) from None
 
@@ -59,7 +62,8 @@ class Common(NamedTuple):
         return folder
 
 
-def _pairs(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def pairs(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Each `label=value`, or `label!=value`. A usage error for what is none, and for too many."""
     found: list[tuple[str, str]] = []
     for text in given:
         name, equals, value = text.partition("=")
@@ -109,7 +113,7 @@ def common(*used: str) -> Callable[[Command], Command]:
 
         for add in (
             option("where", "--where", "only rows with that label or column (!= without); repeat to narrow", metavar="LABEL=VALUE",
-                   multiple=True, callback=_pairs),
+                   multiple=True, callback=lambda _context, _option, given: pairs(given)),
             option("until", "--until", "before then, exclusive; same forms", metavar="TIME"),
             option("since", "--since", "from then on: 24h, 7d, 'last month', 2026-11-01", metavar="TIME"),
             option("ledger", "--ledger", "the ledger folder (default: the policy's)", metavar="PATH"),

@@ -38,9 +38,7 @@ def conversations(common: Common, top: int, human_cost: str | None, resolved: tu
         found = talk.overview(reader, where, period, top=top, human_cost=person, resolved=resolved or tuple(said.resolved))
         skipped = list(reader.skipped)
     if common.json:
-        about = {} if found is None else record(found)
-        rows = [] if found is None else [talk_record(one) for one in found.dearest]
-        tables.document(rows, **about, since=_iso(period.since), until=_iso(period.until), currency="USD", skipped_segments=skipped)
+        tables.document(**document(found, period, skipped))
         return
     out = tables.console()
     for name in skipped:
@@ -148,6 +146,13 @@ def _outcomes(out: Console, found: talk.Overview) -> None:
         tables.line(out, text, "yellow")
     elif found.human_cost is not None:
         tables.line(out, "Going on was worth it at every turn that ten conversations or more got to.", "dim")
+
+
+def document(found: talk.Overview | None, period: periods.Period, skipped: Sequence[str]) -> dict[str, Any]:
+    """The answer for programs."""
+    about = {} if found is None else record(found)
+    rows = [] if found is None else [talk_record(one) for one in found.dearest]
+    return dict(rows=rows, **about, since=_iso(period.since), until=_iso(period.until), currency="USD", skipped_segments=list(skipped))
 
 
 def record(found: talk.Overview) -> dict[str, Any]:

@@ -26,32 +26,47 @@ def policy() -> SpendPolicy:
     return settings.load(settings.find(None))[0].spend
 
 
+def look(
+    reader: Reader, where: tuple[Filter, ...], period: periods.Period, key: str | None, said: SpendPolicy
+) -> full.Full | full.Month:
+    """Every customer's full cost; a closed month's beside what it was closed at. A usage error where that was divided by another
+    key."""
+    closed = next((one for one in reader.closed() if not where and full.covers(one, period.since, period.until)), None)
+    if closed is None:
+        return full.full(reader, where, period.since, period.until, _key(key or said.shared_by), said.overhead)
+    if key is not None and key != closed.key:
+        raise click.UsageError(f"{closed.month} was closed with shared cost divided by {closed.key}; leave --key out")
+    return full.adjusted(reader, closed)
+
+
+def record(found: full.Full | full.Month, period: periods.Period) -> dict[str, Any]:
+    """The answer for programs."""
+    if isinstance(found, full.Month):
+        return _month_record(found)
+    rows = [
+        {"tenant": one.tenant, "direct": plain(one.direct), "shared": plain(one.shared), "cost": plain(one.full),
+         "share": tables.fraction(one.full, found.total), "calls": one.calls, "tokens": one.tokens}
+        for one in found.lines
+    ]  # fmt: skip
+    return dict(
+        rows=rows, total=plain(found.total), key=found.key, unpriced=found.unpriced,
+        divided=[{"tenant": one.tenant or None, "cost": plain(one.cost), "calls": one.calls} for one in found.shared],
+        since=None if period.since is None else periods.iso(period.since),
+        until=None if period.until is None else periods.iso(period.until),
+        currency="USD",
+    )  # fmt: skip
+
+
 def report(
     common: Common, reader: Reader, where: tuple[Filter, ...], period: periods.Period, key: str | None, top: int | None, scope: str
 ) -> None:
-    """Every customer's full cost; a closed month's beside what it was closed at."""
-    said = policy()
-    chosen = _key(key or said.shared_by)
-    closed = next((one for one in reader.closed() if not where and full.covers(one, period.since, period.until)), None)
-    if closed is not None:
-        if key is not None and key != closed.key:
-            raise click.UsageError(f"{closed.month} was closed with shared cost divided by {closed.key}; leave --key out")
-        _month(common, full.adjusted(reader, closed))
-        return
-    found = full.full(reader, where, period.since, period.until, chosen, said.overhead)
+    """What `look` finds, told."""
+    found = look(reader, where, period, key, policy())
     if common.json:
-        rows = [
-            {"tenant": one.tenant, "direct": plain(one.direct), "shared": plain(one.shared), "cost": plain(one.full),
-             "share": tables.fraction(one.full, found.total), "calls": one.calls, "tokens": one.tokens}
-            for one in found.lines
-        ]  # fmt: skip
-        tables.document(
-            rows, total=plain(found.total), key=found.key, unpriced=found.unpriced,
-            divided=[{"tenant": one.tenant or None, "cost": plain(one.cost), "calls": one.calls} for one in found.shared],
-            since=None if period.since is None else periods.iso(period.since),
-            until=None if period.until is None else periods.iso(period.until),
-            currency="USD",
-        )  # fmt: skip
+        tables.document(**record(found, period))
+        return
+    if isinstance(found, full.Month):
+        _month(common, found)
         return
     out = tables.console()
     unpriced = f" + {found.unpriced:,} unpriced tries" if found.unpriced else ""
@@ -121,18 +136,22 @@ def listed(common: Common, reader: Reader) -> None:
     out.print(tables.table([tables.Column("month"), tables.Column("closed on"), *names], rows, total=total))
 
 
+def _month_record(one: full.Month) -> dict[str, Any]:
+    rows = [
+        {
+            "tenant": line.tenant or None,
+            "closed": plain(line.closed),
+            "adjustment": plain(line.now - line.closed),
+            "cost": plain(line.now),
+        }
+        for line in one.lines
+    ]
+    return dict(rows=rows, **_about(one), currency="USD")
+
+
 def _month(common: Common, one: full.Month) -> None:
     if common.json:
-        rows = [
-            {
-                "tenant": line.tenant or None,
-                "closed": plain(line.closed),
-                "adjustment": plain(line.now - line.closed),
-                "cost": plain(line.now),
-            }
-            for line in one.lines
-        ]
-        tables.document(rows, **_about(one), currency="USD")
+        tables.document(**_month_record(one))
         return
     out = tables.console()
     unpriced = f" + {one.unpriced:,} unpriced tries" if one.unpriced else ""

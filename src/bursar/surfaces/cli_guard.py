@@ -29,7 +29,6 @@ CONFIG = click.option("--config", type=click.Path(path_type=Path), help="the pol
 FOR = click.option("--for", "span", metavar="2h", help="only so long: 30m, 2h, 7d")
 REASON = click.option("--reason", default="", metavar="TEXT", help="is shown with the order and the refusal")
 MOST = 200
-SPANS = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 def _who() -> str:
@@ -40,11 +39,10 @@ def _who() -> str:
 
 
 def _until(span: str | None) -> int:
-    if not span:
-        return 0
-    if span[-1:] not in SPANS or not span[:-1].isdigit():
-        raise click.UsageError(f"--for {span!r}: write 30m, 2h or 7d")
-    return wiring.now_us() + int(span[:-1]) * SPANS[span[-1]] * 1_000_000
+    try:
+        return orders.until(span or "", wiring.now_us())
+    except ValueError as bad:
+        raise click.UsageError(f"--for: {bad}") from None
 
 
 def _done(common: Common, act: Callable[[], orders.Done]) -> None:
@@ -72,18 +70,18 @@ def guard(context: click.Context, common: Common, config: Path | None) -> None:
     policy, _ = settings.load(settings.find(config))
     glance = Glance(Place.at(common.existing()))
     now = wiring.now_us()
-    standing = glance.ask(_standings, [])
+    standing = glance.ask(standings, [])
     raised = {o.budget: o.limit for o in glance.ask(lambda c: incidents.in_force(c, now), []) if o.kind == "raise"}
     in_force = glance.ask(lambda c: incidents.in_force(c, now), [])
     opened = glance.ask(lambda c: incidents.listed(c, states=("open", "taken"), most=MOST), [])
     glance.close()
     rules = wiring.budget_rules(policy)
-    rows = _budget_rows(rules, standing, raised, now)
+    rows = budget_rows(rules, standing, raised, now)
     with Reader(common.existing()) as reader:
         day = reached(reader, rules, now)
     if common.json:
         found = [{**one._asdict(), "cost": plain(one.cost)} for one in day]
-        tables.document(rows, last_day=found, incidents=[_document(i) for i in opened], orders=[_ordered(o) for o in in_force])
+        tables.document(rows, last_day=found, incidents=[incident_record(i) for i in opened], orders=[ordered(o) for o in in_force])
         return
     out = tables.console()
     if not rows:
@@ -108,7 +106,7 @@ def guard(context: click.Context, common: Common, config: Path | None) -> None:
     tables.line(out, f"\n{len(opened)} open incident{'' if len(opened) == 1 else 's'}{more}")
 
 
-def _standings(connection: Any) -> list[Standing]:
+def standings(connection: Any) -> list[Standing]:
     rows = connection.execute(
         """SELECT counter, budget, unit, spent, held, resets FROM counters WHERE unit <> 'wind_down'
            ORDER BY held + spent DESC LIMIT ?""", (10_000,)
@@ -116,7 +114,7 @@ def _standings(connection: Any) -> list[Standing]:
     return [Standing(*row) for row in rows]
 
 
-def _budget_rows(found: list[BudgetRule], standing: list[Standing], raised: dict[str, str], now: int) -> list[dict[str, Any]]:
+def budget_rows(found: list[BudgetRule], standing: list[Standing], raised: dict[str, str], now: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for rule in found:
         limit = parse_limit(raised[rule.name]).amount if rule.name in raised else rule.limit.amount
@@ -150,11 +148,11 @@ def listed(common: Common, number: int | None, state: str) -> None:
     if number is not None and not found:
         raise click.UsageError(f"there is no incident {number}; see bursar guard incidents")
     if common.json:
-        tables.document([{**_document(one), **({"messages": said} if said else {})} for one in found])
+        tables.document([{**incident_record(one), **({"messages": said} if said else {})} for one in found])
         return
     out = tables.console()
     if number is not None:
-        for name, value in _document(found[0]).items():
+        for name, value in incident_record(found[0]).items():
             if value not in ("", None, {}):
                 tables.line(out, f"{name:13} {tables.safe(json.dumps(value) if isinstance(value, dict) else value)}")
         for line in quoted(said, len(said)):
@@ -185,7 +183,7 @@ def _where(i: Logged) -> str:
     return " ".join(part for part in (i.tenant, i.feature, conversation) if part)
 
 
-def _document(i: Logged) -> dict[str, Any]:
+def incident_record(i: Logged) -> dict[str, Any]:
     return {
         "n": i.n, "first": iso(i.ts), "last": iso(i.last_ts), "calls": i.calls, "act": i.act, "code": i.code, "reason": i.reason,
         "limit": i.budget, "spent": told(i.unit, i.spent) if i.unit else "", "of": told(i.unit, i.limit) if i.unit else "",
@@ -195,7 +193,7 @@ def _document(i: Logged) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ordered(o: Any) -> dict[str, Any]:
+def ordered(o: Any) -> dict[str, Any]:
     return {"n": o.n, "at": iso(o.at), "by": o.by, "kind": o.kind, "match": dict(o.match), "budget": o.budget, "limit": o.limit,
             "reason": o.reason, "until": iso(o.until) if o.until else None}  # fmt: skip
 
@@ -275,6 +273,6 @@ def end(common: Common, number: int, reason: str) -> None:
 
 def _moved(common: Common, one: Logged) -> None:
     if common.json:
-        tables.document([_document(one)])
+        tables.document([incident_record(one)])
     else:
         click.echo(f"Incident {one.n} ({one.code}, {_where(one)}) is {one.state} by {one.by}.")

@@ -26,6 +26,7 @@ def _row(record: ring.Record) -> dict[str, object]:
         "tenant": record.tenant,
         "labels": record.labels,
         "models": record.models,
+        "role": record.role,
         "created": record.created,
         "revoked": record.revoked or None,
         "declared_in": "ledger",
@@ -42,8 +43,11 @@ def keys() -> None:
 @click.option("--tenant", default="", help="charge everything to this tenant, whatever the client says")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VALUE", help="bind another label; repeat for more")
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="only this model; repeat for more (default: all)")
+@click.option("--role", type=click.Choice(["viewer", "operator"]), help="it may also ask the gateway's own API; an operator acts too")
 @common("as_json", "ledger")
-def create(common: Common, name: str, tenant: str, labels: tuple[str, ...], models: tuple[str, ...]) -> None:
+def create(
+    common: Common, name: str, tenant: str, labels: tuple[str, ...], models: tuple[str, ...], role: str | None
+) -> None:  # fmt: skip
     """Makes a key and shows it, once: only a hash is kept."""
     folder, declared = _place(common)
     bound: dict[str, str] = {}
@@ -54,7 +58,9 @@ def create(common: Common, name: str, tenant: str, labels: tuple[str, ...], mode
         if label in bound:
             raise click.BadParameter(f"label {label!r} is given twice", param_hint="--label")
         bound[label] = value
-    token, record = ring.create(folder, name, tenant=tenant, labels=bound, models=models, declared=declared, now_us=wiring.now_us())
+    token, record = ring.create(
+        folder, name, tenant=tenant, labels=bound, models=models, role=role or "", declared=declared, now_us=wiring.now_us()
+    )
     if common.json:
         from . import tables
 
@@ -83,6 +89,7 @@ def listed(common: Common) -> None:
             "tenant": k.tenant,
             "labels": k.labels,
             "models": k.models,
+            "role": k.role,
             "created": None,
             "revoked": None,
             "declared_in": "policy",
@@ -108,6 +115,7 @@ def listed(common: Common) -> None:
         tables.Column("id", keep=True),
         tables.Column("binds"),
         tables.Column("models"),
+        tables.Column("role"),
         tables.Column("created", keep=True),
         tables.Column("state"),
     ]
@@ -123,6 +131,7 @@ def listed(common: Common) -> None:
                 tables.safe(row["id"]),
                 ", ".join(tables.safe(f"{k}={v}") for k, v in binds.items()),
                 ", ".join(tables.safe(m) for m in models) or "all",
+                str(row["role"]),
                 str(row["created"] or "")[:10],
                 state,
             ]

@@ -45,16 +45,13 @@ def label(common: Common, names: tuple[str, ...], dry_run: bool, replace: bool, 
             found = naming.preview(naming.rows(reader, where, period), said)
         except NoName as bad:
             raise click.UsageError(str(bad)) from None
-        pinned = {name.removesuffix("!").removeprefix("label:") for name, _ in common.where if not name.endswith("!")}
-        _overlaps(found, pinned, replace)
+        if not replace and (why := naming.overlap(found, naming.pinned(common.where))):
+            raise click.UsageError(f"{why}, or overrule them with --replace")
         done = 0
         if found.rows and not dry_run:
             done = _book(folder, reader, naming.rows(reader, where, period), said, found.rows + found.already)
     if common.json:
-        tables.document(
-            [{**had._asdict(), "cost": plain(had.cost)} for had in found.had], names=said, tries=found.tries, corrected=found.rows,
-            cost=plain(found.cost), already=found.already, dry_run=dry_run, named=done, currency="USD",
-        )  # fmt: skip
+        tables.document(**naming.record(found, said, dry_run, done))
         return
     _print(found, said, dry_run, scope(period, common.where))
 
@@ -72,19 +69,6 @@ def _said(names: tuple[str, ...]) -> dict[str, str]:
         return readable(said)
     except NoName as bad:
         raise click.UsageError(str(bad)) from None
-
-
-def _overlaps(found: naming.Preview, pinned: set[str], replace: bool) -> None:
-    """What somebody said is not overwritten by the way: only where the condition names it, or the operator says so."""
-    for name in {had.name for had in found.had} - pinned:
-        others = [had for had in found.had if had.name == name and had.value and not (name == "operation" and had.value == "primary")]
-        if others and not replace:
-            rows, cost = sum(had.rows for had in others), sum(had.cost for had in others)
-            values = ", ".join(tables.safe(had.value) for had in others[:3])
-            raise click.UsageError(
-                f"{rows:,} of those rows ({tables.money(cost)}) already say {name}={values}{' and more' if len(others) > 3 else ''}; "
-                f"leave them out with --where {name}= , or overrule them with --replace"
-            )
 
 
 def _book(folder: Any, reader: Reader, rows: Any, said: dict[str, str], total: int) -> int:

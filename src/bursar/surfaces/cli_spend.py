@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -77,6 +77,40 @@ def part(
     return state((name,), now.by(name), now.total, top=top, earlier=earlier[0], earlier_total=earlier[1])
 
 
+class Spent(NamedTuple):
+    """The answer: one statement, or the overview's parts with the drivers before them. `origin`: what of it was imported."""
+
+    made: Sequence[Statement]
+    said: drivers.Answer | None
+    skipped: Sequence[str]
+    origin: Sequence[provenance.Part]
+
+
+def names_of(by: str | None) -> list[str]:
+    """The names in `--by`. A usage error where there are none, too many, or one twice."""
+    names = [name.strip() for name in (by or "").split(",") if name.strip()]
+    if by is not None and not names:
+        raise click.UsageError("--by names nothing: write --by tenant, --by tenant,operation or --by label:team")
+    if len(names) > DIMENSIONS_MAX or len({dimension(name) for name in names}) < len(names):
+        raise click.UsageError(f"--by {by}: at most {DIMENSIONS_MAX} names, each once")
+    return names
+
+
+def ask(
+    reader: Reader, names: Sequence[str], where: tuple[Filter, ...], period: periods.Period, *, grain: str = "", top: int | None = None
+) -> Spent:
+    """What cost us that, by these names; without any, and without a grain, the overview."""
+    said: drivers.Answer | None = None
+    if names or grain:
+        made = [statement(reader, names, where, period, grain=grain, top=top)]
+    else:
+        now, before = drivers.look(reader, where, period)
+        said = drivers.tell(now, before, top)
+        made = [part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
+    origin = provenance.parts(reader, where, period)
+    return Spent(made, said, list(reader.skipped), origin)
+
+
 @click.command()
 @click.option("--by", metavar="A,B", help="columns or labels: tenant,operation, model, label:team …")
 @click.option("--grain", type=click.Choice(GRAINS), help="a line per hour, day, week or month (UTC) as well")
@@ -94,27 +128,16 @@ def spend(
     """What cost us that. Without --by: the few things that say most of it, then by feature, tenant, operation and cause. Lines
     always add up, and those of the first table do not overlap."""
     period, where = common.period(), filters(common.where)
-    names = [name.strip() for name in (by or "").split(",") if name.strip()]
-    if by is not None and not names:
-        raise click.UsageError("--by names nothing: write --by tenant, --by tenant,operation or --by label:team")
-    if len(names) > DIMENSIONS_MAX or len({dimension(name) for name in names}) < len(names):
-        raise click.UsageError(f"--by {by}: at most {DIMENSIONS_MAX} names, each once")
+    names = names_of(by)
     if loaded or close or closed or key:
         _customers(common, names, grain, top, loaded, key, close, closed, skip_damaged)
         return
-    said: drivers.Answer | None = None
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
-        if names or grain:
-            made = [statement(reader, names, where, period, grain=grain or "", top=top)]
-        else:
-            now, before = drivers.look(reader, where, period)
-            said = drivers.tell(now, before, top)
-            made = [part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
-        origin = provenance.parts(reader, where, period)
-        skipped = list(reader.skipped)
+        found = ask(reader, names, where, period, grain=grain or "", top=top)
     if common.json:
-        _as_document(made, said, period, skipped, origin)
+        tables.document(**record(found, period))
         return
+    made, said, skipped, origin = found
     out = tables.console()
     for name in skipped:
         tables.line(out, f"without segment {name}, which is missing or damaged", "bold red")
@@ -242,10 +265,10 @@ def _names(line: Line, by: Sequence[str]) -> list[str]:
     return shown
 
 
-def _as_document(
-    made: Sequence[Statement], said: drivers.Answer | None, period: periods.Period, skipped: list[str], origin: list[provenance.Part]
-) -> None:
-    """Rows carry one field per dimension; the overview's carry `by` and `value`, since each of its parts adds up by itself."""
+def record(found: Spent, period: periods.Period) -> dict[str, Any]:
+    """The answer for programs. Rows carry one field per dimension; the overview's carry `by` and `value`, since each of its parts adds
+    up by itself."""
+    made, said, skipped, origin = found
     overview = said is not None
     rows: list[dict[str, Any]] = []
     for one in made:
@@ -255,8 +278,8 @@ def _as_document(
             if line.before is not None:
                 rows[-1]["before"] = _figures(line.before)
     before = made[0].before
-    tables.document(
-        rows,
+    return dict(
+        rows=rows,
         total=_figures(made[0].total),
         before=None if before is None or period.before is None else {
             **_figures(before), "since": periods.iso(period.before[0]), "until": periods.iso(period.before[1]),
@@ -267,7 +290,7 @@ def _as_document(
         until=None if period.until is None else periods.iso(period.until),
         currency="USD",
         imported=[{**part._asdict(), "cost": plain(part.cost)} for part in origin],
-        skipped_segments=skipped,
+        skipped_segments=list(skipped),
     )  # fmt: skip
 
 

@@ -313,6 +313,13 @@ def named(reader: Reader, text: str, most: int = 6) -> list[str]:
     return [row["conversation"] for row in _ask(reader, ask, {"text": text, "most": most})]
 
 
+def whole(reader: Reader, conversation: str, bound: tuple[Filter, ...]) -> bool:
+    """Whether all rows of a conversation are within these conditions."""
+    own = Filter("conversation", (conversation,))
+    (every,), (mine,) = (reader.query(Query(("rows",), (), (own, *more))) for more in ((), bound))
+    return bool(every["rows"] == mine["rows"])
+
+
 def timeline(reader: Reader, conversation: str) -> Timeline | None:
     """One conversation with every try and correction, or None where there is none of that name."""
     rows = reader.sql(

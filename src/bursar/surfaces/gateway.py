@@ -25,7 +25,7 @@ import uuid_utils
 
 from .. import drive, wire
 from ..desk import Caller
-from ..domain.call import Headers, Incoming, Lines
+from ..domain.call import Headers, Incoming
 from ..domain.entry import Entry
 from ..domain.money import plain
 from ..domain.policy import Policy
@@ -39,6 +39,7 @@ from .exchange import Door, Exchange
 from .http_client import Pool
 from .http_server import Incoming as Received
 from .http_server import Responder, Server, ServerLimits
+from .office import PREFIX, Office
 
 log = logging.getLogger("bursar.gateway")
 
@@ -69,6 +70,7 @@ class Gateway:
         self.ring = keys.KeyRing.load(shop.folder, shop.policy.key)
         self.require_keys = require_keys
         self.pool = Pool()
+        self.office = Office(shop.ledger.place, shop.policy_path, shop.policy, self.pool)
         self.counters = Counters()
         self.ready = True
         self.clock_us = shop.clock_us
@@ -90,6 +92,9 @@ class Gateway:
         if path in OWN:
             OWN[path](self, client)
             server.done(client)
+            return
+        if path.startswith(PREFIX):
+            self._hand_on(received, client)
             return
         headers: Headers = received.headers
         query = received.query
@@ -114,6 +119,14 @@ class Gateway:
         client.on_stop = run.stop
         run.go()
 
+    def _hand_on(self, received: Received, client: Responder) -> None:
+        """What is no call of a model: the gateway's own API and pages, which the office answers."""
+        server = self.server
+        assert server is not None
+        task = server.loop.create_task(self.office.answer(received, client, self.ring, open_=not self.require_keys))
+        client.on_stop = task.cancel
+        task.add_done_callback(partial(server.handled, client))
+
     def _fault(self, received: Received, client: Responder, call_id: str, bug: BaseException) -> None:
         self.counters.faults += 1
         if client.started:
@@ -126,16 +139,12 @@ class Gateway:
 
     def _who(self, headers: Headers) -> tuple[Caller, Headers] | Refusal:
         """The virtual key's owner, and the headers without that key: it is ours and goes to no provider."""
-        for line, token in _tokens(headers):
+        for line, token in keys.tokens(headers):
             found = self.ring.find(token)
             if found is None:
-                return refuse(
-                    "invalid_key", "this virtual key is not known here", "make one with `bursar keys create NAME`"
-                )
+                return refuse("invalid_key", *keys.UNKNOWN)
             if found is keys.REVOKED:
-                return refuse(
-                    "key_revoked", "this virtual key was revoked", "make a new one with `bursar keys create NAME`"
-                )
+                return refuse("key_revoked", *keys.GONE)
             return Caller(found.name, found.bound, found.models), [h for h in headers if h is not line]
         if not self.require_keys:
             return ANYONE, headers
@@ -212,6 +221,7 @@ class Gateway:
         # The orders stay the same object: a stream that began under the old desk must hear of the next one too.
         self.desk = replace(desk, orders=self.desk.orders)
         self.shop.watch.look(self.desk)
+        self.office.policy = policy
         return f"policy {policy_hash} in force"
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
@@ -224,6 +234,8 @@ class Gateway:
         self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
         policy = self.shop.policy
         wanted = policy.watch.every_s > 0 and (policy.ledger.compact_every_s > 0 or policy.alarm or policy.guard.handoff)
+        if policy.server.dashboard and os.environ.get("BURSAR_WORKER", "0") == "0":
+            self._tasks.append(asyncio.create_task(self.office.early()))
         if wanted and os.environ.get("BURSAR_WORKER", "0") == "0":  # one for all workers
             self._tasks.append(asyncio.create_task(self._watch()))
         return self.server.port
@@ -235,6 +247,7 @@ class Gateway:
         await self.server.shutdown(grace_s)
         for task in self._tasks:
             task.cancel()
+        await self.office.close()
         await self.pool.close()
         await asyncio.get_running_loop().run_in_executor(None, self.shop.ledger.close)
         self.shop.memory.close()
@@ -242,21 +255,6 @@ class Gateway:
 
 
 ANYONE = Caller()
-KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"x-bursar-key"))
-
-
-def _tokens(headers: Headers) -> list[tuple[tuple[bytes, bytes], bytes]]:
-    """The lines that hold a virtual key, each with that key; remembered with the head."""
-    made = headers.made if isinstance(headers, Lines) else {}
-    found = made.get("keys")
-    if found is None:
-        found = made["keys"] = []
-        for header in headers:
-            name, value = header
-            token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
-            if name in KEY_HEADERS and token.startswith(keys.PREFIX):
-                found.append((header, token))
-    return found
 
 
 def line(entry: Entry) -> dict[str, object]:
@@ -314,11 +312,17 @@ def _ready(gateway: Gateway, client: Responder) -> None:
 def _metrics(gateway: Gateway, client: Responder) -> None:
     from .metrics import page
 
-    body = page(gateway.counters, gateway.server, gateway.shop.ledger)
+    body = page(gateway.counters, gateway.server, gateway.shop.ledger, gateway.office)
     client.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)
 
 
-OWN: dict[str, Callable[[Gateway, Responder], None]] = {"/healthz": _health, "/readyz": _ready, "/metrics": _metrics}
+def _to_pages(_: Gateway, client: Responder) -> None:
+    client.respond(308, [(b"location", PREFIX.encode())], b"")
+
+
+OWN: dict[str, Callable[[Gateway, Responder], None]] = {
+    "/healthz": _health, "/readyz": _ready, "/metrics": _metrics, PREFIX.rstrip("/"): _to_pages,
+}  # fmt: skip
 
 
 # -- starting ----------------------------------------------------------------------------------------------------------

@@ -180,14 +180,18 @@ class Pool:
         if secure:
             if self._context is None:
                 self._context = verified_context()
-        elif not self._allow_http:
+        elif not self._allow_http and origin.scheme == "http":
             raise UpstreamFault("tls", "plain http is not allowed", False)
         loop = asyncio.get_running_loop()
         place.making += 1
         try:
             async with asyncio.timeout(timeouts.connect_s):
+                made = partial(Line, self, place, self._header_bytes)
+                if origin.scheme == "unix":
+                    _, line = await loop.create_unix_connection(made, origin.host)
+                    return line
                 _, line = await loop.create_connection(
-                    partial(Line, self, place, self._header_bytes),
+                    made,
                     origin.host,
                     origin.port,
                     ssl=self._context if secure else None,

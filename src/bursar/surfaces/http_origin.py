@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 @dataclass(slots=True, frozen=True)
 class Origin:
-    """Who is spoken to. Equal origins share connections."""
+    """Who is spoken to. Equal origins share connections. With the scheme `unix` the host is a socket's path."""
 
     scheme: str
     host: str
@@ -29,6 +29,8 @@ class Origin:
 
     @property
     def authority(self) -> str:
+        if self.scheme == "unix":
+            return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from ..domain.call import Headers, Lines
 from ..domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, VALUE_CHARS_MAX
 from ..domain.policy import Key
 from ..stores.schema import Place
@@ -28,6 +29,9 @@ HASH_SHAPE = re.compile(r"([0-9a-f]{12}):([0-9a-f]{64})")
 KEYS_MAX = 10_000
 FILE_BYTES_MAX = 16 << 20  # ten thousand keys with sixteen labels of full length, with room
 MODELS_MAX = 100
+ROLES = ("", "viewer", "operator")
+UNKNOWN = "this virtual key is not known here", "make one with `bursar keys create NAME`"
+GONE = "this virtual key was revoked", "make a new one with `bursar keys create NAME`"
 
 
 class KeyFault(Exception):
@@ -39,11 +43,30 @@ class KeyFault(Exception):
 
 
 class Owner(NamedTuple):
-    """Whom a virtual key speaks for. `bound` labels cannot be overruled by a client; empty `models`: every model."""
+    """Whom a virtual key speaks for. `bound` labels cannot be overruled by a client; empty `models`: every model. `role`: what it may
+    do below /bursar/v1/, empty: send spans and no more."""
 
     name: str
     bound: Mapping[str, str]
     models: tuple[str, ...]
+    role: str = ""
+
+
+KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"x-bursar-key"))
+
+
+def tokens(headers: Headers) -> list[tuple[tuple[bytes, bytes], bytes]]:
+    """The lines that hold a virtual key, each with that key; remembered with the head."""
+    made = headers.made if isinstance(headers, Lines) else {}
+    found = made.get("keys")
+    if found is None:
+        found = made["keys"] = []
+        for header in headers:
+            name, value = header
+            token = value[7:] if name == b"authorization" and value[:7].lower() == b"bearer " else value
+            if name in KEY_HEADERS and token.startswith(PREFIX):
+                found.append((header, token))
+    return found
 
 
 class Revoked:
@@ -64,6 +87,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     labels: dict[str, str] = {}
     models: list[str] = []
     revoked: str = ""  # ISO 8601, UTC; empty: in force
+    role: str = ""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,7 +162,7 @@ class KeyRing:
             shape = HASH_SHAPE.fullmatch(key.hash)
             if shape is None:
                 raise BadPolicy(f"[[key]] {key.name!r}: hash is not one; write it as `bursar keys create` printed it (id:hex)")
-            owner = Owner(key.name, _bound(key.tenant, key.labels), tuple(key.models))
+            owner = Owner(key.name, _bound(key.tenant, key.labels), tuple(key.models), key.role)
             known[shape[1].encode()] = (bytes.fromhex(shape[2]), owner)
         for record in records:
             shape = HASH_SHAPE.fullmatch(record.hash)
@@ -148,7 +172,7 @@ class KeyRing:
                     f"{self._folder / 'keys.json'}: key {record.name!r} has no usable hash",
                     "restore the file from a backup, or revoke that key and create another",
                 )
-            owner = Owner(record.name, _bound(record.tenant, record.labels), tuple(record.models))
+            owner = Owner(record.name, _bound(record.tenant, record.labels), tuple(record.models), record.role)
             known[record.id.encode()] = (bytes.fromhex(shape[2]), REVOKED if record.revoked else owner)
         if known:
             self._pepper = _pepper(self._folder)
@@ -162,11 +186,13 @@ def home(ledger: str | os.PathLike[str]) -> Path:
 
 def create(
     folder: str | os.PathLike[str], name: str, *, tenant: str = "", labels: Mapping[str, str] | None = None,
-    models: Sequence[str] = (), declared: Sequence[Key] = (), now_us: int,
+    models: Sequence[str] = (), role: str = "", declared: Sequence[Key] = (), now_us: int,
 ) -> tuple[str, Record]:  # fmt: skip
     """(the token, which nobody will see again, and its record). KeyFault when the name is taken or a label is unfit."""
     folder, labels = home(folder), dict(labels or {})
     _fit(name, tenant, labels, models)
+    if role not in ROLES:
+        raise KeyFault("bad_role", f"{role[:40]!r} is no role", "use viewer or operator, or none")
     with _locked(folder):
         records = _records(folder)
         if any(r.name == name for r in records) or any(k.name == name for k in declared):
@@ -182,7 +208,7 @@ def create(
         token = f"bsr_{public}_{secrets.token_hex(32)}"
         record = Record(
             id=public, name=name, hash=f"{public}:{hmac.new(pepper, token.encode(), hashlib.sha256).hexdigest()}",
-            created=_iso(now_us), tenant=tenant, labels=labels, models=list(models),
+            created=_iso(now_us), tenant=tenant, labels=labels, models=list(models), role=role,
         )  # fmt: skip
         _write(folder, [*records, record])
     return token, record

@@ -8,11 +8,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from ..stores.writer import Ledger
 from .counters import Counters
 from .http_server import Server
+from .office import Office
 
 
 class _Page:
-    def __init__(self, counters: Counters, server: Server | None, ledger: Ledger) -> None:
-        self._counters, self._server, self._ledger = counters, server, ledger
+    def __init__(self, counters: Counters, server: Server | None, ledger: Ledger, office: Office) -> None:
+        self._counters, self._server, self._ledger, self._office = counters, server, ledger, office
 
     def collect(self):
         counters = self._counters
@@ -57,12 +58,17 @@ class _Page:
             "bursar_connections", "Client connections open", value=server.connections if server else 0
         )
         yield GaugeMetricFamily("bursar_in_flight", "Calls under way", value=server.in_flight if server else 0)
+        office = self._office
+        yield CounterMetricFamily("bursar_office_requests", "Requests handed on to the office", value=office.requests)
+        yield CounterMetricFamily("bursar_office_turned_away", "Requests that the office did not get", value=office.turned_away)
+        yield CounterMetricFamily("bursar_office_starts", "Times that the office was started", value=office.starts)
+        yield GaugeMetricFamily("bursar_office_in_flight", "Requests that the office is at", value=office.in_flight)
         for name, value in self._ledger.stats().items():
             yield GaugeMetricFamily(f"bursar_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)
 
 
-def page(counters: Counters, server: Server | None, ledger: Ledger) -> bytes:
+def page(counters: Counters, server: Server | None, ledger: Ledger, office: Office) -> bytes:
     """The page as bytes."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(counters, server, ledger))  # pyright: ignore[reportArgumentType]
+    registry.register(_Page(counters, server, ledger, office))  # pyright: ignore[reportArgumentType]
     return generate_latest(registry)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Entry, Settlement
+from ..domain.money import plain
 from ..rules.naming import NAMED, rename, value
 from ..stores.columns import shown
 from ..stores.query import LABEL, Filter, Query, compile_filter
 from ..stores.reader import Reader
 from ..stores.writer import Ledger
-from . import periods, wiring
+from . import periods, tables, wiring
 from .cli_common import pico
 
 LOT = 5_000  # rows read and booked at a time
@@ -86,6 +87,32 @@ def preview(found: Iterator[list[Entry]], said: Mapping[str, str]) -> Preview:
                 had[key] = n + 1, sum_ + (row.cost or 0)
     parts = [Had(name, now, *sums) for (name, now), sums in had.items()]
     return Preview(total, tries, cost, already, tuple(sorted(parts, key=lambda one: (one.name, -one.cost, one.value))))
+
+
+def overlap(found: Preview, pinned: set[str]) -> str:
+    """Why these rows are not to be named by the way: some say something else under that name already, and the condition does not name
+    it. Empty where none does."""
+    for name in {had.name for had in found.had} - pinned:
+        others = [had for had in found.had if had.name == name and had.value and not (name == "operation" and had.value == "primary")]
+        if others:
+            rows, cost = sum(had.rows for had in others), sum(had.cost for had in others)
+            values = ", ".join(tables.safe(had.value) for had in others[:3])
+            said = f"{rows:,} of those rows ({tables.money(cost)}) already say {name}={values}{' and more' if len(others) > 3 else ''}"
+            return f"{said}; leave them out with --where {name}= "
+    return ""
+
+
+def pinned(where: Sequence[tuple[str, str]]) -> set[str]:
+    """The names that a condition says the value of."""
+    return {name.removesuffix("!").removeprefix("label:") for name, _ in where if not name.endswith("!")}
+
+
+def record(found: Preview, said: Mapping[str, str], dry_run: bool, done: int) -> dict[str, Any]:
+    """What was named, for programs."""
+    return dict(
+        rows=[{**had._asdict(), "cost": plain(had.cost)} for had in found.had], names=dict(said), tries=found.tries,
+        corrected=found.rows, cost=plain(found.cost), already=found.already, dry_run=dry_run, named=done, currency="USD",
+    )  # fmt: skip
 
 
 def book(folder: Path, reader: Reader, found: Iterator[list[Entry]], said: Mapping[str, str], step: Callable[[int], None]) -> int:

@@ -20,6 +20,19 @@ from ..stores.schema import Place, opened, transaction
 Pairs = Sequence[tuple[str, str]]
 
 
+SPANS = {"m": 60, "h": 3_600, "d": 86_400}
+
+
+def until(span: str, now_us: int) -> int:
+    """When an order `for` so long is over; 0: when it is withdrawn. ValueError for what is no length."""
+    if not span:
+        return 0
+    number = span[:-1]
+    if span[-1:] not in SPANS or not (number.isascii() and number.isdigit() and len(number) < 7):
+        raise ValueError(f"{span[:40]!r} is no length; write 30m, 2h or 7d")
+    return now_us + int(number) * SPANS[span[-1]] * 1_000_000
+
+
 class Done(NamedTuple):
     """What was done, in a sentence, and the orders' numbers."""
 

@@ -79,8 +79,8 @@ def span(text: str, now_us: int) -> tuple[tuple[int, int], tuple[int, int]]:
     if ".." not in text and found.before is None and re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", text.strip()):
         unit = "month" if len(text.strip()) == 7 else "day"
         start = EPOCH + timedelta(microseconds=found.since)
-        earlier = _us(_floor(start - timedelta(days=1), unit))
-        whole = _us(_next(start, unit))
+        earlier = us(_floor(start - timedelta(days=1), unit))
+        whole = us(_next(start, unit))
         stop = min(whole, now_us)
         return (found.since, stop), (earlier, found.since if stop == whole else min(earlier + stop - found.since, found.since))
     return (found.since, stop), found.before or (max(0, 2 * found.since - stop), found.since)
@@ -104,13 +104,13 @@ def _read(text: str, now_us: int) -> _Span:
         start = _floor(now, unit)
         if last:
             start = _floor(start - timedelta(days=1), unit)
-        return _Span(_us(start), _us(_next(start, unit)), _us(_floor(start - timedelta(days=1), unit)))
+        return _Span(us(start), us(_next(start, unit)), us(_floor(start - timedelta(days=1), unit)))
     month = re.fullmatch(r"(\d{4})-(\d{2})", word)
     try:
         if month:
             start = datetime(int(month[1]), int(month[2]), 1, tzinfo=UTC)
             _within(start)
-            return _Span(_us(start), _us(_next(start, "month")))
+            return _Span(us(start), us(_next(start, "month")))
         if not re.match(r"\d{4}-\d{2}-\d{2}", word):
             raise ValueError(text)
         moment = datetime.fromisoformat(text.strip().upper())
@@ -119,7 +119,7 @@ def _read(text: str, now_us: int) -> _Span:
         raise ValueError(f"{text!r} is not a time; {EXPECTED}") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return _Span(_us(moment.astimezone(UTC)))
+    return _Span(us(moment.astimezone(UTC)))
 
 
 def _within(moment: datetime) -> None:
@@ -140,7 +140,8 @@ def _next(start: datetime, unit: str) -> datetime:
     return _floor(start + timedelta(days={"day": 1, "week": 7, "month": 32, "year": 366}[unit]), unit)
 
 
-def _us(moment: datetime) -> int:
+def us(moment: datetime) -> int:
+    """Microseconds since the epoch."""
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..stores.query import Filter, Query, compile_filter, table
@@ -36,7 +37,7 @@ def parts(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> 
     return sorted(made, key=lambda part: (not part.counted, -part.cost, part.source))
 
 
-def lines(found: list[Part]) -> list[str]:
+def lines(found: Sequence[Part]) -> list[str]:
     """What a statement says below its total; nothing for a ledger that only measured."""
     inside, outside = [part for part in found if part.counted], [part for part in found if not part.counted]
     told: list[str] = []

@@ -137,6 +137,8 @@ def _check(policy: Policy, where: Where) -> None:
             raise BadPolicy(
                 f"{where(['providers', provider])}: provider name {provider!r}: use small letters, digits, - and _; it becomes a path"
             )
+        if provider == "bursar":
+            raise BadPolicy(f"{where(['providers', provider])}: provider name 'bursar': /bursar/ is the gateway's own; take another")
     for number, override in enumerate(policy.price):
         try:
             (compile_tool if override.tool and not override.model else compile_override)(override, number)

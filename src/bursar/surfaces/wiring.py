@@ -61,6 +61,11 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def node() -> str:
+    """This machine, as it stands in rows."""
+    return os.environ.get("BURSAR_NODE") or socket.gethostname()
+
+
 def data_home() -> Path:
     """Where a ledger lies when nobody says: BURSAR_HOME, else the user's data folder."""
     home = os.environ.get("BURSAR_HOME")
@@ -310,13 +315,12 @@ def open_shop(
         policy_hash = "given"
     place = ledger_folder(policy, ledger)
     folder = place.parent if place.suffix == ".db" else place  # prices and keys lie beside the ledger's file
-    node = os.environ.get("BURSAR_NODE") or socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     book = PriceBook.load(price_sync.ensure_book(folder), policy.price)
     places = addresses(policy, keys_from_environment=mode == "gateway")
     reachable(policy, path, book, places, folder)
-    desk = desk_of(policy, policy_hash, places, book, node)
-    opened = Ledger.open(place, node=node, clock_us=clock_us, mode=mode)
+    desk = desk_of(policy, policy_hash, places, book, node())
+    opened = Ledger.open(place, node=node(), clock_us=clock_us, mode=mode)
     caches = desk.controls is not None and desk.controls.cache is not None
 
     def savings() -> Savings:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 import msgspec
 
 from ...domain.entry import Entry
 from ...stores.columns import literal
+from ...stores.fault import LedgerFault
 from ...stores.schema import Place, connect
 from .record import APART_US, RESPONSE_ID_MIN
+
+
+def told(paths: Sequence[str], answers: Mapping[str, int], source: str) -> set[str]:
+    """Which of these provider's response ids (each with its time) a row in these segments has that is of another source."""
+    first, last = min(answers.values()) - APART_US, max(answers.values()) + APART_US
+    files = ", ".join(map(literal, paths))
+    text = f"""SELECT response_id FROM read_parquet([{files}], union_by_name = true) WHERE epoch_us(ts) BETWEEN ? AND ?
+               AND response_id IN (SELECT unnest(?)) AND source NOT IN (?, 'correction')"""
+    with duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "128MB"}) as duck:
+        duck.execute("SET TimeZone = 'UTC'")
+        try:
+            return {id for (id,) in duck.execute(text, [first, last, list(answers), source]).fetchall()}
+        except duckdb.Error as error:
+            raise LedgerFault("query", str(error).splitlines()[0], "come again; if it stays, run `bursar check`") from error
 
 
 class Known:

@@ -1,5 +1,5 @@
 """OTLP/HTTP as it comes in: one request's spans become rows before it is answered. Blocking; the gateway's own API calls it from a
-thread. Loads no query engine; nothing on the way of a model call loads this.
+thread. Loads no query engine before there are segments of that time to ask; nothing on the way of a model call loads this.
 
 `Ingest.take(content_type, content_encoding, body)` gives the whole answer. What OTLP says of one is in
 https://opentelemetry.io/docs/specs/otlp/#otlphttp-response: 200 with a partial success names what was rejected and is not sent
@@ -21,14 +21,15 @@ from ...stores.writer import Ledger
 from ...wire import encoding
 from . import genai, otlp, otlp_protobuf
 from .entries import Given, Maker, Prices
-from .record import DAY_US, RESPONSE_ID_MIN, Bad, NotMine, Outcome, Passed, Piece, Record, Repeat
+from .record import APART_US, DAY_US, RESPONSE_ID_MIN, Bad, NotMine, Outcome, Passed, Piece, Record, Repeat
 from .traces import Traces
 
 BODY_MAX = 16 << 20  # bytes, plain: an exporter's batch of 512 spans with their prompts is a tenth of it
 SPANS_MAX = 10_000
-LOOK_BACK = 20_000  # newest rows among which a call is looked for that was measured here too: minutes of a busy gateway
+LOOK_BACK = 200_000  # newest rows of the tail among which a call is looked for that was measured here too: more than it ever holds
 WAIT_S = 5.0  # for the request before, and then the exporter is told to come again
 TYPES = {"application/x-protobuf": "protobuf", "application/json": "json"}
+SOURCE = "imported:otlp"
 NOWHERE = Piece(b"", 0, 0, 0)
 MEASURED = "measured here already"
 BEFORE = "an aggregate of calls told before this process began"
@@ -55,7 +56,7 @@ class Ingest:
     counted once; one request at a time."""
 
     def __init__(self, ledger: Ledger, prices: Prices, clock_us: Callable[[], int]) -> None:
-        self._ledger, self._prices, self._clock = ledger, prices, clock_us
+        self._ledger, self.prices, self._clock = ledger, prices, clock_us
         self._traces = Traces(SPANS_MAX)
         self._began_us = clock_us()
         self._lock = threading.Lock()
@@ -88,7 +89,7 @@ class Ingest:
         if not self._lock.acquire(timeout=WAIT_S):
             return _refused(kind, 503, "the requests before this one are still being written", retry_after_s=int(WAIT_S))
         try:
-            return self._taken(kind, spans, Maker("otlp", self._prices, Given(bound or {})), key)
+            return self._taken(kind, spans, Maker("otlp", self.prices, Given(bound or {})), key)
         except LedgerFault as fault:
             return _refused(kind, 503, str(fault), retry_after_s=int(WAIT_S))
         finally:
@@ -143,20 +144,36 @@ class Ingest:
         if not rows:
             return set()
         asked = msgspec.json.encode(list(rows)).decode()
-        answers = {row.response_id: row.id for row in rows.values() if len(row.response_id) >= RESPONSE_ID_MIN}
+        answers = {row.response_id: row.ts for row in rows.values() if len(row.response_id) >= RESPONSE_ID_MIN}
+        elsewhere: set[str] = set()  # response ids
         try:
             found = {id for (id,) in self._read.execute(
                 "SELECT id FROM tail WHERE id IN (SELECT value FROM json_each(?1)) "
                 "UNION ALL SELECT id FROM landed WHERE id IN (SELECT value FROM json_each(?1))", (asked,))}  # fmt: skip
             if answers:
                 for (id,) in self._read.execute(
-                    "SELECT response_id FROM tail WHERE seq > (SELECT coalesce(max(seq), 0) FROM tail) - ? AND source = 'measured' "
-                    "AND response_id IN (SELECT value FROM json_each(?))", (LOOK_BACK, msgspec.json.encode(list(answers)).decode()),
-                ):  # fmt: skip
-                    found.add(answers[id])
+                    "SELECT response_id FROM tail WHERE seq > (SELECT coalesce(max(seq), 0) FROM tail) - ? "
+                    "AND source NOT IN (?, 'correction') AND response_id IN (SELECT value FROM json_each(?))",
+                    (LOOK_BACK, SOURCE, msgspec.json.encode(list(answers)).decode()),
+                ):
+                    elsewhere.add(id)
+            left = {id: ts for id, ts in answers.items() if id not in elsewhere}
+            if left:
+                elsewhere |= self._moved(left)
         except OF_DISK as error:
             raise LedgerFault("cannot_open", str(error), "the exporter sends again") from error
-        return found
+        return found | {row.id for row in rows.values() if row.response_id in elsewhere}
+
+    def _moved(self, times: Mapping[str, int]) -> set[str]:
+        """Of these response ids, those of calls whose rows have left the tail. Asked after the tail: a row is in one of both."""
+        first, last = min(times.values()) - APART_US, max(times.values()) + APART_US
+        listed = "SELECT name FROM segments WHERE max_ts >= ? AND min_ts <= ? AND rows > 0"
+        names = self._read.execute(listed, (first, last)).fetchall()
+        if not names:
+            return set()
+        from .known import told
+
+        return told([str(self._ledger.place.segments / name) for (name,) in names], times, SOURCE)
 
 
 def _spans(kind: str, body: bytes) -> list[genai.Span]:

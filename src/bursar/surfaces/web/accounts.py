@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...domain.labels import CHARGEABLE, NAME_CHARS_MAX, VALUE_CHARS_MAX
-from ...stores.query import LABEL, Filter
+from ...domain.labels import NAME_CHARS_MAX, VALUE_CHARS_MAX
+from ...stores.query import Filter
+from .. import bounds
 
 FILE, LOG = "accounts.json", "dashboard.log"
 ROLES = ("viewer", "operator")
@@ -54,7 +55,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     created: str  # ISO 8601, UTC
 
     def bound(self) -> tuple[Filter, ...]:
-        return tuple(Filter(name if name in CHARGEABLE else LABEL + name, (value,)) for name, value in sorted(self.labels.items()))
+        return bounds.filters(self.labels)
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

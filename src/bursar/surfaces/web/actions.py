@@ -8,14 +8,13 @@ from typing import Protocol
 
 from ...stores import alarms, incidents
 from ...stores.incidents import Logged
-from ...stores.query import LABEL, Filter
 from ...stores.schema import opened
-from .. import orders, wiring
+from .. import bounds, orders, wiring
+from ..bounds import Bound
 from .shelf import Shelf
 
 TEXT_MAX = 300
 
-Bound = tuple[Filter, ...]
 Fields = Mapping[str, str]
 
 
@@ -47,10 +46,7 @@ class LedgerActions:
         name, value = fields.get("name", "").strip(), fields.get("value", "").strip()
         if len(name) > TEXT_MAX or len(value) > TEXT_MAX:
             raise Refused("a label or value is too long")
-        match = tuple(sorted({(name, value), *[(f.name.removeprefix(LABEL), str(f.values[0])) for f in bound]}))
-        if len({label for label, _ in match}) < len(match):
-            raise Refused(f"{name}={value} is not within what this account is bounded to")
-        return orders.stop(self._place, match, by, self._clock(), reason=_reason(fields)).text
+        return orders.stop(self._place, bounds.narrowed([(name, value)], bound), by, self._clock(), reason=_reason(fields)).text
 
     def resume(self, by: str, bound: Bound, fields: Fields) -> str:
         """A conversation that was stopped has its limits once more."""
@@ -83,7 +79,7 @@ class LedgerActions:
         now = self._clock()
         with orders.writing(self._place) as connection:
             found = [one for one in incidents.in_force(connection, now) if str(one.n) == fields.get("n")]
-            if not found or not _within(dict(found[0].match), bound):
+            if not found or not bounds.within(dict(found[0].match), bound):
                 raise Refused("there is no such order in force")
             incidents.withdraw(connection, [found[0].n], now)
         return f"Order {found[0].n} is withdrawn."
@@ -91,7 +87,7 @@ class LedgerActions:
     def acknowledge(self, by: str, bound: Bound, fields: Fields) -> str:
         with opened(self._place.file) as connection:
             found = alarms.find(connection, fields.get("id", ""))
-            if not _within(json.loads(found.scope), bound):
+            if not bounds.within(json.loads(found.scope), bound):
                 raise Refused("there is no such alarm")
             alarms.acknowledge(connection, found.id, by, self._clock())
         return "Acknowledged: no more reminders of it."
@@ -102,13 +98,9 @@ class LedgerActions:
         if text.isascii() and text.isdigit():
             with orders.writing(self._place) as connection:
                 found = incidents.listed(connection, where=(("n", text),), most=1)
-        if not found or not _within(found[0]._asdict(), bound):
+        if not found or not bounds.within(found[0]._asdict(), bound):
             raise Refused("there is no such incident")
         return found[0]
-
-
-def _within(labels: Mapping[str, object], bound: Bound) -> bool:
-    return all(str(labels.get(f.name.removeprefix(LABEL), "")) in f.values for f in bound)
 
 
 def _reason(fields: Fields) -> str:

@@ -160,7 +160,7 @@ class Web:
         return made
 
     def front(self, request: Request) -> Response:
-        return RedirectResponse("/bill")
+        return RedirectResponse(f"{_root(request)}/bill")
 
     # -- who asks ------------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Web:
         if account is None:
             return self._login_page(request, then, "No account has that name and password.", 403)
         token, _ = self.sessions.begin(account)
-        answer = RedirectResponse(then, 303)
+        answer = RedirectResponse(_root(request) + then, 303)
         secure = request.url.scheme == "https"
         answer.set_cookie(_cookie(request), token, httponly=True, secure=secure, samesite="strict", path="/")
         return answer
@@ -208,7 +208,7 @@ class Web:
             return self._fault(request, "html", 403, "Not done", "That did not come from this page.")
         self.sessions.end(_token(request))
         self._write(request, viewer.name, "logout", {}, "out")
-        answer = RedirectResponse("/login", 303)
+        answer = RedirectResponse(f"{_root(request)}/login", 303)
         answer.delete_cookie(_cookie(request), path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict")
         return answer
 
@@ -237,7 +237,7 @@ class Web:
         self._write(request, viewer.name, name, fields, "done")
         self.desk.forget()
         viewer.session.told = told
-        return RedirectResponse(safe_path(form.get("then", "")), 303)
+        return RedirectResponse(_root(request) + safe_path(form.get("then", "")), 303)
 
     async def do(self, request: Request) -> Response:
         """A message's link: it asks, and its button acts, once. Who has the link may: it is signed, and runs out."""
@@ -253,7 +253,7 @@ class Web:
             what = ", ".join(f"{name}={value}" for name, value in links.labels(link).items())
         title, question, button = DO[action]
         if request.method == "GET":
-            here = f"{request.url.path}?{request.url.query}"
+            here = f"{_path(request)}?{request.url.query}"
             return self._do_page(request, title, question=question.format(what), button=button, action=here)
         if not _own(request):
             return self._do_page(request, "Not done", told="That did not come from this page. Open the link again.", status=403)
@@ -272,8 +272,8 @@ class Web:
         status: int = 200,
     ) -> Response:  # fmt: skip
         text = self.jinja.get_template("do.html").render(
-            page=None, ask=None, nav=[], zone="UTC", theme=_theme(request), version=self.version, viewer="", ledger="", title=title,
-            told=told, question=question, button=button, action=action,
+            page=None, ask=None, nav=[], zone="UTC", theme=_theme(request), root=_root(request), version=self.version, viewer="",
+            ledger="", title=title, told=told, question=question, button=button, action=action,
         )  # fmt: skip
         return Response(text, status, media_type="text/html; charset=utf-8")
 
@@ -287,6 +287,7 @@ class Web:
             nav=[],
             zone="UTC",
             theme=_theme(request),
+            root=_root(request),
             version=self.version,
             viewer="",
             then=then,
@@ -298,13 +299,13 @@ class Web:
     def _to_login(self, request: Request, ending: str) -> Response:
         if ending == "html":
             query = f"?{request.url.query}" if request.url.query else ""
-            return RedirectResponse(asks.link("login", [("then", request.url.path + query)]), 303)
+            return RedirectResponse(_root(request) + asks.link("login", [("then", _path(request) + query)]), 303)
         return _json({"error": {"title": "Log in first", "text": "This dashboard has accounts."}}, 401)
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def page(self, request: Request) -> Response:
-        name, _, _ = request.url.path.strip("/").partition(".")
+        name, _, _ = _path(request).strip("/").partition(".")
         ending = request.path_params.get("ending", "html")
         viewer = self.viewer(request)
         if viewer is None:
@@ -312,7 +313,7 @@ class Web:
         pairs = request.query_params.multi_items()
         moved = _said_by_form(name, pairs)
         if moved is not None:
-            return RedirectResponse(moved, 303)
+            return RedirectResponse(_root(request) + moved, 303)
         make = PAGES[name][1] if name in PAGES else INNER[name]
         zone = _zone(request.cookies.get("zone", ""))
         if not self.shelf.exists():
@@ -340,7 +341,7 @@ class Web:
                 "currency": "USD",
                 "skipped_segments": list(kept.skipped),
             }
-            return _json(blocks.document(kept.page, **(about if kept.page.timed else {})), 200)
+            return _json(blocks.document(kept.page, _root(request), **(about if kept.page.timed else {})), 200)
         if ending == "csv":
             wanted = kept.ask.word("table", kept.page.main)
             table = next((t for t in blocks.every_table(kept.page) if t.id == wanted or not wanted), None)
@@ -396,11 +397,12 @@ class Web:
             zone_given=bool(given.get("zone")),
             live=ask.twin("json") if ask else "",
             theme=_theme(request),
+            root=_root(request),
             version=self.version,
             viewer=viewer.name,
             operator=viewer.operator,
             csrf=viewer.session.csrf if viewer.session else "",
-            here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+            here=_path(request) + (f"?{request.url.query}" if request.url.query else ""),
             ledger="" if viewer.bound else f"Ledger {self.shelf.folder}",
             custom=custom,
             period_words=words,
@@ -479,8 +481,19 @@ def _theme(request: Request) -> str:
     return found if found in ("light", "dark") else ""
 
 
+def _root(request: Request) -> str:
+    """What stands before every path of ours: nothing, or /bursar on a gateway."""
+    return request.scope.get("root_path", "")
+
+
+def _path(request: Request) -> str:
+    return request.url.path.removeprefix(_root(request))
+
+
 def _cookie(request: Request) -> str:
-    return f"__Host-{COOKIE}" if request.url.scheme == "https" else COOKIE
+    # Cookies know no ports: a dashboard beside the gateway has sessions of its own.
+    name = f"{COOKIE}-gateway" if _root(request) else COOKIE
+    return f"__Host-{name}" if request.url.scheme == "https" else name
 
 
 def _token(request: Request) -> str:
@@ -592,11 +605,15 @@ def names(allowed: Sequence[str]) -> Callable[[str], bool]:
     return one
 
 
+def pages(shelf: Shelf, actions: Actions | None = None) -> Any:
+    """The pages as an ASGI application, for whatever name they are asked by."""
+    web = Web(shelf, actions)
+    return Starlette(routes=web.routes(), exception_handlers={AccountFault: _unreadable, 404: _lost})
+
+
 def make(shelf: Shelf, hosts: Sequence[str] = (), actions: Actions | None = None) -> Any:
     """The ASGI application. `hosts`: names it answers to beside loopback's."""
-    web = Web(shelf, actions)
-    app = Starlette(routes=web.routes(), exception_handlers={AccountFault: _unreadable, 404: _lost})
-    return Guarded(app, names((*LOOPBACK, *hosts)))
+    return Guarded(pages(shelf, actions), names((*LOOPBACK, *hosts)))
 
 
 def _unreadable(_: Request, bad: Exception) -> Response:
@@ -604,4 +621,4 @@ def _unreadable(_: Request, bad: Exception) -> Response:
 
 
 def _lost(_: Request, __: Exception) -> Response:
-    return Response("There is no such page. The first is /bill.\n", 404, media_type="text/plain")
+    return Response("There is no such page. The first is bill.\n", 404, media_type="text/plain")

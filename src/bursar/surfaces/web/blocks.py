@@ -221,7 +221,7 @@ def every_table(page: Page) -> Iterable[Table]:
             yield block.table
 
 
-def document(page: Page, **about: Any) -> dict[str, Any]:
+def document(page: Page, root: str = "", **about: Any) -> dict[str, Any]:
     """The page for programs: `rows` of its main table, every table by name, the figures, and the texts that are renewed."""
     found = {table.id: table for table in every_table(page)}
     main = page.main or next(iter(found), "")
@@ -251,10 +251,10 @@ def document(page: Page, **about: Any) -> dict[str, Any]:
             live.update({f"cell/{cell.live}": cell.text for cell in row if cell.live})
     return {
         "page": page.name,
-        "rows": _rows(found[main]) if main in found else cards.get(main) or next(iter(cards.values()), []),
+        "rows": _rows(found[main], root) if main in found else cards.get(main) or next(iter(cards.values()), []),
         "figures": figures,
         "tables": {
-            name: {"title": t.title, "rows": _rows(t), "total": _row(t.columns, t.total) if t.total else None}
+            name: {"title": t.title, "rows": _rows(t, root), "total": _row(t.columns, t.total, root) if t.total else None}
             for name, t in found.items()
         },
         "cards": cards,
@@ -265,14 +265,14 @@ def document(page: Page, **about: Any) -> dict[str, Any]:
     }
 
 
-def _row(columns: Sequence[Column], cells: Sequence[Cell]) -> dict[str, Any]:
+def _row(columns: Sequence[Column], cells: Sequence[Cell], root: str) -> dict[str, Any]:
     made = {column.key: _raw(cell) for column, cell in zip(columns, cells)}
     href = next((cell.href for cell in cells if cell.href), "")
-    return {**made, "link": href} if href else made
+    return {**made, "link": root + href} if href else made
 
 
-def _rows(table: Table) -> list[dict[str, Any]]:
-    return [_row(table.columns, row) for row in table.rows]
+def _rows(table: Table, root: str) -> list[dict[str, Any]]:
+    return [_row(table.columns, row, root) for row in table.rows]
 
 
 def as_csv(table: Table) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ...domain.incident import Order
@@ -12,7 +11,7 @@ from ...stores import drills, incidents
 from ...stores.incidents import Logged
 from ...stores.query import LABEL
 from ...stores.reader import Reader
-from .. import periods, tables, wiring
+from .. import bounds, periods, tables, wiring
 from ..handoff import quoted
 from . import blocks
 from .asks import Ask, link
@@ -30,14 +29,14 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     orders = incidents.in_force(reader.sqlite, ask.now_us)
     raised = {o.budget: o.limit for o in orders if o.kind == "raise"}
     budgets = _budgets(ask, reader, rules, raised)
-    held = [(hold, alive) for hold, alive in reader.holds() if _mine(ask, hold.entry)]
+    held = [(hold, alive) for hold, alive in reader.holds() if bounds.mine(ask.filters, hold.entry)]
     since = ask.period.since or 0
     logged = [
         one
         for one in incidents.listed(reader.sqlite, since_us=since, most=1_000)
-        if _mine(ask, one) and one.ts < (ask.period.until or 2**62)
+        if bounds.mine(ask.filters, one) and one.ts < (ask.period.until or 2**62)
     ]
-    open_ = [one for one in incidents.listed(reader.sqlite, states=("open", "taken"), most=100) if _mine(ask, one)]
+    open_ = [one for one in incidents.listed(reader.sqlite, states=("open", "taken"), most=100) if bounds.mine(ask.filters, one)]
     stopped = sum(one.calls for one in logged if one.act in ACTED)
     kept = sum(one.kept for one in logged if one.act in ACTED)
     tight = [m for m in budgets.meters if m.share >= 0.8]
@@ -88,22 +87,6 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     return Page("guards", "Guards", made, lead, live=True, main="incidents")
 
 
-def _mine(ask: Ask, one: Any) -> bool:
-    """Whether an incident or a row that is to be is within what the account and the filters allow."""
-    labels: dict[str, str] | None = None
-    for f in ask.filters:
-        name = f.name
-        if name.startswith(LABEL):
-            if labels is None:
-                labels = json.loads(getattr(one, "labels", "{}"))
-            value = labels.get(name.removeprefix(LABEL), "")
-        else:
-            value = getattr(one, "model" if name in ("model", "model_served") and hasattr(one, "model") else name, None)
-        if (value in f.values) == f.negate:
-            return False
-    return True
-
-
 def _amount(value: int, unit: str) -> str:
     return show(value * 1000, 2) if unit == "usd" else f"{tables.brief(value)} {unit.replace('_', ' ')}"
 
@@ -117,10 +100,12 @@ def _budgets(ask: Ask, reader: Reader, rules: list[BudgetRule], raised: dict[str
         by_budget.setdefault(budget, []).append((counter, spent, held, resets))
     made: list[Meter] = []
     for rule in rules:
+        if not bounds.of_budget(rule, ask.bound):
+            continue
         limit = rule.limit
         if rule.name in raised:
             limit = parse_limit(raised[rule.name])
-        standing = [one for one in by_budget.get(rule.name, []) if _in_scope(ask, rule, one[0])]
+        standing = [one for one in by_budget.get(rule.name, []) if bounds.of_standing(rule, one[0], ask.bound)]
         newest = max((_window(counter) for counter, *_ in standing), default=0)
         now = [one for one in standing if one[3] > ask.now_us or one[3] <= 0]
         over = not now and bool(standing)
@@ -129,7 +114,7 @@ def _budgets(ask: Ask, reader: Reader, rules: list[BudgetRule], raised: dict[str
         for counter, spent, held, resets in shown[:SHOWN]:
             share = spent / limit.amount if limit.amount else 0.0
             part = (spent + held) / limit.amount if limit.amount else 0.0
-            values = _values(counter)
+            values = bounds.values(counter)
             name = f"{rule.name}: {', '.join(values)}" if values else rule.name
             left = "" if resets <= 0 else f"window ended {ask.shown(resets)}" if over else f"begins anew {ask.shown(resets)}"
             kind = "stops at its limit" if rule.hard else "only warns"
@@ -170,19 +155,6 @@ def _budgets(ask: Ask, reader: Reader, rules: list[BudgetRule], raised: dict[str
 def _window(counter: str) -> int:
     text = counter.rpartition("@")[2]
     return int(text) if text.isdigit() else 0
-
-
-def _values(counter: str) -> list[str]:
-    return [v.replace("%7C", "|").replace("%40", "@").replace("%25", "%") for v in counter.rpartition("@")[0].split("|")[1:]]
-
-
-def _in_scope(ask: Ask, rule: BudgetRule, counter: str) -> bool:
-    """A bounded account sees the standings that are of its own labels alone."""
-    if not ask.bound:
-        return True
-    open_ = iter(_values(counter))
-    said = {name: value if value is not None else next(open_, "") for name, value in rule.wants}
-    return all(said.get(f.name) in f.values for f in ask.bound)
 
 
 def _rows(ask: Ask, rule: BudgetRule, values: list[str], counter: str, resets: int) -> str:
@@ -288,7 +260,7 @@ def _handoffs(ask: Ask, reader: Reader, open_: list[Logged]) -> Cards:
 def _orders(ask: Ask, orders: list[Order]) -> Cards:
     cards: list[Card] = []
     for one in orders:
-        if not all(dict(one.match).get(f.name.removeprefix(LABEL)) in f.values for f in ask.bound):
+        if not bounds.within(dict(one.match), ask.bound):
             continue
         what = ", ".join(f"{name}={value}" for name, value in one.match) or one.budget
         until = ask.shown(one.until) if one.until else "withdrawn"

@@ -259,7 +259,7 @@ def _dearest(question: Ask, found: conversations.Overview) -> Table:
 def one(question: Ask, reader: Reader, shelf: Shelf) -> Page | None:
     """The conversation with that id; None when there is none, or not all of it is for this viewer."""
     id = question.word("id")
-    if question.bound and not _mine(question, reader, id):
+    if question.bound and not conversations.whole(reader, id, question.bound):
         return None
     found = conversations.timeline(reader, id)
     if found is None:
@@ -313,12 +313,6 @@ def one(question: Ask, reader: Reader, shelf: Shelf) -> Page | None:
     return Page(
         "conversation", f"Conversation {id}", made, lead, timed=False, main="steps", raw={"conversation": id, "outcome": found.outcome}
     )
-
-
-def _mine(question: Ask, reader: Reader, id: str) -> bool:
-    own = Filter("conversation", (id,))
-    (all_,), (mine,) = (reader.query(Query(("rows",), (), (own, *more))) for more in ((), question.bound))
-    return bool(all_["rows"] == mine["rows"])
 
 
 def _length(us: int) -> str:

@@ -28,6 +28,7 @@ class Shelf:
         self.config = config
         self.clock_us = clock_us
         self._gate = threading.Lock()
+        self._read: tuple[tuple[object, ...], tuple[Policy, str]] | None = None
 
     def exists(self) -> bool:
         return self.place.file.exists()
@@ -40,7 +41,14 @@ class Shelf:
 
     def policy(self) -> tuple[Policy, str]:
         """The policy file as it is now. BadPolicy when it cannot be used."""
-        return settings.load(self.config)
+        try:
+            stamp = settings.stamp(self.config) if self.config else ()
+        except OSError:
+            self._read = None  # what is wrong with it is told by who reads it
+            return settings.load(self.config)
+        if self._read is None or self._read[0] != stamp:
+            self._read = stamp, settings.load(self.config)
+        return self._read[1]
 
 
 def newest_us(reader: Reader) -> int | None:

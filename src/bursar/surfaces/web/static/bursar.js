@@ -62,7 +62,7 @@
     let asked = "";
     const complete = async () => {
       const name = input.form.elements[input.dataset.completes].value;
-      const wanted = `/values.json?${new URLSearchParams({ name, q: input.value })}`;
+      const wanted = `${body.dataset.root}/values.json?${new URLSearchParams({ name, q: input.value })}`;
       if (!name || wanted === asked) return;
       asked = wanted;
       const answer = await fetch(wanted);
