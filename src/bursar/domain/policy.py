@@ -198,6 +198,7 @@ class Channel(Record, frozen=True):
     sender: str = ""  # … and whose name the mail has
     private: bool = False  # the address may be inside your network, and without TLS
     timeout_s: float = 10.0  # for one delivery, whole
+    digest: int | None = None  # alarms it is told one by one in five minutes, more come as one message; 0: all one by one
 
 
 class Owner(Record, frozen=True):

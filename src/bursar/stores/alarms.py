@@ -23,6 +23,7 @@ BACKOFF_US = (5_000_000, 15_000_000, 60_000_000, 300_000_000, 900_000_000)
 GIVE_UP_US = 86_400_000_000  # a notice that a channel has not taken for a day is told by nobody any more
 KEEP_US = 400 * 86_400_000_000  # resolved alarms
 TOLD_KEEP_US = 90 * 86_400_000_000  # notices, and how they were delivered
+DUE_MAX = 200  # of one channel, in one round
 OPEN_MAX = 10_000  # alarms open at once: beyond it new ones are only counted
 LISTED_MAX = 1000
 
@@ -114,25 +115,59 @@ def put(connection: apsw.Connection, notice: Notice, now_us: int) -> None:
         (notice.id, notice.alarm, notice.kind, notice.at, notice.message),
     )
     connection.executemany(
-        "INSERT OR IGNORE INTO deliveries VALUES (?, ?, 'waiting', 0, ?, 0, 0, '')",
+        "INSERT OR IGNORE INTO deliveries VALUES (?, ?, 'waiting', 0, ?, 0, 0, '', '')",
         [(notice.id, channel, now_us) for channel in notice.channels],
     )
 
 
-def due(connection: apsw.Connection, now_us: int, most: int = 100) -> list[Delivery]:
-    """What is to be sent now, oldest first. A moment further away than any wait can be was set by a clock that has gone back."""
+def due(connection: apsw.Connection, now_us: int, most: int = DUE_MAX) -> dict[str, list[Delivery]]:
+    """What is to be sent now, by channel, oldest first, so many of each. A moment further away than any wait can be was set by a
+    clock that has gone back."""
     rows = connection.execute(
-        """SELECT d.notice, d.channel, n.message, d.attempts, d.created FROM deliveries d JOIN notices n ON n.id = d.notice
-           WHERE d.state = 'waiting' AND (d.next_at <= ?1 OR d.next_at > ?2) ORDER BY n.at, d.notice LIMIT ?3""",
+        """SELECT notice, kind, channel, message, attempts, created FROM (
+               SELECT *, row_number() OVER (PARTITION BY channel ORDER BY n.at, d.notice) AS place
+               FROM deliveries d JOIN notices n ON n.id = d.notice
+               WHERE d.state = 'waiting' AND (d.next_at <= ?1 OR d.next_at > ?2))
+           WHERE place <= ?3 ORDER BY place""",
         (now_us, now_us + 2 * BACKOFF_US[-1], most),
     )
-    return [Delivery(*row) for row in rows]
+    found: dict[str, list[Delivery]] = {}
+    for row in rows:
+        delivery = Delivery(*row)
+        found.setdefault(delivery.channel, []).append(delivery)
+    return found
 
 
-def trying(connection: apsw.Connection, lead: Lead, deliveries: Sequence[Delivery], now_us: int) -> None:
-    """They go out now: should this process die, they come again after a wait, and not at once."""
+def told_since(connection: apsw.Connection, since_us: int, kinds: Sequence[str]) -> dict[str, int]:
+    """How many messages of these kinds each channel was sent since then, delivered or not."""
+    marks = ",".join("?" * len(kinds))
+    return dict(connection.execute(
+        f"""SELECT d.channel, count(*) FROM deliveries d JOIN notices n ON n.id = d.notice
+            WHERE d.at >= ? AND d.attempts > 0 AND d.digest = '' AND n.kind IN ({marks}) GROUP BY 1""",
+        (since_us, *kinds),
+    ).fetchall())  # fmt: skip
+
+
+class Gathered(NamedTuple):
+    """Notices that one channel gets as one message. `digest`: that message, already composed."""
+
+    digest: Notice
+    deliveries: tuple[Delivery, ...]
+
+
+def trying(
+    connection: apsw.Connection, lead: Lead, deliveries: Sequence[Delivery], now_us: int, gathered: Sequence[Gathered] = ()
+) -> None:
+    """They go out now: should this process die, they come again after a wait, and not at once. What is gathered into a digest
+    stays in that one, so that nothing is told under two ids."""
     with transaction(connection):
         lead.check()
+        for one in gathered:
+            put(connection, one.digest, now_us)
+            connection.executemany(
+                "UPDATE deliveries SET state = 'gathered', digest = ?, detail = ? WHERE notice = ? AND channel = ?",
+                [(one.digest.id, f"in digest {one.digest.id}", d.notice, d.channel) for d in one.deliveries],
+            )
         connection.executemany(
             "UPDATE deliveries SET attempts = attempts + 1, at = ?, next_at = ? WHERE notice = ? AND channel = ?",
             [(now_us, now_us + wait_us(d.attempts), d.notice, d.channel) for d in deliveries],
@@ -154,6 +189,11 @@ def ended(
             "UPDATE deliveries SET state = ?, at = ?, next_at = ?, detail = ? WHERE notice = ? AND channel = ?",
             (state, now_us, again, detail[:500], delivery.notice, delivery.channel),
         )
+        if state != "waiting":
+            connection.execute(
+                "UPDATE deliveries SET state = ?, at = ? WHERE digest = ? AND channel = ?",
+                (state, now_us, delivery.notice, delivery.channel),
+            )
 
 
 class Sent(NamedTuple):

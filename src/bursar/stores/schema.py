@@ -122,7 +122,7 @@ def _alarms() -> list[str]:
         """CREATE TABLE notices (id TEXT PRIMARY KEY, alarm TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL,
            message TEXT NOT NULL) STRICT, WITHOUT ROWID""",
         """CREATE TABLE deliveries (notice TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL,
-           created INTEGER NOT NULL, next_at INTEGER NOT NULL, at INTEGER NOT NULL, detail TEXT NOT NULL,
+           created INTEGER NOT NULL, next_at INTEGER NOT NULL, at INTEGER NOT NULL, detail TEXT NOT NULL, digest TEXT NOT NULL,
            PRIMARY KEY (notice, channel)) STRICT, WITHOUT ROWID""",
         "CREATE INDEX deliveries_state ON deliveries (state)",
         """CREATE TABLE silences (n INTEGER PRIMARY KEY AUTOINCREMENT, match TEXT NOT NULL, since INTEGER NOT NULL,
