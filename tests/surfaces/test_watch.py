@@ -28,10 +28,11 @@ from watch_rig import ALARMS, DAY, HOUR, MINUTE, NOW, channel, company
 import ledger_rows
 from bursar import drive
 from bursar.domain.alarm import Notice
+from bursar.domain.incident import Incident
 from bursar.domain.message import Message
 from bursar.domain.policy import Policy
 from bursar.domain.usage import Tokens
-from bursar.stores import alarms, drills, segments
+from bursar.stores import alarms, drills, incidents, segments
 from bursar.stores.reader import Reader
 from bursar.stores.schema import opened, transaction
 from bursar.stores.writer import Ledger
@@ -602,6 +603,44 @@ def test_holds_of_the_dead_expire_and_rows_are_moved_by_the_clockwork(ledger: Pa
     watch.compact()
     with Reader(ledger) as reader:
         assert reader.sqlite.execute("SELECT count(*) FROM tail WHERE seq > (SELECT seq FROM handed)").get == 0
+    watch.close()
+
+
+def test_what_is_over_goes_when_its_time_has_come_and_money_that_was_stopped_is_still_told(ledger: Path, run: Run) -> None:
+    ids = fired(ledger)
+    clock = Clock(500)
+    with opened(ledger) as connection:
+        with transaction(connection):
+            incidents.write(connection, [
+                Incident("old", NOW - 50 * DAY, "stopped", "budget_exceeded", "why", kept=3_000_000_000_000),
+                Incident("waits", NOW - 50 * DAY, "stopped", "budget_exceeded", "why", state="open"),
+                Incident("new", NOW, "stopped", "budget_exceeded", "why"),
+            ])  # fmt: skip
+    watch = made(ledger, clock, ALARMS + '[retention]\nincidents = "30d"\nalarms = "35d"\n')
+    watch.cycle()
+    assert {one.key for one in incidents.listed(watch._connection)} == {"waits", "new"}
+    told = run("guard", "incidents", "--ledger", ledger).stdout
+    assert "older, summed by day: 1 incidents, 1 calls, at most $3.00 stopped" in told
+    summed = json.loads(run("guard", "incidents", "--json", "--ledger", ledger).stdout)["summed"]
+    assert [(day["kept"], day["act"], day["incidents"]) for day in summed] == [("3", "stopped", 1)]
+    assert {one.id for one in alarms.history(watch._connection)} == set(ids.values())
+    clock.us += 36 * DAY
+    watch._tidy_at = 0.0
+    watch.cycle()
+    assert not {one.id for one in alarms.history(watch._connection)} & set(ids.values())
+    with Ledger.open(ledger, clock_us=clock) as book:
+        book._keeper.compare(mend=False)
+        assert (book.stats()["incidents"], book.stats()["incidents_summed"]) == (1, 2)
+    watch.close()
+
+
+def test_of_alarms_that_are_over_only_so_many_are_kept(ledger: Path) -> None:
+    fired(ledger)
+    watch = made(ledger, Clock(500), "")
+    watch.cycle()
+    newest = watch._connection.execute("SELECT id FROM alarms ORDER BY resolved DESC, n DESC LIMIT 1").get
+    alarms.tidy(watch._connection, watch.lead, NOW, DAY, most=1)
+    assert [one.id for one in alarms.history(watch._connection) if one.state == "resolved"] == [newest]
     watch.close()
 
 

@@ -160,6 +160,8 @@ class Retention(Record, frozen=True):
     """`[retention]`: what is kept beyond the books, and how long."""
 
     content: str = ""  # "7d": the last messages of stopped conversations, for whoever takes over; empty: no words are kept
+    incidents: str = "400d"  # one by one; after that as sums by day
+    alarms: str = "400d"  # that are over, with what people made of them
 
 
 class SpendPolicy(Record, frozen=True):

@@ -21,11 +21,11 @@ PEOPLES = ("by", "acknowledged", "judged", "judged_at", "judged_by")
 OURS = tuple(c for c in COLUMNS if c not in ("id", *PEOPLES))  # what the clockwork writes
 BACKOFF_US = (5_000_000, 15_000_000, 60_000_000, 300_000_000, 900_000_000)
 GIVE_UP_US = 86_400_000_000  # a notice that a channel has not taken for a day is told by nobody any more
-KEEP_US = 400 * 86_400_000_000  # resolved alarms
 TOLD_KEEP_US = 90 * 86_400_000_000  # notices, and how they were delivered
 DUE_MAX = 200  # of one channel, in one round
-OPEN_MAX = 10_000  # alarms open at once: beyond it new ones are only counted
+OVER_MAX = 100_000  # alarms that are over, the newest
 LISTED_MAX = 1000
+JUDGED_MAX = 2000  # judgements of a rule that its thresholds learn from
 
 _names = ", ".join(map(quoted, COLUMNS))
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
@@ -237,14 +237,19 @@ def history(connection: apsw.Connection, since_us: int = 0, until_us: int = 2**6
     return [Standing(*row) for row in rows]
 
 
-def tidy(connection: apsw.Connection, lead: Lead, now_us: int) -> None:
+def tidy(connection: apsw.Connection, lead: Lead, now_us: int, keep_us: int, most: int = OVER_MAX) -> None:
     """Forget what is old."""
     with transaction(connection):
         lead.check()
-        connection.execute("DELETE FROM alarms WHERE state = 'resolved' AND resolved < ?", (now_us - KEEP_US,))
+        connection.execute("DELETE FROM alarms WHERE state = 'resolved' AND resolved < ?", (now_us - keep_us,))
+        connection.execute(
+            """DELETE FROM alarms WHERE n IN (SELECT n FROM alarms WHERE state = 'resolved' ORDER BY resolved DESC, n DESC
+               LIMIT -1 OFFSET ?)""",
+            (most,),
+        )
         connection.execute("DELETE FROM deliveries WHERE state <> 'waiting' AND created < ?", (now_us - TOLD_KEEP_US,))
         connection.execute("DELETE FROM notices WHERE at < ? AND id NOT IN (SELECT notice FROM deliveries)", (now_us - TOLD_KEEP_US,))
-        connection.execute("DELETE FROM silences WHERE until < ?", (now_us - KEEP_US,))
+        connection.execute("DELETE FROM silences WHERE until < ?", (now_us - keep_us,))
         connection.execute("DELETE FROM links WHERE at < ?", (now_us - TOLD_KEEP_US,))
 
 
@@ -284,9 +289,11 @@ def judge(connection: apsw.Connection, id: str, judged: str, by: str, now_us: in
 
 
 def judgements(connection: apsw.Connection, rule: str) -> list[Standing]:
-    """Judged alarms of a rule, in the order they fired."""
-    rows = connection.execute(f"SELECT {_names} FROM alarms WHERE rule = ? AND judged <> '' ORDER BY fired LIMIT 10000", (rule,))
-    return [Standing(*row) for row in rows]
+    """Judged alarms of a rule, those that were judged last, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_names} FROM alarms WHERE rule = ? AND judged <> '' ORDER BY judged_at DESC, n DESC LIMIT ?", (rule, JUDGED_MAX)
+    )
+    return [Standing(*row) for row in rows][::-1]
 
 
 def silence(connection: apsw.Connection, match: Sequence[tuple[str, str]], since: int, until: int, by: str, note: str) -> Silence:

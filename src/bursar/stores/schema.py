@@ -96,6 +96,10 @@ def _first() -> list[str]:
            unit TEXT NOT NULL, kept INTEGER NOT NULL, evidence TEXT NOT NULL, state TEXT NOT NULL, by TEXT NOT NULL,
            note TEXT NOT NULL, told INTEGER NOT NULL) STRICT""",
         "CREATE INDEX incidents_ts ON incidents (last_ts)",
+        # Incidents whose time is over, as sums of a day; `kept` is a whole number that may pass 64 bits.
+        """CREATE TABLE incident_days (day INTEGER NOT NULL, act TEXT NOT NULL, code TEXT NOT NULL, budget TEXT NOT NULL,
+           incidents INTEGER NOT NULL, calls INTEGER NOT NULL, kept TEXT NOT NULL,
+           PRIMARY KEY (day, act, code, budget)) STRICT, WITHOUT ROWID""",
         # What was said last in a conversation that was stopped: only where the policy keeps it, and until then.
         "CREATE TABLE said (key TEXT PRIMARY KEY, until INTEGER NOT NULL, messages TEXT NOT NULL) STRICT, WITHOUT ROWID",
         """CREATE TABLE orders (n INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, by TEXT NOT NULL, kind TEXT NOT NULL,

@@ -27,7 +27,7 @@ from ..rules.alarm_policy import channels_of, length
 from ..stores import alarms, incidents, segments
 from ..stores.fault import OF_DISK, LedgerFault
 from ..stores.reader import Reader
-from ..stores.schema import Place, connect, opened
+from ..stores.schema import Place, connect, opened, transaction
 from ..stores.writer import Ledger
 from . import bell, handoff, links, settings, wiring
 from .watch_judge import Bench, Step, Told, advance
@@ -178,8 +178,14 @@ class Watch:
     def _tidy(self) -> None:
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_S
-            alarms.tidy(self._connection, self.lead, self._clock_us())
-            incidents.forget(self._connection, self._clock_us())
+            now, keep = self._clock_us(), self.policy.retention
+            alarms.tidy(self._connection, self.lead, now, length(keep.alarms, "alarms"))
+            incidents.forget(self._connection, now)
+            done = incidents.LOT
+            while done == incidents.LOT:
+                with transaction(self._connection):
+                    self.lead.check()
+                    done = incidents.sum_up(self._connection, now - length(keep.incidents, "incidents"))
 
     # -- for ever ----------------------------------------------------------------------------------------------------------
 
