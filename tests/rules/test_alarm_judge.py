@@ -242,6 +242,29 @@ def test_judged_noise_the_same_does_not_fire_again_and_judged_useful_it_does(jud
     assert alarms_of(run(replayed, rows, 22 * 1440)) == first + again  # judgements count from when they were made
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["within reach", "long before it"])
+def test_what_was_judged_before_a_restart_looks_back_still_counts(late: bool) -> None:
+    """Noise, useful and noise again, of two scopes; the judge that begins from five weeks of rows stands where the old one stands."""
+    end = 62 if late else 30
+    calm = [Fed(tick * 10, (key,), 5) for key in "ab" for tick in range(end * DAY)]
+    rows = sorted([*calm, *(Fed((10 * DAY + 12 * HOUR + n) * 10, (key,), 45) for key in "ab" for n in range(6))])
+    said = [
+        standing(Look(10 * 1440 * MINUTE_US, True, True, 270, 30, 0, score), worth, day * 1440 * MINUTE_US, f"j{day}")._replace(scope=scope)
+        for day, score, worth, scope in (
+            (11, 3.0, "noise", '{"tenant":"a"}'), (12, 4.0, "useful", '{"tenant":"a"}'), (13, 5.0, "noise", '{"tenant":"b"}'), (14, 3.5, "noise", '{"tenant":"a"}'),
+        )
+    ]  # fmt: skip
+    old = judge()
+    old.hear(said)
+    run(old, rows, end * 1440 - 1)
+    fresh = judge()
+    fresh.hear(said)
+    run(fresh, [row for row in rows if row.minute >= end * 1440 - fresh.reach_us // MINUTE_US], end * 1440 - 1)
+    for key in (("a",), ("b",)):
+        one, other = old._known[key], fresh._known[key]  # type: ignore[attr-defined]
+        assert one.lift == other.lift > 1.01 and one.threshold("page") == other.threshold("page")
+
+
 def test_what_was_noise_for_some_raises_the_threshold_of_all() -> None:
     """Of a rule: also for a scope that nobody has judged."""
     made = judge()

@@ -57,3 +57,47 @@ class Receiver:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def check_blocks(made: dict[str, Any]) -> None:
+    """Slack's documented limits, and nothing of strangers where Slack reads control sequences."""
+    (attachment,) = made["attachments"]
+    blocks = attachment["blocks"]
+    assert 1 <= len(blocks) <= 50 and len(made["text"]) <= 4000 and len(json.dumps(made)) < 100_000
+
+    def text(part: dict[str, Any], most: int) -> None:
+        assert part["type"] in ("plain_text", "mrkdwn") and 1 <= len(part["text"]) <= most
+        if part["type"] == "mrkdwn":
+            assert part["text"].startswith("```") and "<" not in part["text"] and part["text"].count("```") == 2
+        assert part["text"].replace("\n", "").isprintable()
+
+    ids = set()
+    for block in blocks:
+        match block["type"]:
+            case "header":
+                assert block["text"]["type"] == "plain_text"
+                text(block["text"], 150)
+            case "section":
+                if "accessory" in block:
+                    assert block["accessory"]["type"] == "button" and len(block["accessory"]["url"]) <= 3000
+                    text(block["accessory"]["text"], 75)
+                assert ("text" in block) != ("fields" in block)
+                if "text" in block:
+                    text(block["text"], 3000)
+                else:
+                    assert 1 <= len(block["fields"]) <= 10
+                    for part in block["fields"]:
+                        text(part, 2000)
+            case "actions":
+                assert 1 <= len(block["elements"]) <= 25
+                for button in block["elements"]:
+                    text(button["text"], 75)
+                    assert len(button["url"]) <= 3000 and button.get("style") in (None, "primary", "danger")
+                    assert button["action_id"] not in ids
+                    ids.add(button["action_id"])
+            case "context":
+                assert 1 <= len(block["elements"]) <= 10
+                text(block["elements"][0], 3000)
+            case other:
+                raise AssertionError(other)
+    assert "<" not in made["text"] and ">" not in made["text"]

@@ -5,25 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import socket
 import socketserver
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
-from bell_rig import Receiver
+from bell_rig import Receiver, check_blocks
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from bursar.domain.message import Link, Message
 from bursar.domain.policy import Channel
-from bursar.surfaces import bell, bell_slack, post, settings
+from bursar.surfaces import bell, bell_apprise, bell_slack, post, settings
 from bursar.surfaces.bell import Delivered, Failed, addressed, deliver
 
 HOSTILE = "<!channel> <https://evil|pay> *bold* `code` ``` :skull: \x1b[31m\u202e\r\n@here & co"
@@ -142,47 +142,6 @@ def test_addresses_without_tls_or_with_tricks_in_them_are_not_asked(url: str) ->
 # -- Slack -----------------------------------------------------------------------------------------------------------------
 
 
-def check_blocks(made: dict[str, Any]) -> None:
-    """Slack's documented limits, and nothing of strangers where Slack reads control sequences."""
-    (attachment,) = made["attachments"]
-    blocks = attachment["blocks"]
-    assert 1 <= len(blocks) <= 50 and len(made["text"]) <= 4000 and len(json.dumps(made)) < 100_000
-
-    def text(part: dict[str, Any], most: int) -> None:
-        assert part["type"] in ("plain_text", "mrkdwn") and 1 <= len(part["text"]) <= most
-        if part["type"] == "mrkdwn":
-            assert part["text"].startswith("```") and "<" not in part["text"] and part["text"].count("```") == 2
-        assert part["text"].replace("\n", "").isprintable()
-
-    ids = set()
-    for block in blocks:
-        match block["type"]:
-            case "header":
-                assert block["text"]["type"] == "plain_text"
-                text(block["text"], 150)
-            case "section":
-                assert ("text" in block) != ("fields" in block)
-                if "text" in block:
-                    text(block["text"], 3000)
-                else:
-                    assert 1 <= len(block["fields"]) <= 10
-                    for part in block["fields"]:
-                        text(part, 2000)
-            case "actions":
-                assert 1 <= len(block["elements"]) <= 25
-                for button in block["elements"]:
-                    text(button["text"], 75)
-                    assert len(button["url"]) <= 3000 and button.get("style") in (None, "primary", "danger")
-                    assert button["action_id"] not in ids
-                    ids.add(button["action_id"])
-            case "context":
-                assert 1 <= len(block["elements"]) <= 10
-                text(block["elements"][0], 3000)
-            case other:
-                raise AssertionError(other)
-    assert "<" not in made["text"] and ">" not in made["text"]
-
-
 def test_slack_gets_blocks_in_which_strangers_words_are_words() -> None:
     with Receiver() as receiver:
         assert isinstance(deliver(addressed(receiver.url, private=True)._replace(kind="slack"), MESSAGE), Delivered)
@@ -262,27 +221,63 @@ def test_an_email_to_nobody_and_one_without_tls_on_the_open_net_are_failures(mai
         bell.address("mail", Channel(url=url))
 
 
-def test_apprise_is_asked_where_it_is_installed_and_named_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library is an extra: its interface of three calls is stood in for."""
-    address = bell.address("phone", Channel(url="ntfy://topic"))
+# -- what apprise speaks: the real library, in the process it is given ------------------------------------------------------
+
+
+def through_apprise(url: str, **more: Any) -> Delivered | Failed:
+    return deliver(bell.address("phone", Channel(url=url, kind="apprise", **{"timeout_s": 30.0, **more})), MESSAGE)
+
+
+def test_apprise_takes_a_message_to_its_services() -> None:
+    with Receiver() as receiver:
+        sent = through_apprise(receiver.url.replace("http", "json"), private=True)
+    assert isinstance(sent, Delivered), sent
+    (got,) = receiver.got
+    assert got.path == "/hook" and got.json["title"] == MESSAGE.title
+    assert "Stop it: https://b.example/s?x=1" in got.json["message"] and "$ bursar why --where tenant=acme" in got.json["message"]
+
+
+def test_strangers_words_call_nobody_by_way_of_apprise() -> None:
+    """Which service reads `@here` or `<!channel>` is not known here: they are broken for all, and an address stays one."""
+    with Receiver() as receiver:
+        through_apprise(receiver.url.replace("http", "json"), private=True)
+    told = receiver.got[0].json["message"]
+    assert "@here" not in told and "<!channel>" not in told and "@\u200bhere" in told
+    assert bell_apprise.quiet("mia@example.com <b> @hereford") == "mia@example.com <b> @hereford"
+
+
+@pytest.mark.parametrize("url", ["json://127.0.0.1:{}/hook", "jsons://localhost:{}/hook", "json://[::ffff:127.0.0.1]:{}/", "mailto://u:p@127.0.0.1:{}?smtp=127.0.0.1",
+                                 "syslog://127.0.0.1:{}"])  # fmt: skip
+def test_apprise_is_kept_out_of_private_networks_and_from_talking_without_tls(url: str) -> None:
+    with Receiver() as receiver:
+        sent = through_apprise(url.format(receiver.url.split(":")[2].split("/")[0]))
+    assert isinstance(sent, Failed) and sent.code in ("private_address", "bad_url") and sent.remedy, sent
+    assert receiver.got == []
+
+
+def test_what_apprise_cannot_send_is_a_failure_in_its_time() -> None:
+    sent = through_apprise("nonsense://topic")
+    assert isinstance(sent, Failed) and sent.code == "bad_url" and "nonsense" not in sent.reason
+    with Receiver(500) as receiver:
+        sent = through_apprise(receiver.url.replace("http", "json"), private=True)
+    assert isinstance(sent, Failed) and sent.code == "refused"
+    with Receiver(hang_s=60) as receiver:
+        start = time.monotonic()
+        sent = through_apprise(receiver.url.replace("http", "json") + "?rto=60", private=True, timeout_s=4.0)
+        assert isinstance(sent, Failed) and sent.code == "timeout" and time.monotonic() - start < 30
+    left = [one for one in psutil.Process().children(recursive=True) if bell_apprise.MODULE in " ".join(one.cmdline())]
+    assert left == []
+
+
+def test_apprise_is_named_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
-    sent = deliver(address, MESSAGE)
+    sent = through_apprise("ntfy://topic")
     assert isinstance(sent, Failed) and "bursar[apprise]" in sent.remedy
-    told: list[dict[str, str]] = []
 
-    class Apprise:
-        def add(self, url: str) -> bool:
-            return url == "ntfy://topic"
 
-        def notify(self, **given: str) -> bool:
-            told.append(given)
-            return True
-
-    library = ModuleType("apprise")
-    library.Apprise = Apprise  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "apprise", library)
-    assert isinstance(deliver(address, MESSAGE), Delivered)
-    assert told[0]["title"] == MESSAGE.title
+def test_neither_the_gateway_nor_its_clockwork_loads_apprise() -> None:
+    look = "import sys, bursar.surfaces.bell_apprise, bursar.surfaces.watch; print({'apprise', 'requests'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 @pytest.mark.parametrize(("name", "url", "kind"), [

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 import ledger_rows
-from bursar.domain.entry import Entry
+from bursar.domain.entry import Charge, Entry, Hold, Settlement
+from bursar.domain.usage import Tokens
 from bursar.stores import segments
-from bursar.stores.check import check
+from bursar.stores.check import check, rebuild
 from bursar.stores.query import Filter, Query
 from bursar.stores.reader import Reader
+from bursar.stores.schema import opened
 from bursar.stores.writer import Ledger
 from bursar.surfaces import naming
 from bursar.surfaces.periods import Period
@@ -157,3 +159,28 @@ def test_a_conversation_is_told_once_with_its_newest_name(run: Run, book: Path) 
     assert (after["tenant"], after["outcome"], after["cost"]) == ("nova", "resolved", before["cost"])
     found = json.loads(run("conversations", "--where", "tenant=nova", "--json", "--ledger", book).stdout)
     assert [(row["conversation"], row["cost"], row["calls"]) for row in found["rows"]] == [(talk, before["cost"], before["calls"])]
+
+
+def test_what_a_budget_has_counted_stays_counted_where_it_was_and_is_no_drift(run: Run, tmp_path: Path) -> None:
+    """A budget judged these calls under the labels they came with. A name that somebody gives them later changes no counter, in
+    the tail and in segments, and counters that are built anew from the rows come out the same."""
+    place = tmp_path / "judged"
+    rows = [ledger_rows.entry(n, ledger_rows.START + n, Tokens(input=100), feature="search") for n in range(6)]
+    charge = Charge("team|feature=search", "team", "usd", 9_000, 10**9, True)
+    with Ledger.open(place, clock_us=lambda: ledger_rows.END) as ledger:
+        for row in rows:
+            ledger.hold(Hold(row.id, row.ts, 9_000, (charge,), row))
+            ledger.book(Settlement(row.id, row, (4_000,), (charge,)))
+    segments.compact(place, everything=True)
+
+    def counters() -> dict[str, int]:
+        with opened(place, read_only=True) as connection:
+            return dict(connection.execute("SELECT counter, spent FROM counters").fetchall())
+
+    before = counters()
+    assert before == {"team|feature=search": 24_000}
+    run("label", "--ledger", place, "--where", "feature=search", "feature=find")
+    for _ in range(2):
+        assert check(place).findings == () and rebuild(place) == [] and counters() == before
+        segments.compact(place, everything=True)
+    assert ask(place, where=(Filter("feature", ("find",)),))[0]["calls"] == 6

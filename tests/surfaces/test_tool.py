@@ -15,8 +15,12 @@ import pytest
 from wrapped import Bench, bench, prices
 
 import bursar
+from bursar.domain.policy import Alarm
+from bursar.rules.alarm_policy import compile_alarm
 from bursar.stores.check import check
+from bursar.stores.reader import Reader
 from bursar.surfaces import tool as tools
+from bursar.surfaces import watch_rows
 from bursar.testing.script import Say
 
 __all__ = ["bench", "prices"]
@@ -231,5 +235,9 @@ def test_an_agents_tools_are_in_the_ledger_with_their_cost_and_their_failures(be
     tries = [row for row in rows if row.attempt_kind != "tool"]
     assert [row.cause for row in tries] == ["", "tool:search", "", ""]
     assert json.loads(tries[0].evidence)["called"] == ["search"]
+    minute = tries[0].ts // 60_000_000
+    with Reader(bench.ledger) as reader:  # and what an alarm on the tool's calls sees is what came back
+        seen = list(watch_rows.rows(reader, compile_alarm(Alarm(metric="tool_calls", threshold=1), 0), 1, minute, minute + 60))
+    assert sum(one.part for one in seen) == 3 and {one.key for one in seen} == {("search",)}
     assert search.stats()[:2] == (2, 1)  # type: ignore[attr-defined]
     assert check(bench.ledger).findings == ()

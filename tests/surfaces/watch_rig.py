@@ -36,13 +36,13 @@ def company(days: int = 10) -> list[Entry]:
     for n in range(days * 72):
         ts = NOW - days * DAY + n * 20 * MINUTE + n % 7 * MINUTE
         for tenant in ("acme", "globex"):
-            tools = {"evidence": '{"tools":{"lookup":1}}'} if n % 4 == 0 else {}
+            tools = {"evidence": '{"answered":{"lookup":1}}'} if n % 4 == 0 else {}
             add(ts, tenant=tenant, feature="support", conversation=f"{tenant}-{n // 5}", turn=n % 5, **tools)
     for minute in range(*LOOP):
         for n in range(10):
             how = {"attempt_kind": "fallback", "operation": "fallback", "try_no": 1} if n % 2 else {}
             add(NOW + minute * MINUTE + n * 1_000_000, "claude-sonnet-4-5", tenant="acme", feature="support", conversation="acme-circle",
-                turn=minute, evidence='{"tools":{"lookup":1}}', **how)  # fmt: skip
+                turn=minute, evidence='{"answered":{"lookup":1}}', **how)  # fmt: skip
     add(NOW + 5 * HOUR, tenant="globex", feature="support")
     return rows
 

@@ -57,16 +57,17 @@ class Notice(NamedTuple):
 
     id: str
     alarm: str
-    kind: str  # firing | worse | reminder | resolved | test
+    kind: str  # firing | worse | reminder | resolved | digest | test | handoff
     at: int
     message: str  # JSON of domain.message.Message
     channels: tuple[str, ...]
 
 
 class Delivery(NamedTuple):
-    """A notice on its way to one channel. `state`: waiting, delivered, given_up."""
+    """A notice on its way to one channel. `state`: waiting, gathered (it goes with a digest), delivered, given_up."""
 
     notice: str
+    kind: str
     channel: str
     message: str
     attempts: int

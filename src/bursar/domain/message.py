@@ -13,9 +13,17 @@ class Link(NamedTuple):
     style: str = ""
 
 
+class Item(NamedTuple):
+    """A line of a message about several things."""
+
+    text: str
+    link: Link | None = None
+
+
 class Message(NamedTuple):
     """`id` stays the same on every delivery and every channel, so that a receiver can drop what it has. `kind`: firing, worse,
-    reminder, resolved, test, handoff. Texts are plain: each channel escapes them for itself. `data` is the same for programs."""
+    reminder, resolved, digest, test, handoff. Texts are plain: each channel escapes them for itself. `data` is the same for
+    programs."""
 
     id: str
     kind: str
@@ -26,3 +34,4 @@ class Message(NamedTuple):
     command: str = ""  # what to run to see more
     links: tuple[Link, ...] = ()
     data: dict[str, object] = {}
+    items: tuple[Item, ...] = ()  # of a digest: what it lists, the dearest first

@@ -163,6 +163,8 @@ class Retention(Record, frozen=True):
     """`[retention]`: what is kept beyond the books, and how long."""
 
     content: str = ""  # "7d": the last messages of stopped conversations, for whoever takes over; empty: no words are kept
+    incidents: str = "400d"  # one by one; after that as sums by day
+    alarms: str = "400d"  # that are over, with what people made of them
 
 
 class SpendPolicy(Record, frozen=True):
@@ -201,6 +203,7 @@ class Channel(Record, frozen=True):
     sender: str = ""  # … and whose name the mail has
     private: bool = False  # the address may be inside your network, and without TLS
     timeout_s: float = 10.0  # for one delivery, whole
+    digest: int | None = None  # alarms it is told one by one in five minutes, more come as one message; 0: all one by one
 
 
 class Owner(Record, frozen=True):

@@ -10,6 +10,7 @@ days, h the highest hour at this time of day (an hour either way) on those days,
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from heapq import nlargest
 from math import sqrt
@@ -182,8 +183,11 @@ class Series:
     @property
     def lift(self) -> float:
         """The factor that judgements of this series put on its thresholds; half of what is above 1 is forgotten in four weeks."""
+        return self._lift_at(self._now)
+
+    def _lift_at(self, tick: int) -> float:
         when, lift = self._lift
-        return 1.0 + (lift - 1.0) * 0.5 ** (max(0, self._now - when) / MONTH)
+        return 1.0 + (lift - 1.0) * 0.5 ** (max(0, tick - when) / MONTH)
 
     def _remember(self, tick: int, score: float) -> None:
         self._peaks = [peak for peak in self._peaks if peak.tick > tick - MONTH][-PEAKS_MAX:]
@@ -206,20 +210,22 @@ class Series:
 
     # -- judgements --------------------------------------------------------------------------------------------------------
 
-    def judge(self, signal: Signal, useful: bool) -> None:
-        """Somebody said what an alarm of this series was worth. Noise: it takes a tenth more than that to fire again. Useful: it
-        does not count as a false alarm of the series' month, and half of what noise had added is taken back. Lines stay."""
+    def judge(self, signal: Signal, useful: bool, at_us: int | None = None, then: Rule | None = None) -> None:
+        """Somebody said what an alarm of this series was worth: at that time and under that rule, else now. Noise: it takes a tenth
+        more than that to fire again. Useful: it does not count as a false alarm of the series' month, and half of what noise had
+        added is taken back. Lines stay."""
         if signal.level == "line":
             return
         tick = signal.at_us // TICK_US - 1
-        lift = self.lift
+        when, rule = self._now if at_us is None else at_us // TICK_US, then or self.rule
+        lift = self._lift_at(when)
         if useful:
             self._peaks = [peak for peak in self._peaks if not tick - DAY <= peak.last <= tick + DAY]
             lift = 1.0 + (lift - 1.0) / 2
         else:
-            base = self.rule.page if signal.level == "page" else self.rule.ticket
+            base = rule.page if signal.level == "page" else rule.ticket
             lift = min(max(lift, signal.score / base * 1.1), LIFT_MAX)
-        self._lift = (self._now, lift)
+        self._lift = (when, lift)
 
 
 LIFT_MAX = 4.0  # judged noise may raise a threshold so far and no further: what is ten times the usual must still be heard
@@ -238,10 +244,12 @@ USEFUL_WORTH = 5  # noises that one missed useful alarm is worth
 def lift_of(judged: Sequence[Judged]) -> float:
     """What all judgements of a rule make of its threshold, for series that nobody judged yet: the lowest factor from 1 up at
     which the noise that remains and the useful alarms that are lost cost least."""
-    best, cost = 1.0, float(sum(not one.useful for one in judged))
-    for factor in sorted({one.times * 1.001 for one in judged if not one.useful and 1.0 <= one.times < LIFT_MAX}):
-        noise = sum(not one.useful and one.times > factor for one in judged)
-        lost = sum(one.useful and one.times <= factor for one in judged)
+    noises = sorted(one.times for one in judged if not one.useful)
+    useful = sorted(one.times for one in judged if one.useful)
+    best, cost = 1.0, float(len(noises))
+    for factor in [times * 1.001 for times in noises if 1.0 <= times < LIFT_MAX]:
+        noise = len(noises) - bisect_right(noises, factor)
+        lost = bisect_right(useful, factor)
         if noise + USEFUL_WORTH * lost < cost:
             best, cost = factor, float(noise + USEFUL_WORTH * lost)
     return best

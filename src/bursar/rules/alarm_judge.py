@@ -199,6 +199,7 @@ class _Taught(_Minutes):
     def _learn(self, minute: int) -> None:
         while self._unheard and self._unheard[-1].judged_at < (minute + 1) * MINUTE_US:
             one = self._unheard.pop()
+            self._heard.pop(one.id, None)  # judged anew: it is the latest then
             self._heard[one.id] = one
             self._taught(one)
 
@@ -228,21 +229,35 @@ class Learned(_Taught):
         page = BASE.page if rule.level == "page" else NEVER
         self._base = Rule(floor=rule.floor, least=least, line=rule.threshold, page=page)
         self._now_rule = self._base
+        self._then: dict[str, Rule] = {}  # by judgement: the rule as that one had left it
 
     def _made(self) -> Series:
         return Series(self._now_rule)
+
+    def _series(self, key: Key) -> object:
+        """A series that was not known hears what was said of it before: a restart looks back no further than it must."""
+        fresh = key not in self._known
+        series = super()._series(key)
+        if fresh:
+            for one in self._heard.values():  # in the order they were made
+                self._said(key, one)
+        return series
 
     def _taught(self, one: Standing) -> None:
         """The series that was judged, and the thresholds of all."""
         lift = lift_of([Judged(heard.score / self._level(heard.level), heard.judged == USEFUL) for heard in self._heard.values()])
         self._now_rule = self._base._replace(page=self._base.page * lift, ticket=self._base.ticket * lift)
+        self._then[one.id] = self._now_rule
         for series in self._known.values():
             assert isinstance(series, Series)
             series.rule = self._now_rule
-        for key, series in self._known.items():
-            if scope_key(self._rule, one.scope) == key and isinstance(series, Series):
-                signal = Signal(one.fired, one.level, one.value, one.normal, one.score, self._level(one.level))
-                series.judge(signal, one.judged == USEFUL)
+        self._said(scope_key(self._rule, one.scope), one)
+
+    def _said(self, key: Key, one: Standing) -> None:
+        series = self._known.get(key)
+        if scope_key(self._rule, one.scope) == key and isinstance(series, Series):
+            signal = Signal(one.fired, one.level, one.value, one.normal, one.score, self._level(one.level))
+            series.judge(signal, one.judged == USEFUL, one.judged_at, self._then[one.id])
 
     def _level(self, level: str) -> float:
         return self._base.ticket if level == "ticket" else self._base.page

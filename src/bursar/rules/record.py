@@ -205,7 +205,7 @@ def evidence(story: Story, cause: Cause, split: Shares | None = None, uses: Sequ
     if placed is not None and placed.fresh_pairs:
         tools = [name for name in placed.pairs.names[-placed.fresh_pairs :] if name]
         if tools:
-            parts.append(f'"tools":{_json({name: tools.count(name) for name in dict.fromkeys(tools)})}')
+            parts.append(f'"answered":{_json({name: tools.count(name) for name in dict.fromkeys(tools)})}')
     if loop is not None and placed is not None:
         told: dict[str, Any] = {"rule": loop.rule, "tools": loop.tools, "times": loop.times, "stop": story.stop}
         told["last"] = placed.ask.history.preview

@@ -21,10 +21,11 @@ PEOPLES = ("by", "acknowledged", "judged", "judged_at", "judged_by")
 OURS = tuple(c for c in COLUMNS if c not in ("id", *PEOPLES))  # what the clockwork writes
 BACKOFF_US = (5_000_000, 15_000_000, 60_000_000, 300_000_000, 900_000_000)
 GIVE_UP_US = 86_400_000_000  # a notice that a channel has not taken for a day is told by nobody any more
-KEEP_US = 400 * 86_400_000_000  # resolved alarms
 TOLD_KEEP_US = 90 * 86_400_000_000  # notices, and how they were delivered
-OPEN_MAX = 10_000  # alarms open at once: beyond it new ones are only counted
+DUE_MAX = 200  # of one channel, in one round
+OVER_MAX = 100_000  # alarms that are over, the newest
 LISTED_MAX = 1000
+JUDGED_MAX = 2000  # judgements of a rule that its thresholds learn from
 
 _names = ", ".join(map(quoted, COLUMNS))
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
@@ -114,25 +115,59 @@ def put(connection: apsw.Connection, notice: Notice, now_us: int) -> None:
         (notice.id, notice.alarm, notice.kind, notice.at, notice.message),
     )
     connection.executemany(
-        "INSERT OR IGNORE INTO deliveries VALUES (?, ?, 'waiting', 0, ?, 0, 0, '')",
+        "INSERT OR IGNORE INTO deliveries VALUES (?, ?, 'waiting', 0, ?, 0, 0, '', '')",
         [(notice.id, channel, now_us) for channel in notice.channels],
     )
 
 
-def due(connection: apsw.Connection, now_us: int, most: int = 100) -> list[Delivery]:
-    """What is to be sent now, oldest first. A moment further away than any wait can be was set by a clock that has gone back."""
+def due(connection: apsw.Connection, now_us: int, most: int = DUE_MAX) -> dict[str, list[Delivery]]:
+    """What is to be sent now, by channel, oldest first, so many of each. A moment further away than any wait can be was set by a
+    clock that has gone back."""
     rows = connection.execute(
-        """SELECT d.notice, d.channel, n.message, d.attempts, d.created FROM deliveries d JOIN notices n ON n.id = d.notice
-           WHERE d.state = 'waiting' AND (d.next_at <= ?1 OR d.next_at > ?2) ORDER BY n.at, d.notice LIMIT ?3""",
+        """SELECT notice, kind, channel, message, attempts, created FROM (
+               SELECT *, row_number() OVER (PARTITION BY channel ORDER BY n.at, d.notice) AS place
+               FROM deliveries d JOIN notices n ON n.id = d.notice
+               WHERE d.state = 'waiting' AND (d.next_at <= ?1 OR d.next_at > ?2))
+           WHERE place <= ?3 ORDER BY place""",
         (now_us, now_us + 2 * BACKOFF_US[-1], most),
     )
-    return [Delivery(*row) for row in rows]
+    found: dict[str, list[Delivery]] = {}
+    for row in rows:
+        delivery = Delivery(*row)
+        found.setdefault(delivery.channel, []).append(delivery)
+    return found
 
 
-def trying(connection: apsw.Connection, lead: Lead, deliveries: Sequence[Delivery], now_us: int) -> None:
-    """They go out now: should this process die, they come again after a wait, and not at once."""
+def told_since(connection: apsw.Connection, since_us: int, kinds: Sequence[str]) -> dict[str, int]:
+    """How many messages of these kinds each channel was sent since then, delivered or not."""
+    marks = ",".join("?" * len(kinds))
+    return dict(connection.execute(
+        f"""SELECT d.channel, count(*) FROM deliveries d JOIN notices n ON n.id = d.notice
+            WHERE d.at >= ? AND d.attempts > 0 AND d.digest = '' AND n.kind IN ({marks}) GROUP BY 1""",
+        (since_us, *kinds),
+    ).fetchall())  # fmt: skip
+
+
+class Gathered(NamedTuple):
+    """Notices that one channel gets as one message. `digest`: that message, already composed."""
+
+    digest: Notice
+    deliveries: tuple[Delivery, ...]
+
+
+def trying(
+    connection: apsw.Connection, lead: Lead, deliveries: Sequence[Delivery], now_us: int, gathered: Sequence[Gathered] = ()
+) -> None:
+    """They go out now: should this process die, they come again after a wait, and not at once. What is gathered into a digest
+    stays in that one, so that nothing is told under two ids."""
     with transaction(connection):
         lead.check()
+        for one in gathered:
+            put(connection, one.digest, now_us)
+            connection.executemany(
+                "UPDATE deliveries SET state = 'gathered', digest = ?, detail = ? WHERE notice = ? AND channel = ?",
+                [(one.digest.id, f"in digest {one.digest.id}", d.notice, d.channel) for d in one.deliveries],
+            )
         connection.executemany(
             "UPDATE deliveries SET attempts = attempts + 1, at = ?, next_at = ? WHERE notice = ? AND channel = ?",
             [(now_us, now_us + wait_us(d.attempts), d.notice, d.channel) for d in deliveries],
@@ -154,6 +189,11 @@ def ended(
             "UPDATE deliveries SET state = ?, at = ?, next_at = ?, detail = ? WHERE notice = ? AND channel = ?",
             (state, now_us, again, detail[:500], delivery.notice, delivery.channel),
         )
+        if state != "waiting":
+            connection.execute(
+                "UPDATE deliveries SET state = ?, at = ? WHERE digest = ? AND channel = ?",
+                (state, now_us, delivery.notice, delivery.channel),
+            )
 
 
 class Sent(NamedTuple):
@@ -197,14 +237,19 @@ def history(connection: apsw.Connection, since_us: int = 0, until_us: int = 2**6
     return [Standing(*row) for row in rows]
 
 
-def tidy(connection: apsw.Connection, lead: Lead, now_us: int) -> None:
+def tidy(connection: apsw.Connection, lead: Lead, now_us: int, keep_us: int, most: int = OVER_MAX) -> None:
     """Forget what is old."""
     with transaction(connection):
         lead.check()
-        connection.execute("DELETE FROM alarms WHERE state = 'resolved' AND resolved < ?", (now_us - KEEP_US,))
+        connection.execute("DELETE FROM alarms WHERE state = 'resolved' AND resolved < ?", (now_us - keep_us,))
+        connection.execute(
+            """DELETE FROM alarms WHERE n IN (SELECT n FROM alarms WHERE state = 'resolved' ORDER BY resolved DESC, n DESC
+               LIMIT -1 OFFSET ?)""",
+            (most,),
+        )
         connection.execute("DELETE FROM deliveries WHERE state <> 'waiting' AND created < ?", (now_us - TOLD_KEEP_US,))
         connection.execute("DELETE FROM notices WHERE at < ? AND id NOT IN (SELECT notice FROM deliveries)", (now_us - TOLD_KEEP_US,))
-        connection.execute("DELETE FROM silences WHERE until < ?", (now_us - KEEP_US,))
+        connection.execute("DELETE FROM silences WHERE until < ?", (now_us - keep_us,))
         connection.execute("DELETE FROM links WHERE at < ?", (now_us - TOLD_KEEP_US,))
 
 
@@ -244,9 +289,11 @@ def judge(connection: apsw.Connection, id: str, judged: str, by: str, now_us: in
 
 
 def judgements(connection: apsw.Connection, rule: str) -> list[Standing]:
-    """Judged alarms of a rule, in the order they fired."""
-    rows = connection.execute(f"SELECT {_names} FROM alarms WHERE rule = ? AND judged <> '' ORDER BY fired LIMIT 10000", (rule,))
-    return [Standing(*row) for row in rows]
+    """Judged alarms of a rule, those that were judged last, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_names} FROM alarms WHERE rule = ? AND judged <> '' ORDER BY judged_at DESC, n DESC LIMIT ?", (rule, JUDGED_MAX)
+    )
+    return [Standing(*row) for row in rows][::-1]
 
 
 def silence(connection: apsw.Connection, match: Sequence[tuple[str, str]], since: int, until: int, by: str, note: str) -> Silence:

@@ -15,6 +15,9 @@ COLUMNS = (
     "n", "key", "ts", "last_ts", "calls", "act", "code", "reason", "budget", "tenant", "feature", "flow", "user", "conversation",
     "call", "model", "spent", "limit", "unit", "kept", "evidence", "state", "by", "note",
 )  # fmt: skip
+ROWS_MAX = 200_000  # incidents that are kept one by one
+LOT = 5_000  # that are summed up in one transaction
+DAY_US = 86_400_000_000
 _NAMES = ", ".join(f'"{c}"' for c in COLUMNS)
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _messages = msgspec.json.Decoder(list[dict[str, str]])
@@ -81,6 +84,56 @@ def said(connection: apsw.Connection, one: Logged, now_us: int) -> list[dict[str
     """The last messages before the stop, oldest first, where they are kept and still may be read: role and text."""
     found = connection.execute("SELECT messages FROM said WHERE key = ? AND until > ?", (one.key, now_us)).get
     return _messages.decode(found) if found else []
+
+
+class Day(NamedTuple):
+    """What incidents of one kind came to on one day (since the epoch), by the day of their last call."""
+
+    day: int
+    act: str
+    code: str
+    budget: str
+    incidents: int
+    calls: int
+    kept: int
+
+
+def sum_up(connection: apsw.Connection, before_us: int, most: int = ROWS_MAX, lot: int = LOT) -> int:
+    """In the transaction that is open: incidents that ask for nobody and had their last call before then, and the oldest beyond
+    `most`, become sums, so that what they kept is still told. How many; fewer than a lot: those were all."""
+    beyond = int(connection.execute("SELECT count(*) FROM incidents").get) - most
+    rows = connection.execute(
+        """SELECT n, last_ts, act, code, budget, calls, kept FROM incidents WHERE state NOT IN ('open', 'taken')
+           ORDER BY last_ts, n LIMIT ?""",
+        (lot,),
+    ).fetchall()
+    gone = [row for place, row in enumerate(rows) if row[1] < before_us or place < beyond]
+    days: dict[tuple[int, str, str, str], tuple[int, int, int]] = {}
+    for _, last, act, code, budget, calls, kept in gone:
+        key = (last // DAY_US, act, code, budget)
+        had = days.get(key, (0, 0, 0))
+        days[key] = (had[0] + 1, had[1] + calls, had[2] + kept)
+    for key, (number, calls, kept) in days.items():
+        known = connection.execute(
+            "SELECT incidents, calls, kept FROM incident_days WHERE day = ? AND act = ? AND code = ? AND budget = ?", key
+        ).fetchall()
+        was = known[0] if known else (0, 0, "0")
+        connection.execute(
+            "INSERT OR REPLACE INTO incident_days VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*key, was[0] + number, was[1] + calls, str(int(was[2]) + kept)),
+        )
+    connection.executemany("DELETE FROM incidents WHERE n = ?", [(row[0],) for row in gone])
+    return len(gone)
+
+
+def summed(connection: apsw.Connection, since_us: int = 0, until_us: int = 2**62) -> list[Day]:
+    """The days that begin in [since, until), oldest first."""
+    rows = connection.execute(
+        """SELECT day, act, code, budget, incidents, calls, kept FROM incident_days WHERE day >= ? AND day < ?
+           ORDER BY day, act, code, budget""",
+        (-(-since_us // DAY_US), -(-until_us // DAY_US)),
+    )
+    return [Day(*row[:-1], int(row[-1])) for row in rows]
 
 
 def listed(
@@ -162,4 +215,7 @@ def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
     return last, withdrawn, over
 
 
-__all__ = ["COLUMNS", "RESUME", "Logged", "give", "in_force", "listed", "move", "told", "untold", "version", "withdraw", "write"]
+__all__ = [
+    "COLUMNS", "LOT", "RESUME", "Day", "Logged", "forget", "give", "in_force", "listed", "move", "said", "sum_up", "summed", "told",
+    "untold", "version", "withdraw", "write",
+]  # fmt: skip

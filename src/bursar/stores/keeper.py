@@ -40,6 +40,7 @@ class Keeper:
         self._handed = False  # a loop could not write what is pending
         self._log_at = 0.0
         self.drift = 0  # counters that differed at the last look
+        self.incidents = self.summed = 0  # that stand one by one, and as sums of a day, then
 
     def start(self) -> None:
         if self._thread is None:
@@ -184,6 +185,8 @@ class Keeper:
             if mend:
                 standing.repair(connection, found)
                 connection.execute("COMMIT")
+            self.incidents = connection.execute("SELECT count(*) FROM incidents").get
+            self.summed = connection.execute("SELECT coalesce(sum(incidents), 0) FROM incident_days").get
         finally:
             connection.close(True)
         self.drift = 0 if mend else len(found)

@@ -202,6 +202,13 @@ class Reader:
             """CREATE VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
                CAST(CAST(kept AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_incidents"""
         )
+        names = "day BIGINT, act VARCHAR, code VARCHAR, budget VARCHAR, incidents BIGINT, calls BIGINT, kept HUGEINT"
+        self.duck.execute(f"CREATE TABLE raw_days ({names})")
+        append(self.duck, "raw_days", incidents.summed(self.sqlite))
+        self.duck.execute(
+            """CREATE VIEW incident_days AS SELECT * REPLACE (make_date(CAST(day AS INTEGER)) AS day,
+               CAST(CAST(kept AS DECIMAL(38,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_days"""
+        )
         self.duck.execute("CREATE TABLE raw_drills (ts BIGINT, policy VARCHAR, passed BOOLEAN, signed BOOLEAN)")
         append(self.duck, "raw_drills", [(one.ts, one.policy, one.passed, one.good) for one in drills.newest(self.sqlite, DRILLS_MAX)])
         self.duck.execute("CREATE VIEW drills AS SELECT make_timestamptz(ts) AS ts, policy, passed, signed FROM raw_drills")

@@ -96,6 +96,10 @@ def _first() -> list[str]:
            unit TEXT NOT NULL, kept INTEGER NOT NULL, evidence TEXT NOT NULL, state TEXT NOT NULL, by TEXT NOT NULL,
            note TEXT NOT NULL, told INTEGER NOT NULL) STRICT""",
         "CREATE INDEX incidents_ts ON incidents (last_ts)",
+        # Incidents whose time is over, as sums of a day; `kept` is a whole number that may pass 64 bits.
+        """CREATE TABLE incident_days (day INTEGER NOT NULL, act TEXT NOT NULL, code TEXT NOT NULL, budget TEXT NOT NULL,
+           incidents INTEGER NOT NULL, calls INTEGER NOT NULL, kept TEXT NOT NULL,
+           PRIMARY KEY (day, act, code, budget)) STRICT, WITHOUT ROWID""",
         # What was said last in a conversation that was stopped: only where the policy keeps it, and until then.
         "CREATE TABLE said (key TEXT PRIMARY KEY, until INTEGER NOT NULL, messages TEXT NOT NULL) STRICT, WITHOUT ROWID",
         """CREATE TABLE orders (n INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, by TEXT NOT NULL, kind TEXT NOT NULL,
@@ -122,7 +126,7 @@ def _alarms() -> list[str]:
         """CREATE TABLE notices (id TEXT PRIMARY KEY, alarm TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL,
            message TEXT NOT NULL) STRICT, WITHOUT ROWID""",
         """CREATE TABLE deliveries (notice TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL,
-           created INTEGER NOT NULL, next_at INTEGER NOT NULL, at INTEGER NOT NULL, detail TEXT NOT NULL,
+           created INTEGER NOT NULL, next_at INTEGER NOT NULL, at INTEGER NOT NULL, detail TEXT NOT NULL, digest TEXT NOT NULL,
            PRIMARY KEY (notice, channel)) STRICT, WITHOUT ROWID""",
         "CREATE INDEX deliveries_state ON deliveries (state)",
         """CREATE TABLE silences (n INTEGER PRIMARY KEY AUTOINCREMENT, match TEXT NOT NULL, since INTEGER NOT NULL,

@@ -281,6 +281,7 @@ class Ledger:
             "holds": self._holds, "short": self._short, "refused": self._refused, "released": self._released,
             "recovered": self._recovered, "duplicates": tail.duplicates if tail else 0,
             "corrections": tail.corrections if tail else 0, "drift": self._keeper.drift,
+            "incidents": self._keeper.incidents, "incidents_summed": self._keeper.summed,
         }  # fmt: skip
 
     def counters(self) -> dict[str, Standing]:

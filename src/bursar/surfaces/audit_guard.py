@@ -9,7 +9,7 @@ from ..domain.money import plain
 from ..rules import audit_guard as rules
 from ..rules import prospect
 from ..rules.audit_guard import Drill, Flow, Stops, Talks
-from ..stores import drills
+from ..stores import drills, incidents
 from ..stores.query import Filter
 from ..stores.reader import Reader
 from .audit_asker import WHOLE, WITHIN, WRITTEN, Asker, pico
@@ -93,6 +93,8 @@ def stops(ask: Asker, loops: int, beyond: int) -> Stops:
         "SELECT act, count(*) FROM incidents WHERE last_ts >= ? AND ts < ? GROUP BY act", (ask.since, ask.until)
     ).fetchall()
     acts = {str(act): int(number) for act, number in rows}
+    for day in incidents.summed(ask.reader.sqlite, ask.since, ask.until):
+        acts[day.act] = acts.get(day.act, 0) + day.incidents
     stopped = acts.pop("stopped", 0) + acts.pop("refused", 0)
     return Stops(stopped, sum(acts.values()), loops, beyond)
 

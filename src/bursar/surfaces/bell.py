@@ -19,6 +19,7 @@ from . import settings
 from .post import Answer, PostFailed, post
 
 KINDS = ("slack", "webhook", "email", "apprise")
+ALONE = 3  # alarms that people are told one by one in five minutes
 GRACE_S = 1.0  # a channel's own deadline is given this long to speak before the thread is left behind
 
 
@@ -75,6 +76,16 @@ def address(name: str, channel: Channel) -> Address:
     if kind == "email" and not channel.to:
         raise settings.BadPolicy(f'channels.{name}: nobody to write to; add to = ["you@example.com"]')
     return Address(name, kind, url, key, tuple(channel.to), channel.sender, channel.private, channel.timeout_s)
+
+
+def alone(name: str, channel: Channel) -> int:
+    """How many alarms a channel is told one by one in five minutes; 0: all of them, as programs take them."""
+    if channel.digest is not None:
+        return channel.digest
+    try:
+        return 0 if address(name, channel).kind == "webhook" else ALONE
+    except settings.BadPolicy:
+        return ALONE
 
 
 def addressed(url: str, secret: str = "", *, private: bool = False, timeout_s: float = 10.0) -> Address:
@@ -173,6 +184,8 @@ def _answered(channel: Address, answer: Answer) -> Delivered | Failed:
 def as_text(message: Message) -> str:
     """For channels without markup."""
     lines = [*message.text, ""] + [f"{name}: {value}" for name, value in message.facts]
+    for item in message.items:
+        lines += [f"- {item.text}", *([f"  {item.link.text}: {item.link.url}"] if item.link else [])]
     lines += ["", f"$ {message.command}"] if message.command else []
     lines += ["", *[f"{link.text}: {link.url}" for link in message.links]] if message.links else []
     return "\n".join(lines).strip() + "\n"
@@ -217,16 +230,11 @@ def _email(channel: Address, message: Message) -> Delivered | Failed:
 
 
 def _apprise(channel: Address, message: Message) -> Delivered | Failed:
-    try:
-        import apprise  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return Failed("no_apprise", "apprise is not installed", "pip install 'bursar[apprise]'")
-    bell = apprise.Apprise()
-    if not bell.add(channel.url):
-        return Failed("bad_url", f"channels.{channel.name}.url is none that apprise knows", "see apprise's list of services")
-    if not bell.notify(title=" ".join(message.title.split())[:200], body=as_text(message), body_format="text"):
-        return Failed("refused", f"{channel.name} did not take it", "look at the channel's url; apprise says no more")
-    return Delivered("apprise", 0)
+    from .bell_apprise import tell
+
+    title = " ".join(message.title.split())[:200]
+    said = tell(channel.url, title, as_text(message), private=channel.private, timeout_s=channel.timeout_s)
+    return Failed(said.code, f"{channel.name}: {said.reason}", said.remedy) if said.code else Delivered("apprise", 0)
 
 
 SENDERS: dict[str, Callable[[Address, Message], Delivered | Failed]] = {

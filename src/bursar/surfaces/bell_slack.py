@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..domain.message import Message
+from ..domain.message import Item, Message
 from .tables import safe
 
 # https://docs.slack.dev/reference/block-kit: characters and items above which Slack refuses the whole message.
@@ -15,7 +15,9 @@ BUTTONS_MAX = 25
 URL_MAX = 3000
 TEXT_MAX = 4000
 BLOCKS_MAX = 50
-COLOUR = {"firing": "#d92d20", "worse": "#d92d20", "reminder": "#dc6803", "resolved": "#12b76a", "handoff": "#dc6803"}
+COLOUR = {
+    "firing": "#d92d20", "worse": "#d92d20", "digest": "#d92d20", "reminder": "#dc6803", "handoff": "#dc6803", "resolved": "#12b76a",
+}  # fmt: skip
 
 Block = dict[str, object]
 
@@ -27,6 +29,7 @@ def payload(message: Message) -> Block:
     if message.facts:
         shown = [words(f"{name}\n{value}", FIELD_MAX) for name, value in message.facts[:FIELDS_MAX]]
         blocks.append({"type": "section", "fields": shown})
+    blocks += [_line(item, n) for n, item in enumerate(message.items[: BLOCKS_MAX - len(blocks) - 3])]
     if message.command:
         code = escaped(message.command, SECTION_MAX - 6).replace("```", "'''")
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": f"```{code}```", "verbatim": True}})
@@ -41,6 +44,15 @@ def payload(message: Message) -> Block:
     blocks.append({"type": "context", "elements": [words(f"Bursar · {message.kind} · {message.id}", SECTION_MAX)]})
     plain = escaped(" ".join((message.title, *message.text)), TEXT_MAX)
     return {"text": plain, "mrkdwn": False, "attachments": [{"color": COLOUR.get(message.kind, "#667085"), "blocks": blocks}]}
+
+
+def _line(item: Item, n: int) -> Block:
+    made: Block = {"type": "section", "text": words(item.text, SECTION_MAX)}
+    if item.link is not None and len(item.link.url) <= URL_MAX:
+        made["accessory"] = {
+            "type": "button", "text": words(item.link.text, BUTTON_MAX), "url": item.link.url, "action_id": f"item{n}"
+        }  # fmt: skip
+    return made
 
 
 def words(text: str, most: int) -> Block:

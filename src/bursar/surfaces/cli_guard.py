@@ -143,12 +143,15 @@ def listed(common: Common, number: int | None, state: str) -> None:
     since = common.period().since if common.since else 0
     where = [*common.where, *([("n", str(number))] if number is not None else [])]
     found = glance.ask(lambda c: incidents.listed(c, since_us=since or 0, states=states, where=where, most=MOST), [])
+    whole = number is None and not where and state == "all"
+    before = glance.ask(lambda c: incidents.summed(c, since or 0), []) if whole else []
     said = [] if number is None or not found else glance.ask(lambda c: incidents.said(c, found[0], wiring.now_us()), [])
     glance.close()
     if number is not None and not found:
         raise click.UsageError(f"there is no incident {number}; see bursar guard incidents")
     if common.json:
-        tables.document([{**incident_record(one), **({"messages": said} if said else {})} for one in found])
+        days = [one._asdict() | {"day": shown(one.day * incidents.DAY_US)[:10], "kept": plain(one.kept)} for one in before]
+        tables.document([{**incident_record(one), **({"messages": said} if said else {})} for one in found], summed=days)
         return
     out = tables.console()
     if number is not None:
@@ -158,6 +161,10 @@ def listed(common: Common, number: int | None, state: str) -> None:
         for line in quoted(said, len(said)):
             tables.line(out, f"{'said':13} {tables.safe(line)}")
         return
+    if before:
+        number_of, calls, kept = (sum(one[at] for one in before) for at in (4, 5, 6))
+        text = f"older, summed by day: {number_of:,} incidents, {calls:,} calls, at most {tables.money(kept)} stopped"
+        tables.line(out, f"{text} · --json has the days", "dim")
     if not found:
         tables.line(out, "No incidents.")
         return

@@ -199,11 +199,15 @@ def _check_alarms(policy: Policy, where: Where) -> None:
         if not 0 < channel.timeout_s <= 60:
             line = where(["channels", one])
             raise BadPolicy(f"{line}: channels.{one}: timeout_s is {channel.timeout_s:g}; write more than 0, at most 60")
-    try:
-        if policy.retention.content:
-            length(policy.retention.content, "content")
-    except ValueError as bad:
-        raise BadPolicy(f"{where(['retention', 'content'])}: [retention]: {bad}") from None
+    for one in ("content", "incidents", "alarms"):
+        text = getattr(policy.retention, one)
+        try:
+            kept = length(text, one) if text or one != "content" else 0
+        except ValueError as bad:
+            raise BadPolicy(f"{where(['retention', one])}: [retention]: {bad}") from None
+        if one == "alarms" and kept < length("35d", one):
+            line = where(["retention", one])
+            raise BadPolicy(f'{line}: [retention]: alarms is {text!r}: what is learned looks back five weeks; write "35d" or more')
     try:
         length(policy.watch.link_ttl, "link_ttl")
     except ValueError as bad:

@@ -20,18 +20,18 @@ import msgspec
 
 from .. import drive
 from ..domain.alarm import Delivery, Notice
-from ..domain.message import Link, Message
+from ..domain.message import Message
 from ..domain.policy import Policy
 from ..rules.alarm_judge import MINUTE_US
 from ..rules.alarm_policy import channels_of, length
 from ..stores import alarms, incidents, segments
 from ..stores.fault import OF_DISK, LedgerFault
 from ..stores.reader import Reader
-from ..stores.schema import Place, connect, opened
+from ..stores.schema import Place, connect, opened, transaction
 from ..stores.writer import Ledger
 from . import bell, handoff, links, settings, wiring
 from .watch_judge import Bench, Step, Told, advance
-from .watch_words import Reason, compose, reason
+from .watch_words import KINDS, Reason, compose, digest, reason
 
 log = logging.getLogger("bursar.watch")
 
@@ -39,6 +39,7 @@ LAG_US = 5_000_000  # a row is in the ledger so soon after its try ended
 BACK_US = 120_000_000  # a clock that went back by more makes the judges begin anew
 TIDY_S = 3600.0
 AT_ONCE = 10  # deliveries that one channel gets in a row
+BURST_US = 300_000_000  # in which a channel for people is told so many alarms one by one, and more as one message
 SEND_S = 0.5  # between two looks into the outbox
 
 T = TypeVar("T")
@@ -177,8 +178,14 @@ class Watch:
     def _tidy(self) -> None:
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_S
-            alarms.tidy(self._connection, self.lead, self._clock_us())
-            incidents.forget(self._connection, self._clock_us())
+            now, keep = self._clock_us(), self.policy.retention
+            alarms.tidy(self._connection, self.lead, now, length(keep.alarms, "alarms"))
+            incidents.forget(self._connection, now)
+            done = incidents.LOT
+            while done == incidents.LOT:
+                with transaction(self._connection):
+                    self.lead.check()
+                    done = incidents.sum_up(self._connection, now - length(keep.incidents, "incidents"))
 
     # -- for ever ----------------------------------------------------------------------------------------------------------
 
@@ -237,20 +244,43 @@ class Bell:
     def _round(self, connection: apsw.Connection, lead: alarms.Lead) -> int:
         self._collect(connection, 0.0)
         now = self._watch._clock_us()
+        told = alarms.told_since(connection, now - BURST_US, (*KINDS, "digest"))
         found: dict[str, list[Delivery]] = {}
-        for delivery in alarms.due(connection, now):
-            if delivery.channel not in self._busy and len(found.setdefault(delivery.channel, [])) < AT_ONCE:
-                found[delivery.channel].append(delivery)
-        if not any(found.values()):
+        gathered: list[alarms.Gathered] = []
+        for channel, due in alarms.due(connection, now).items():
+            if channel in self._busy:
+                continue
+            going, together = self._share_out(channel, due, told.get(channel, 0))
+            if together:
+                made = digest([message_of(one.message) for one in together], channel, now)
+                notice = Notice(made.id, "", made.kind, now, msgspec.json.encode(made).decode(), (channel,))
+                gathered.append(alarms.Gathered(notice, tuple(together)))
+                going = [Delivery(notice.id, notice.kind, channel, notice.message, 0, now), *going]
+            if going:
+                found[channel] = going[:AT_ONCE]
+        if not found:
             return 0
         going = [delivery for each in found.values() for delivery in each]
-        alarms.trying(connection, lead, going, now)
+        alarms.trying(connection, lead, going, now, gathered)
         self._watch._step("trying")
         for channel, each in found.items():
-            if each:
-                self._busy.add(channel)
-                threading.Thread(target=self._take, args=(channel, each), name=f"bursar-bell-{channel}", daemon=True).start()
+            self._busy.add(channel)
+            threading.Thread(target=self._take, args=(channel, each), name=f"bursar-bell-{channel}", daemon=True).start()
         return len(going)
+
+    def _share_out(self, channel: str, due: list[Delivery], told: int) -> tuple[list[Delivery], list[Delivery]]:
+        """What goes by itself and what goes as one message. Alarms that fit neither wait until the burst is over. What was tried
+        before goes as it did then: it may have arrived."""
+        known = handoff.channel(self._watch.policy, channel)
+        alone = bell.alone(channel, known) if known is not None else 0
+        if not alone:
+            return due, []
+        fresh = [one for one in due if not one.attempts and one.kind in KINDS]
+        others = [one for one in due if one.attempts or one.kind not in KINDS]
+        room = alone - told
+        if len(fresh) <= room:
+            return due, []
+        return (others, fresh) if room > 0 else (others, [])
 
     def _take(self, name: str, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -293,8 +323,7 @@ class Bell:
 
 def message_of(text: str) -> Message:
     """A message as it lies in the outbox."""
-    made = _message.decode(text)
-    return made._replace(links=tuple(Link(*link) for link in made.links), facts=tuple((name, value) for name, value in made.facts))
+    return _message.decode(text)
 
 
 def watch(path: str | Path, config: str | Path | None, *, under_gateway: bool = False, every_s: float | None = None) -> int:

@@ -34,7 +34,7 @@ TOKENS = " + ".join(f"coalesce({c}, 0)" for c in ("input", "cache_read", "cache_
 READ = " + ".join(f"coalesce({c}, 0)" for c in ("input", "cache_read", "cache_write", "cache_write_1h"))
 FALLBACK = "(operation = 'fallback' OR attempt_kind = 'fallback')"
 RETRY = "(operation = 'retry' OR attempt_kind = 'retry')"
-BROUGHT = "CAST(json_extract(evidence, '$.tools') AS MAP(VARCHAR, BIGINT))"
+BROUGHT = "CAST(json_extract(evidence, '$.answered') AS MAP(VARCHAR, BIGINT))"
 
 
 class Sum(NamedTuple):
@@ -55,7 +55,7 @@ SUMS: dict[str, Sum] = {
     "fallback_rate": Sum(f"count(*) FILTER ({FALLBACK})", "count(*)", TRIED),
     "fallback_cost": Sum("sum(cost)", where=FALLBACK, columns=("cost",)),
     "retry_cost": Sum("sum(cost)", where=RETRY, columns=("cost", "cause")),
-    "tool_calls": Sum("sum(tool_calls)", where='"try" = 1 AND contains(evidence, \'"tools":\')', columns=("try_no", "evidence")),
+    "tool_calls": Sum("sum(tool_calls)", where='"try" = 1 AND contains(evidence, \'"answered":\')', columns=("try_no", "evidence")),
     "cache_hit_rate": Sum("sum(coalesce(cache_read, 0))", f"sum({READ})"),
     "unattributed_share": Sum("sum(cost) FILTER (tenant = '' AND feature = '')", "sum(cost)", columns=("cost", "tenant", "feature")),
     "unpriced_share": Sum("count(*) FILTER (price_status = 'unpriced')", "count(*)", TRIED, ("price_status",)),

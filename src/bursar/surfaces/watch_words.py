@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from decimal import Decimal
+from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
 from ..domain.alarm import Standing, decimal
-from ..domain.message import Link, Message
+from ..domain.message import Item, Link, Message
 from ..domain.money import show
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
@@ -18,6 +19,7 @@ from . import links, periods, tables
 from .cli_common import dimension, pico
 from .why import LABELS, Span, report
 
+LISTED = 20  # alarms that a digest has words for
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 EXPLAINED = {"cost", "calls", "tokens", "errors", "fallback_cost", "fallback_rate", "retry_cost", "error_rate"}
 STOPPABLE = {"tenant", "feature", "flow", "user", "conversation", "key", "model", "provider", "tool"}
@@ -33,9 +35,11 @@ WHAT = {
 
 
 class Reason(NamedTuple):
-    """What the ledger says beside an alarm: sentences, the dearest conversation, and the command that shows more."""
+    """What the ledger says beside an alarm: sentences, what was spent since it began (pico-dollars; -1: not asked), the dearest
+    conversation, and the command that shows more."""
 
     sentences: tuple[str, ...] = ()
+    spent: int = -1
     conversation: str = ""
     conversation_cost: int = 0
     command: str = ""
@@ -115,6 +119,7 @@ def compose(standing: Standing, kind: str, at_us: int, reason: Reason, base: str
         facts.append(("Dearest conversation", f"{tables.safe(reason.conversation)}, {show(reason.conversation_cost)}"))
     sentences = tuple(map(tables.safe, reason.sentences))
     command = reason.command or f"bursar alarms --id {standing.id}"
+    spent = (standing.peak if kind == "resolved" else standing.value) if unit == "usd" else reason.spent
     data: dict[str, object] = {
         "alarm": standing.id, "rule": standing.rule, "metric": standing.metric, "unit": unit, "scope": scope_of(standing),
         "state": standing.state, "level": standing.level, "value": plain(unit, standing.value), "peak": plain(unit, standing.peak),
@@ -122,6 +127,7 @@ def compose(standing: Standing, kind: str, at_us: int, reason: Reason, base: str
         "threshold": plain(unit, standing.threshold) if standing.threshold else None,
         "since": periods.iso(standing.since), "fired": periods.iso(standing.fired),
         "resolved": periods.iso(standing.resolved) if standing.resolved else None, "owner": standing.owner,
+        "dollars": plain("usd", spent) if spent >= 0 else None,
     }  # fmt: skip
     made = _links(standing, kind, at_us, reason, base, key, ttl_us) if base else ()
     return Message(
@@ -142,6 +148,42 @@ def _links(standing: Standing, kind: str, at_us: int, reason: Reason, base: str,
         scope, text = {"conversation": reason.conversation}, "Stop the dearest conversation …"
     stop = (link(text, "stop", msgspec.json.encode(scope).decode(), "danger"),) if scope else ()
     return (*stop, link("I have it", "ack", standing.id, "primary"), *judge)
+
+
+KINDS = {"firing": "new", "worse": "worse", "reminder": "going on", "resolved": "over"}  # what a digest gathers, and its words
+
+
+def digest(messages: Sequence[Message], channel: str, at_us: int) -> Message:
+    """Several notices as one message: each alarm once, as it was said last; what goes on first, by dollars. Its id is made of
+    theirs."""
+    latest: dict[str, Message] = {}
+    for one in messages:
+        name = str(one.data.get("alarm") or one.id)
+        if name in latest and latest[name].kind == "firing" and one.kind != "resolved":  # nobody has heard of it yet
+            one = one._replace(kind="firing", title=one.title.removeprefix("Worse: ").removeprefix("Still: "))
+        latest[name] = one
+    listed = sorted(latest.values(), key=lambda one: (one.kind == "resolved", -_dollars(one), one.at_us))
+    counts = [(word, sum(one.kind == kind for one in listed)) for kind, word in KINDS.items()]
+    title = f"{len(listed)} alarm{'s' * (len(listed) != 1)}: {', '.join(f'{count} {word}' for word, count in counts if count)}"
+    if listed[0].kind != "resolved" and _dollars(listed[0]) >= 0:
+        title += f"; dearest: {listed[0].title}"
+    told = [one.id for one in messages]
+    id = "digest." + blake2b("\n".join((channel, *sorted(told))).encode(), digest_size=5).hexdigest()
+    fields = ("alarm", "rule", "scope", "state", "level", "value", "unit", "dollars")
+    each = [{"id": one.id, "kind": one.kind, "title": one.title} | {name: one.data.get(name) for name in fields} for one in listed]
+    text = (f"The dearest {LISTED} of them:",) if len(listed) > LISTED else ()
+    items = tuple(map(_item, listed[:LISTED]))
+    return Message(id, "digest", at_us, title, text, (), "bursar alarms", (), {"notices": told, "alarms": each}, items)
+
+
+def _dollars(one: Message) -> Decimal:
+    return Decimal(str(one.data.get("dollars") or -1))
+
+
+def _item(one: Message) -> Item:
+    beside = f" ({show(pico(_dollars(one)))} spent meanwhile)" if _dollars(one) >= 0 and one.data.get("unit") != "usd" else ""
+    have = next((link for link in one.links if "/ack?" in link.url), None)
+    return Item(f"{one.title}{beside} · {one.data.get('alarm')}", have)
 
 
 def plain(unit: str, value: int) -> str:
@@ -173,18 +215,19 @@ def reason(reader: Reader, standing: Standing, at_us: int) -> Reason:
     shown = " ".join(f"--where {shlex.quote(f'{label}={value}')}" for label, value in scope.items())
     command = f"bursar why --this {periods.iso(this[0])}..{periods.iso(this[1])} {shown}".strip()
     name, cost = _dearest(reader, where, this)
-    return Reason(_told(reader, where, this, versus, standing.metric), name, cost, command)
+    return Reason(*_told(reader, where, this, versus, standing.metric), name, cost, command)
 
 
-def _told(reader: Reader, where: Sequence[Filter], this: Span, versus: Span, metric: str) -> tuple[str, ...]:
-    """The finding that the alarm is about, else the largest that goes the way of the change; and the slice most of it is in."""
+def _told(reader: Reader, where: Sequence[Filter], this: Span, versus: Span, metric: str) -> tuple[tuple[str, ...], int]:
+    """In sentences the finding that the alarm is about, else the largest that goes the way of the change, and the slice most of it
+    is in; and what was spent."""
     labels = tuple(label for label in LABELS if label not in {one.name for one in where}) or ("flow",)
     made = report(reader, labels, where, this, versus)
     change = made.explained.now - made.explained.before
     own = [one for one in made.told.findings if one.driver == OWN.get(metric)]
     along = [one for one in made.told.findings if one.change > 0] if change > 0 else []
     places = [one for one in made.told.places if one.how in ("alike", "amount") and one.now > one.before] if change > 0 else []
-    return tuple([one.sentence for one in (own or along)[:1]] + [place.sentence for place in places[:1]])
+    return tuple([one.sentence for one in (own or along)[:1]] + [place.sentence for place in places[:1]]), made.explained.now
 
 
 def _dearest(reader: Reader, where: Sequence[Filter], this: Span) -> tuple[str, int]:
