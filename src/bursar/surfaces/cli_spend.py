@@ -66,13 +66,8 @@ def statement(
     return state(names, now, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
 
 
-def part(
-    reader: Reader, name: str, where: tuple[Filter, ...], period: periods.Period, now: drivers.Looked, before: drivers.Looked | None,
-    top: int,
-) -> Statement:  # fmt: skip
-    """The overview's part by one dimension: of the one look at the ledger where that told all values apart."""
-    if now.folded:
-        return statement(reader, (name,), where, period, top=top)
+def part(name: str, now: drivers.Looked, before: drivers.Looked | None, top: int) -> Statement:
+    """The overview's part by one dimension, of the one look at the ledger."""
     earlier = (None, None) if before is None else (before.by(name), before.total)
     return state((name,), now.by(name), now.total, top=top, earlier=earlier[0], earlier_total=earlier[1])
 
@@ -109,7 +104,7 @@ def spend(
         else:
             now, before = drivers.look(reader, where, period)
             said = drivers.tell(now, before, top)
-            made = [part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
+            made = [part(name, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
         origin = provenance.parts(reader, where, period)
         skipped = list(reader.skipped)
     if common.json:

@@ -99,8 +99,7 @@ def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
     span = ask.period
     # All that is asked for below, read once.
     condition = compile_filter(Query(where=ask.filters))
-    free = ("labels",) if name.startswith(LABEL) else (DIMENSIONS[name],)
-    reader.totals(dict.fromkeys((*READ, *free, *condition.columns)), span.before[0] if span.before else span.since, span.until)
+    reader.totals(dict.fromkeys((*READ, DIMENSIONS.get(name, name), *condition.columns)), span.before[0] if span.before else span.since, span.until)
     now = layers(reader, ask.filters, span.since, span.until)
     before = layers(reader, ask.filters, *span.before) if span.before else None
     if not now.all.tries and not now.refused and not now.all.cost and not (before and before.all.cost):
