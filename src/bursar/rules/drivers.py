@@ -64,7 +64,8 @@ def told(dims: Sequence[str], cells: Sequence[Cell], most: int | None, more: int
     said = 0
     enough = False
     for one in _slices(dims, cells):
-        enough = enough or len(chosen) >= (most or MOST) or (not most and (_reaches(said, total, SAID) or not _reaches(one.cost, total, LEAST)))
+        answered = _reaches(said, total, SAID) or not _reaches(one.cost, total, LEAST)
+        enough = enough or len(chosen) >= (most or MOST) or (not most and answered)
         if enough and len(following) >= more:
             break
         (following if enough else chosen).append(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from sqlglot import exp
@@ -32,21 +33,23 @@ def number(ts: exp.Expression, grain: str, zone: str, within: Span) -> exp.Expre
     offset: exp.Expression = _whole(shifts[0][1])
     if len(shifts) > 1:
         offset = exp.Case(default=_whole(shifts[-1][1]))
-        for (_, east), (until, _) in zip(shifts, shifts[1:]):
+        for (_, east), (until, _) in pairwise(shifts):
             offset = offset.when(exp.LT(this=moment.copy(), expression=_whole(until)), _whole(east))
     local = exp.Paren(this=exp.Add(this=moment, expression=offset))
     if grain == "hour":
         return exp.Sub(this=moment.copy(), expression=exp.Mod(this=local, expression=_whole(HOUR)))
     day = exp.Paren(this=exp.IntDiv(this=local, expression=_whole(DAY)))
     if grain == "week":
-        return exp.Sub(this=day, expression=exp.Mod(this=exp.Paren(this=exp.Add(this=day.copy(), expression=_whole(3))), expression=_whole(7)))
+        # 1970 began on a Thursday
+        into = exp.Mod(this=exp.Paren(this=exp.Add(this=day.copy(), expression=_whole(3))), expression=_whole(7))
+        return exp.Sub(this=day, expression=into)
     if grain == "day":
         return day
     starts = _months(within[0] + min(east for _, east in shifts), within[1] + max(east for _, east in shifts))
     if len(starts) > MONTHS_MAX:
         return None
     month = exp.Case(default=_whole(starts[-1]))
-    for start, after in zip(starts, starts[1:]):
+    for start, after in pairwise(starts):
         month = month.when(exp.LT(this=day.copy(), expression=_whole(after)), _whole(start))
     return month if len(starts) > 1 else exp.Add(this=_whole(starts[0]), expression=exp.Mul(this=day, expression=_whole(0)))
 

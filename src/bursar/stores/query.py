@@ -123,7 +123,8 @@ class _Compiler:
         if not query.measures:
             raise _refuse("no measure is asked for", "ask for cost or calls")
         names = [*query.by, *query.measures]
-        twice = sorted({n for n in names if names.count(n) > 1})
+        plain = [name.casefold() for name in names]  # the engine's names have no capitals
+        twice = sorted({n for n in names if plain.count(n.casefold()) > 1})
         if twice:
             raise _refuse(f"{', '.join(map(repr, twice))} asked for twice", "ask once")
         if self._gathered and (query.grain or not ADDITIVE.issuperset(query.measures)):
@@ -146,7 +147,8 @@ class _Compiler:
         numbers = [exp.Literal.number(number) for number in range(1, len(keys) + 1)]
         if query.whole:
             whole = exp.Anonymous(this="grouping", expressions=[exp.column(key.alias, quoted=True) for key in keys[:1]])
-            select = select.select(exp.alias_(whole if keys else exp.Literal.number(1), exp.to_identifier("whole", quoted=True)), copy=False)
+            told = exp.alias_(whole if keys else exp.Literal.number(1), exp.to_identifier("whole", quoted=True))
+            select = select.select(told, copy=False)
             sets = [exp.Tuple(expressions=numbers), exp.Tuple(expressions=[])] if keys else []
             if sets:
                 select.set("group", exp.Group(grouping_sets=[exp.GroupingSets(expressions=sets)]))

@@ -17,8 +17,8 @@ from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
 from . import alarms, closed, drills, incidents, marks
 from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, literal, load, money_of, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
-from .owner import Owner, ticks_us
 from .grain import DAY, Span
+from .owner import Owner, ticks_us
 from .query import Query, compile_gather, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
@@ -167,10 +167,12 @@ class Reader:
         until = until if until_us is None else min(until, until_us)
         return (since // DAY * DAY, -(-until // DAY) * DAY) if since < until else None  # whole days: the same plan all day
 
-    def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
+    def sql(
+        self, text: str, values: Mapping[str, object] | Sequence[object] | None = None, columns: Iterable[str] = ()
+    ) -> list[Row]:
         """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents`, `alarms` and `marks`. Values are bound
-        (`$name` or `?`)."""
-        self._view(ALL, None, None)
+        (`$name` or `?`). `columns`: those of a condition of ours, which may be labels."""
+        self._view((*ALL, *columns), None, None)
         self._side()
         return self._run(text, values)
 
@@ -276,8 +278,8 @@ class Reader:
             found: list[str] = []
             for name in free:
                 own, every = told[path]
-                column = label_column(name)
-                found.append(column if name in own else f"{'NULL' if every else f'map_extract_value(labels, {literal(name)})'} AS {column}")
+                value = "NULL" if every else f"map_extract_value(labels, {literal(name)})"
+                found.append(label_column(name) if name in own else f"{value} AS {label_column(name)}")
             alike.setdefault(tuple(found), []).append(path)
         for found, some in alike.items():
             yield ", ".join([*plain, *found]), f"read_parquet([{', '.join(map(literal, some))}], union_by_name = true)"

@@ -245,17 +245,12 @@ class _Work:
         self._step("merge handed over")
 
     def _write(self, work: duckdb.DuckDBPyConnection, select: str, day: int) -> _File:
-        """Under another name, synced, renamed, the folder synced: a listed file is whole, on the disk, and never changes. Its frequent
-        free labels stand in columns of their own as well: a map is dear to read."""
+        """Under another name, synced, renamed, the folder synced: a listed file is whole, on the disk, and never changes."""
         folder = self._place.segments
         date = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date()
         name = f"{date}-{uuid.uuid4().hex}.parquet"
         temporary = folder / f"{name}.tmp"
-        names, every = _labels(work, select)
-        apart = "".join(f", map_extract_value(labels, {literal(name)}) AS {label_column(name)}" for name in names)
-        told = literal(json.dumps({"names": names, "all": every}))
-        how = f"FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION V2, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{{LABELS_TOLD}: {told}}}"
-        work.execute(f"COPY (SELECT *{apart} FROM ({select})) TO {literal(str(temporary))} ({how})")
+        copy(work, select, temporary)
         self._step("copied")
         digest = hashlib.sha256()
         with temporary.open("rb+") as file:
@@ -293,6 +288,15 @@ class _Work:
             restart_log(self._connection, self._place)
         except apsw.BusyError:
             pass  # a reader is at it; the next run will
+
+
+def copy(work: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """These rows as a segment's file. Its frequent free labels stand in columns of their own as well: a map is dear to read."""
+    names, every = _labels(work, select)
+    apart = "".join(f", map_extract_value(labels, {literal(name)}) AS {label_column(name)}" for name in names)
+    told = literal(json.dumps({"names": names, "all": every}))
+    how = f"FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION V2, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{{LABELS_TOLD}: {told}}}"
+    work.execute(f"COPY (SELECT *{apart} FROM ({select})) TO {literal(str(path))} ({how})")
 
 
 def _labels(work: duckdb.DuckDBPyConnection, select: str) -> tuple[list[str], bool]:

@@ -32,7 +32,7 @@ def newest(reader: Reader, period: periods.Period, where: Sequence[tuple[str, st
     only = compile_filter(Query(where=asked, since_us=period.since, until_us=period.until))
     columns = ", ".join(f'"{c}"' for c in COLUMNS)
     ask = f'SELECT {columns} FROM {table(asked)} WHERE {only.sql} ORDER BY ts DESC, "id" DESC LIMIT $most'
-    return reader.sql(ask, {**only.values, "most": limit})
+    return reader.sql(ask, {**only.values, "most": limit}, only.columns)
 
 
 def program_row(row: dict[str, Any]) -> dict[str, Any]:

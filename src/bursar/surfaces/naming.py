@@ -59,7 +59,8 @@ def rows(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> I
     reader.totals(dict.fromkeys((*COLUMNS, *only.columns)), period.since, period.until)
     columns = ", ".join(f'epoch_us(ts) AS "{c}"' if c == "ts" else f'"{shown(c)}"' for c in COLUMNS)
     reader.duck.execute(
-        f"""CREATE OR REPLACE TEMP TABLE meant AS SELECT {columns} FROM calls WHERE ({only.sql}) AND NOT starts_with(flags, 'un{NAMED}')
+        f"""CREATE OR REPLACE TEMP TABLE meant AS
+            SELECT {columns} FROM calls WHERE ({only.sql}) AND NOT starts_with(flags, 'un{NAMED}')
             AND id NOT IN (SELECT corrects FROM calls WHERE starts_with(flags, 'un{NAMED}'))
             ORDER BY ts, id""",
         only.values,
