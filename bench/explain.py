@@ -35,14 +35,14 @@ KINDS = ("primary",) * 80 + ("eval",) * 8 + ("retry",) * 4 + ("fallback",) * 2 +
 
 
 def rows(count: int) -> Iterator[Settlement]:
-    """Tries spread over two months, twelve to a conversation: 200 tenants, 12 features, 4 flows, four models, six operations; calls read twice as
-    much in the second month."""
+    """Tries spread over two months, twelve to a conversation: 1,500 tenants of which a few have most, 12 features, 4 flows, four models, six
+    operations, ten free labels; calls read twice as much in the second month."""
     chance = random.Random(1)
     step = DAYS * DAY_US // count
     tenant = feature = ""
     for number in range(count):
         if number % 12 == 0:
-            tenant, feature = f"tenant-{int(chance.paretovariate(1.1)) % 200}", f"feature-{chance.randrange(12)}"
+            tenant, feature = f"tenant-{int(chance.paretovariate(0.7)) % 1500}", f"feature-{chance.randrange(12)}"
         ts = END_US - DAYS * DAY_US + number * step
         late = ts >= END_US - 31 * DAY_US
         kind = KINDS[chance.randrange(100)]
@@ -52,18 +52,26 @@ def rows(count: int) -> Iterator[Settlement]:
         bill = (("input", read - cached, p_in), ("cache_read", cached, p_read), ("output", out, p_out))
         legs = [(unit, n, femto, n * femto // 1000) for unit, n, femto in bill]
         purpose = kind if kind in ("eval", "embedding", "background") else "primary"
+        labels = {
+            "team": f"team-{number % 9}", "release": f"r{number * 8 // count}", "env": ("prod", "prod", "prod", "staging")[number % 4],
+            "region": f"region-{number // 12 % 5}", "plan": ("free", "pro", "enterprise")[number // 12 % 3],
+            "agent": f"agent-{number // 12 % 15}", "prompt": f"prompt-v{number * 40 // count}", "experiment": "ab"[number // 12 % 2],
+        } | ({"suite": f"suite-{number % 6}"} if kind == "eval" else {"corpus": f"corpus-{number % 4}"} if kind == "embedding" else {})
+        history = legs[0][3] * (number % 12) // 16
         row = Entry(
             id=f"0199c0de{number:012x}.1", ts=ts, call=f"0199c0de{number:012x}", try_no=1,
             attempt_kind=kind if kind in ("retry", "fallback") else "first", operation=kind, purpose=purpose,
             cause="tool:lookup" if kind == "retry" else "5xx" if kind == "fallback" else "",
             tenant=tenant, feature=feature, flow=f"flow-{number % 12 // 3}", conversation=f"conversation-{number // 12}", turn=number % 12 + 1,
-            labels=json.dumps({"team": f"team-{number % 9}", "release": f"r{number * 8 // count}"}),
+            user=f"user-{number // 12 % 20_000}", tool_depth=number % 12 // 2, key=f"key-{number // 12 % 30}", labels=json.dumps(labels),
+            label_sources='{"tenant":"key","feature":"header","flow":"header"}', hold=9_000_000_000,
             provider=provider, dialect="openai_chat", model_requested=model, model_served=model, status="ok", http_status=200,
             finish="stop", ended="complete", input=read - cached, cache_read=cached, cache_write=0, cache_write_1h=0, output=out,
             reasoning=0, usage_source="provider", cost=sum(leg[3] for leg in legs), cost_input=legs[0][3], cost_cache_read=legs[1][3],
-            cost_cache_write=0, cost_output=legs[2][3], cost_other=0, legs=json.dumps(legs), price_id=f"bench/{provider}/{model}",
+            cost_cache_write=0, cost_output=legs[2][3], cost_other=0, cost_new=legs[0][3] - history, cost_history=history + legs[1][3],
+            cost_tools=0, cost_system=0, legs=json.dumps(legs), price_id=f"bench/{provider}/{model}",
             price_status="priced", latency_ms=chance.randrange(200, 4000), ttft_ms=180, overhead_us=90,
-            request_hash=f"{chance.getrandbits(128):032x}", policy_hash="0123456789abcdef", node="node-1",
+            request_hash=f"{chance.getrandbits(128):032x}", prefix_hash=f"{number // 12 % 97:032x}", policy_hash="0123456789abcdef", node="node-1",
         )  # fmt: skip
         yield Settlement(row.id, row, ())
 

@@ -45,12 +45,15 @@ def build(folder: Path, rows: int) -> None:
     first = (one.END_US - one.DAYS * DAY_US) // DAY_US
     for day in range(first, first + one.DAYS):
         out = place.segments / f"bench-{day}.parquet"
-        duck.execute(
-            f"""COPY (SELECT s.* REPLACE (s.id || '-' || c AS id, s.call || '-' || c AS call, s.conversation || '-' || c AS conversation,
-                 CAST(s.cost * (1 + c % 7) AS DECIMAL(38,12)) AS cost, s.ts + INTERVAL (c * 37) MILLISECOND AS ts)
-                 FROM read_parquet([{listed}], union_by_name = true) s, range({copies}) r(c)
-                 WHERE epoch_us(s.ts) // {DAY_US} = {day} AND epoch_us(s.ts + INTERVAL (c * 37) MILLISECOND) // {DAY_US} = {day}
-                 ORDER BY ts) TO '{out}' (FORMAT parquet, COMPRESSION zstd)"""
+        segments.copy(
+            duck,
+            f"""SELECT s.* REPLACE (s.id || '-' || c AS id, s.call || '-' || c AS call, s.conversation || '-' || c AS conversation,
+                CAST(s.cost * (1 + c % 7) AS DECIMAL(18,12)) AS cost, s.ts + INTERVAL (c * 37) MILLISECOND AS ts)
+                FROM (SELECT COLUMNS(lambda c: NOT regexp_full_match(c, 'label_[0-9a-f]{{16}}'))
+                      FROM read_parquet([{listed}], union_by_name = true)) s, range({copies}) r(c)
+                WHERE epoch_us(s.ts) // {DAY_US} = {day} AND epoch_us(s.ts + INTERVAL (c * 37) MILLISECOND) // {DAY_US} = {day}
+                ORDER BY ts""",
+            out,
         )
         ((low, high, count),) = duck.execute(f"SELECT epoch_us(min(ts)), epoch_us(max(ts)), count(*) FROM '{out}'").fetchall()
         if count:

@@ -32,7 +32,7 @@ def by(*names: str, grain: str = "") -> Callable[[Reader], object]:
 
 def plain(reader: Reader) -> object:
     now, before = drivers.look(reader, (), WEEK)
-    parts = [cli_spend.part(reader, name, (), WEEK, now, before, cli_spend.OVERVIEW_TOP) for name in cli_spend.OVERVIEW]
+    parts = [cli_spend.part(name, now, before, cli_spend.OVERVIEW_TOP) for name in cli_spend.OVERVIEW]
     return drivers.tell(now, before), parts, provenance.parts(reader, (), WEEK)
 
 

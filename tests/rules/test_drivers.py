@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bursar.rules import drivers as rules
 from bursar.rules.drivers import MOST, ORDER, Cell, choose, phrase
 
 DIMS = ("conversation", "cause", "purpose", "operation", "tenant", "feature", "model_served")
@@ -114,6 +115,28 @@ def test_lines_claim_every_cell_once_at_most_and_in_any_order_of_the_cells(made:
     shuffled = list(made)
     chance.shuffle(shuffled)
     assert choose(DIMS, shuffled, most) == found
+
+
+@given(cells, st.none() | st.integers(1, 9))
+def test_lines_are_those_of_a_look_at_all_that_is_left_each_time(made: list[Cell], most: int | None) -> None:
+    """What a claim leaves is worked out by subtraction; looking at all of the rest anew gives the same lines, and the same that come
+    next."""
+    telling = [at for at in range(len(DIMS)) if len({each.values[at] for each in made if each.cost}) > 1]
+    rest, total, said, plain = [each for each in made if each.cost], sum(each.cost for each in made), 0, []
+    while total > 0 and len(plain) < (most or MOST) + 2:
+        sums = rules._sums(telling, rest)
+        best = rules._next(DIMS, telling, rest, sums)
+        if best is None:
+            break
+        plain.append((DIMS[best[0]], best[1], sums[best]))
+        rest = [each for each in rest if each.values[best[0]] != best[1]]
+    chosen, following = rules.told(DIMS, made, most, 2)
+    assert [(one.name, one.value, one.cost) for one in (*chosen, *following)] == plain[: len(chosen) + 2]
+    enough = len(chosen) in (len(plain), most or MOST)
+    for _, _, cost in plain[: len(chosen)]:
+        assert most or (said * 10 < total * 7 and cost * 20 >= total)
+        said += cost
+    assert enough or (not most and (said * 10 >= total * 7 or plain[len(chosen)][2] * 20 < total))
 
 
 def test_every_kind_of_slice_has_words() -> None:

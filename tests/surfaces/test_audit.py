@@ -16,6 +16,7 @@ from bursar.domain.policy import AuditPolicy, Policy
 from bursar.domain.usage import Tokens
 from bursar.rules.audit import ACT, GOOD, WATCH, Answer, Audit
 from bursar.stores import drills, segments
+from bursar.stores.query import Filter, Query
 from bursar.stores.reader import Reader
 from bursar.stores.writer import Ledger
 from bursar.surfaces import audit as asking
@@ -264,6 +265,28 @@ def test_of_many_rows_the_latest_stand_for_all(tmp_path: Path, monkeypatch: pyte
     part = taken(tmp_path / "part", rows)
     assert part.cost == whole.cost and "stand for the whole period" in answer(part, "cache").how
     assert answer(part, "cache").stake == pytest.approx(answer(whole, "cache").stake, rel=0.15)
+
+
+def test_what_is_added_up_once_is_what_a_look_at_the_rows_says(story: Simulated) -> None:
+    """Each sum that the questions ask for, by each of the dimensions, against the rows themselves; and the audit's totals."""
+    with asking.open_reader(story.ledger) as reader:
+        (ends,) = reader.query(Query(("first", "last")))
+        span = ends["first"] + 3 * MINUTE, ends["last"] - 7 * MINUTE
+        ask = audit_asker.Asker(reader, Policy(), *span)
+        for by in (*audit_asker.BY[:-2], ("purpose", "operation", "cause", "model_requested", "model_served"), ("flow", "provider")):
+            names = (by,) if isinstance(by, str) else by
+            only = (Filter("purpose", ("eval", "embedding")), Filter("cause", ("loop",), True))
+            for where in ((), only):
+                found = ask.query(("cost", "calls", "tries", "unpriced", "input"), names, *where)
+                assert found == ask.search(("cost", "calls", "tries", "unpriced", "input"), names, *where, top=100_000)
+        (plain,) = ask.sql(f"""
+            SELECT count(*) AS rows, sum(cost) AS cost, sum(cost_history) AS history,
+                   {", ".join(f"sum(cost) FILTER ({n} = '') AS without_{n}" for n in audit_asker.LABELS)},
+                   sum({audit_asker.WHOLE}) AS whole, sum(cache_read) AS read, sum(saved) FILTER ({audit_asker.KEPT}) AS kept,
+                   count(*) FILTER ({audit_asker.KEPT}) AS answered
+            FROM calls WHERE {audit_asker.WITHIN}""")
+        assert ask.total == plain
+        assert plain["rows"] > 1000
 
 
 def test_work_that_looks_cheap_is_priced_at_the_cheap_tier(tmp_path: Path) -> None:

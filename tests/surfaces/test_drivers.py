@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import demo_rows
 from bursar.rules.drivers import ORDER
+from bursar.surfaces import drivers
 from bursar.surfaces.cli import main
 
 WEEK = ("--since", "2026-10-12", "--until", "2026-10-19")
@@ -48,6 +49,15 @@ def test_a_lines_conditions_select_its_rows(demo: Path, words: tuple[str, ...]) 
         assert {name: row[name] for name in mine} == mine
         assert row["by"] is None or row["by"] in ORDER
     assert sum(Decimal(row["cost"]) for row in made["drivers"]) == Decimal(made["total"]["cost"])
+
+
+def test_where_combinations_are_too_many_the_dearest_values_are_told_apart(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same lines with the same sums, and as many tenants as lines are asked for."""
+    whole, many = spend(demo, *WEEK), spend(demo, *WEEK, "--top", "9")
+    monkeypatch.setattr(drivers, "COMBINATIONS", 5)
+    monkeypatch.setattr(drivers, "VALUES", 4)
+    assert spend(demo, *WEEK) == whole
+    assert spend(demo, *WEEK, "--top", "9") == many
 
 
 def test_each_line_has_the_week_before_beside_it(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..domain.shape import Shape
@@ -25,6 +25,7 @@ MOSTLY = (1, 2)  # of a slice that is one sharper thing: it is told as that thin
 
 Values = tuple[str | None, ...]
 Pair = tuple[str, str]
+Slice = tuple[int, str]  # which dimension, which value
 
 
 class Driver(Shape, frozen=True):
@@ -50,49 +51,70 @@ def choose(dims: Sequence[str], cells: Sequence[Cell], most: int | None = None) 
 
     Deterministic: the same cells in any order give the same lines. A slice that takes part in no choice (a dimension in
     which all has one value, an unlabelled row, what is ordinary) is never a line."""
-    rest = [cell for cell in cells if cell.cost]
-    total = sum(cell.cost for cell in rest)
-    telling = [at for at in range(len(dims)) if len({cell.values[at] for cell in rest}) > 1]
+    return told(dims, cells, most, 0)[0]
+
+
+def told(dims: Sequence[str], cells: Sequence[Cell], most: int | None, more: int) -> tuple[list[Driver], list[Driver]]:
+    """The lines as `choose` has them, and so many that would come next."""
+    total = sum(cell.cost for cell in cells)
     chosen: list[Driver] = []
+    following: list[Driver] = []
+    if total <= 0:
+        return chosen, following
     said = 0
-    while total > 0 and len(chosen) < (most or MOST) and (most or not _reaches(said, total, SAID)):
-        found = _next(dims, telling, rest)
-        if found is None or (not most and not _reaches(found[1], total, LEAST)):
+    enough = False
+    for one in _slices(dims, cells):
+        answered = _reaches(said, total, SAID) or not _reaches(one.cost, total, LEAST)
+        enough = enough or len(chosen) >= (most or MOST) or (not most and answered)
+        if enough and len(following) >= more:
             break
-        (at, value), cost = found
-        chosen.append(Driver(dims[at], value, cost, tuple([(one.name, one.value) for one in chosen])))
-        said += cost
-        rest = [cell for cell in rest if cell.values[at] != value]
-    return chosen
+        (following if enough else chosen).append(one)
+        said += one.cost
+    return chosen, following
 
 
 def _reaches(part: int, whole: int, share: tuple[int, int]) -> bool:
     return part * share[1] >= whole * share[0]
 
 
-def _next(dims: Sequence[str], telling: Sequence[int], rest: Sequence[Cell]) -> tuple[tuple[int, str], int] | None:
-    """The slice that the next line is of, with its cost."""
-    sums = _sums(dims, telling, rest)
-    if not sums:
-        return None
+def _slices(dims: Sequence[str], cells: Sequence[Cell]) -> Iterator[Driver]:
+    """All lines that there could be, one after the other."""
+    rest = [cell for cell in cells if cell.cost]
+    telling = [at for at in range(len(dims)) if len({cell.values[at] for cell in rest}) > 1]
+    sums = _sums(telling, rest)
+    without: tuple[Pair, ...] = ()
+    while (found := _next(dims, telling, rest, sums)) is not None:
+        at, value = found
+        name = dims[at]
+        mine = [cell for cell in rest if cell.values[at] == value]
+        yield Driver(name, value, sums[found], without)
+        without = (*without, (name, value))
+        rest = [cell for cell in rest if cell.values[at] != value]
+        for one, cost in _sums(telling, mine).items():  # what is left is known without another look at all of it
+            sums[one] -= cost
 
-    def rank(one: tuple[int, str]) -> tuple[int, int, str]:
+
+def _next(dims: Sequence[str], telling: Sequence[int], rest: Sequence[Cell], sums: Mapping[Slice, int]) -> Slice | None:
+    """The slice that the next line is of."""
+
+    def rank(one: Slice) -> tuple[int, int, str]:
         return (-sums[one], ORDER[dims[one[0]]], one[1])
 
-    best = min(sums, key=rank)
-    while True:
+    best = min((one for one, cost in sums.items() if _tells(dims, one, cost)), key=rank, default=None)
+    while best is not None:
         at, value = best
-        mine = [cell for cell in rest if cell.values[at] == value]
-        inside = _sums(dims, telling, mine)
+        inside = _sums(telling, [cell for cell in rest if cell.values[at] == value])
         # A slice that corrections took below zero elsewhere is in no sum: it is no name for anything.
         better = [
             one
             for one, cost in inside.items()
-            if one in sums and _names_better(dims[one[0]], dims[at], cost, sums[best]) and _reaches(cost, sums[one], INSIDE)
-        ]
+            if _tells(dims, one, cost) and sums[one] > 0
+            and _names_better(dims[one[0]], dims[at], cost, sums[best]) and _reaches(cost, sums[one], INSIDE)
+        ]  # fmt: skip
         if not better:
-            return best, sums[best]
+            return best
         best = min(better, key=lambda one: (SHARPNESS[dims[one[0]]] != SHARPNESS[dims[at]], rank(one)))
+    return None
 
 
 def _names_better(name: str, than: str, cost: int, whole: int) -> bool:
@@ -103,14 +125,18 @@ def _names_better(name: str, than: str, cost: int, whole: int) -> bool:
     return SHARPNESS[name] == SHARPNESS[than] and ORDER[name] < ORDER[than] and _reaches(cost, whole, INSIDE)
 
 
-def _sums(dims: Sequence[str], telling: Sequence[int], cells: Sequence[Cell]) -> dict[tuple[int, str], int]:
-    sums: dict[tuple[int, str], int] = {}
-    for values, cost in cells:
-        for at in telling:
-            value = values[at]
-            if value:
-                sums[at, value] = sums.get((at, value), 0) + cost
-    return {one: cost for one, cost in sums.items() if cost > 0 and one[1] not in ORDINARY.get(dims[one[0]], ())}
+def _sums(telling: Sequence[int], cells: Sequence[Cell]) -> dict[Slice, int]:
+    sums: dict[Slice, int] = {}
+    for at in telling:
+        for values, cost in cells:
+            if value := values[at]:
+                key = at, value
+                sums[key] = sums.get(key, 0) + cost
+    return sums
+
+
+def _tells(dims: Sequence[str], one: Slice, cost: int) -> bool:
+    return cost > 0 and one[1] not in ORDINARY.get(dims[one[0]], ())
 
 
 def phrase(name: str, value: str) -> str:

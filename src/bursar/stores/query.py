@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlglot import exp
 
+from . import grain as pieces
+from .columns import LABEL, label_column
 from .fault import LedgerFault
+from .grain import GRAINS, Span
 
-GRAINS = ("hour", "day", "week", "month")
-LABEL = "label:"
 TOP_MAX = 100_000
 
 # Dimension -> stored column. Free labels are asked for as `label:NAME`.
@@ -82,9 +84,22 @@ def compile_filter(query: Query, dialect: str = "duckdb") -> Plan:
     return _Compiler(query).condition(dialect)
 
 
-def compile_query(query: Query, dialect: str = "duckdb") -> Plan:
-    """The plan of a question. LedgerFault(code="query") names what is not known and what is."""
-    return _Compiler(query).plan(dialect)
+def compile_query(query: Query, dialect: str = "duckdb", within: Span | None = None, gathered: str = "") -> Plan:
+    """The plan of a question. LedgerFault(code="query") names what is not known and what is. `within`: no row is from another time,
+    so that hours and days can be told by a division. `gathered`: the answer is in that table, which was made by `compile_gather`."""
+    plan = _compiled(query, dialect, within, gathered)
+    return plan._replace(values=dict(plan.values))
+
+
+def compile_gather(query: Query, dialect: str = "duckdb") -> Plan:
+    """The first step of a question whose measures are additive: rows added up per combination of its dimensions and of what its
+    counts look at (as `of COLUMN`, with `number` and `sum MEASURE`). Questions about some of its dimensions are answered from that."""
+    return _Compiler(query).gather(dialect)
+
+
+@lru_cache(maxsize=256)
+def _compiled(query: Query, dialect: str, within: Span | None, gathered: str) -> Plan:
+    return _Compiler(query, within, gathered).plan(dialect)
 
 
 def _refuse(reason: str, remedy: str) -> LedgerFault:
@@ -97,8 +112,8 @@ _NAMED, _UNNAMED, _NAMED_REFUSED, _UNNAMED_REFUSED = "named", "unnamed", "named-
 
 
 class _Compiler:
-    def __init__(self, query: Query) -> None:
-        self._query = query
+    def __init__(self, query: Query, within: Span | None = None, gathered: str = "") -> None:
+        self._query, self._within, self._gathered = query, within, gathered
         self._values: dict[str, Any] = {}
         self._columns: dict[str, None] = {}
         self._apart = False  # measures are made for the second of two steps
@@ -108,43 +123,59 @@ class _Compiler:
         if not query.measures:
             raise _refuse("no measure is asked for", "ask for cost or calls")
         names = [*query.by, *query.measures]
-        twice = sorted({n for n in names if names.count(n) > 1})
+        plain = [name.casefold() for name in names]  # the engine's names have no capitals
+        twice = sorted({n for n in names if plain.count(n.casefold()) > 1})
         if twice:
             raise _refuse(f"{', '.join(map(repr, twice))} asked for twice", "ask once")
+        if self._gathered and (query.grain or not ADDITIVE.issuperset(query.measures)):
+            raise _refuse("sums that were gathered answer no such question", "ask the rows")
         kept = dict(query.keep)
         keys = [exp.alias_(self._kept(name, kept.get(name)), self._alias(name)) for name in query.by]
         if query.grain:
-            keys.insert(0, exp.alias_(self._period(), exp.to_identifier("period", quoted=True)))
-        source = exp.select(*keys).from_(exp.to_table(table(query.where)))
+            period, numbered = self._period()
+            keys.insert(0, exp.alias_(period, exp.to_identifier("period", quoted=True)))
+        source = exp.select(*keys, copy=False).from_(exp.to_table(self._gathered or table(query.where)), copy=False)
         for condition in self._conditions():
-            source = source.where(condition)
-        if query.measures and all(name in ADDITIVE for name in query.measures):
+            source = source.where(condition, copy=False)
+        if ADDITIVE.issuperset(query.measures):
             # What is only added up is added up per combination of the columns that counts look at, which are few: the
             # conditions of the counts are then judged on those and not on every row.
             select, keys = self._twice(source, keys)
         else:
             measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
-            select = source.select(*measures)
+            select = source.select(*measures, copy=False)
         numbers = [exp.Literal.number(number) for number in range(1, len(keys) + 1)]
         if query.whole:
             whole = exp.Anonymous(this="grouping", expressions=[exp.column(key.alias, quoted=True) for key in keys[:1]])
-            select = select.select(exp.alias_(whole if keys else exp.Literal.number(1), exp.to_identifier("whole", quoted=True)))
+            told = exp.alias_(whole if keys else exp.Literal.number(1), exp.to_identifier("whole", quoted=True))
+            select = select.select(told, copy=False)
             sets = [exp.Tuple(expressions=numbers), exp.Tuple(expressions=[])] if keys else []
             if sets:
                 select.set("group", exp.Group(grouping_sets=[exp.GroupingSets(expressions=sets)]))
         else:
             for number in numbers:
-                select = select.group_by(number)
+                select = select.group_by(number, copy=False)
         if query.whole and keys:
             at = exp.Literal.number(len(keys) + len(query.measures) + 1)
-            select = select.order_by(exp.Ordered(this=at, desc=True, nulls_first=False))
+            select = select.order_by(exp.Ordered(this=at, desc=True, nulls_first=False), copy=False)
         for term in self._order(len(keys)):
-            select = select.order_by(term)
+            select = select.order_by(term, copy=False)
         if query.top:
             if not 0 < query.top <= TOP_MAX:
                 raise _refuse(f"top is {query.top}", f"ask for 1 to {TOP_MAX}")
-            select = select.limit(query.top + query.whole)
+            select = select.limit(query.top + query.whole, copy=False)
+        if query.grain and numbered:
+            select = self._named(select)
         return Plan(select.sql(dialect=dialect), self._values, tuple(self._columns))
+
+    def gather(self, dialect: str) -> Plan:
+        kept = dict(self._query.keep)
+        keys = [exp.alias_(self._kept(name, kept.get(name)), self._alias(name)) for name in self._query.by]
+        source = exp.select(*keys, copy=False).from_(exp.to_table(table(self._query.where)), copy=False)
+        for condition in self._conditions():
+            source = source.where(condition, copy=False)
+        self._twice(source, keys)
+        return Plan(source.sql(dialect=dialect), self._values, tuple(self._columns))
 
     def _twice(self, source: exp.Select, keys: list[exp.Expression]) -> tuple[exp.Select, list[exp.Expression]]:
         """The question in two steps; gives the second and its keys."""
@@ -153,16 +184,25 @@ class _Compiler:
         self._looked_at: dict[str, exp.Expression] = {}
         self._apart = True
         measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in names]
-        for name, column in self._looked_at.items():
-            source = source.select(exp.alias_(column, exp.to_identifier(f"of {name}", quoted=True)))
-        source = source.select(exp.alias_(exp.Count(this=exp.Star()), exp.to_identifier("number", quoted=True)))
-        for name, summed in self._summed.items():
-            source = source.select(exp.alias_(summed, exp.to_identifier(f"sum {name}", quoted=True)))
-        for number in range(1, len(keys) + len(self._looked_at) + 1):
-            source = source.group_by(exp.Literal.number(number))
+        columns = {f"of {name}": column for name, column in self._looked_at.items()} | {"number": exp.Count(this=exp.Star())}
+        columns |= {f"sum {name}": summed for name, summed in self._summed.items()}
+        for name, column in columns.items():
+            given = exp.column(name, quoted=True) if self._gathered else column
+            source = source.select(exp.alias_(given, exp.to_identifier(name, quoted=True)), copy=False)
+        for number in range(1, len(keys) + len(self._looked_at) + 1 if not self._gathered else 0):
+            source = source.group_by(exp.Literal.number(number), copy=False)
         outer = [exp.column(key.alias, quoted=True) for key in keys]
-        select = exp.select(*[exp.alias_(one, exp.to_identifier(one.name, quoted=True)) for one in outer], *measures)
-        return select.from_(source.subquery("parts")), [exp.alias_(one, one.name) for one in outer]
+        select = exp.select(*[exp.alias_(one, exp.to_identifier(one.name, quoted=True)) for one in outer], *measures, copy=False)
+        return select.from_(source.subquery("parts", copy=False), copy=False), [exp.alias_(one, one.name) for one in outer]
+
+    def _named(self, select: exp.Select) -> exp.Select:
+        """The answer with its periods' numbers told as what people call them, in the same order."""
+        first, *others = [exp.column(name, quoted=True) for name in select.named_selects]
+        period = exp.alias_(pieces.name(first, self._query.grain), exp.to_identifier("period", quoted=True))
+        named = exp.select(period, *[exp.alias_(one, exp.to_identifier(one.name, quoted=True)) for one in others], copy=False)
+        order = select.args.get("order")
+        named = named.from_(select.subquery("numbered", copy=False), copy=False)
+        return named.order_by(*[term.copy() for term in order.expressions], copy=False) if order else named
 
     def condition(self, dialect: str) -> Plan:
         conditions = self._conditions()
@@ -183,8 +223,14 @@ class _Compiler:
         return exp.to_identifier(name, quoted=True)
 
     def _dimension(self, name: str) -> exp.Expression:
+        if self._gathered:
+            return exp.column(name, quoted=True)
         if name.startswith(LABEL) and len(name) > len(LABEL):
-            value = exp.Anonymous(this="map_extract_value", expressions=[self._column("labels"), self._bind(name[len(LABEL) :])])
+            if name.isprintable():
+                self._columns[name] = None
+                value = exp.column(label_column(name[len(LABEL) :]), quoted=True)
+            else:  # no text for a statement
+                value = exp.Anonymous(this="map_extract_value", expressions=[self._column("labels"), self._bind(name[len(LABEL) :])])
             return exp.Coalesce(this=value, expressions=[exp.Literal.string("")])  # absent, as with the chargeable labels
         if name not in DIMENSIONS:
             raise _refuse(
@@ -331,26 +377,32 @@ class _Compiler:
     def _m_estimated(self) -> exp.Expression:
         return self._priced("estimated")
 
-    def _local(self) -> exp.Expression:
+    def _checked_zone(self) -> str:
         zone = self._query.zone
         try:
             ZoneInfo(zone)
         except (KeyError, ValueError, OSError):
             raise _refuse(f"{zone!r} is not a time zone", "use an IANA name, such as Europe/Berlin") from None
-        return exp.AtTimeZone(this=self._column("ts"), zone=self._bind(zone))
+        return zone
 
-    def _period(self) -> exp.Expression:
+    def _period(self) -> tuple[exp.Expression, bool]:
+        """The piece of time that a row is in, and whether that is its number."""
         grain = self._query.grain
         if grain not in GRAINS:
             raise _refuse(f"{grain!r} is not a grain", f"use {', '.join(GRAINS)}")
-        local = self._local()
+        zone = self._checked_zone()
+        if self._within is not None:
+            found = pieces.number(self._column("ts"), grain, zone, self._within)
+            if found is not None:
+                return found, True
+        local = exp.AtTimeZone(this=self._column("ts"), zone=self._bind(zone))
         start = exp.Anonymous(this="date_trunc", expressions=[exp.Literal.string(grain), local])
         if grain != "hour":
-            return exp.Anonymous(this="strftime", expressions=[start, exp.Literal.string("%Y-%m-%d")])
+            return exp.Anonymous(this="strftime", expressions=[start, exp.Literal.string("%Y-%m-%d")]), False
         # An hour is told as its instant: the one that comes twice in autumn is then two rows, as it was.
         into = exp.Paren(this=exp.Sub(this=local.copy(), expression=start))
         instant = exp.Sub(this=exp.AtTimeZone(this=self._column("ts"), zone=exp.Literal.string("UTC")), expression=into)
-        return exp.Anonymous(this="strftime", expressions=[instant, exp.Literal.string("%Y-%m-%dT%H:%M:%SZ")])
+        return exp.Anonymous(this="strftime", expressions=[instant, exp.Literal.string("%Y-%m-%dT%H:%M:%SZ")]), False
 
     def _conditions(self) -> list[exp.Expression]:
         found: list[exp.Expression] = []

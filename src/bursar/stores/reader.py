@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +15,11 @@ import duckdb
 from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
 from . import alarms, closed, drills, incidents, marks
-from .columns import ALL, MONEY, append, literal, load, shape, shown
+from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, literal, load, money_of, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
+from .grain import DAY, Span
 from .owner import Owner, ticks_us
-from .query import Query, compile_query
+from .query import Query, compile_gather, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
 Row = dict[str, Any]
@@ -36,6 +40,50 @@ class Segment(NamedTuple):
     sha256: str
 
 
+class _Engine:
+    """DuckDB in this process's memory, one for all readers of the same bounds: to make one takes as long as a question. Views and
+    tables of a reader are its connection's own. What files have beside the columns of the ledger is remembered: they never change."""
+
+    FILES_MAX = 10_000
+
+    def __init__(self, memory: str, threads: int) -> None:
+        self._duck = duckdb.connect(":memory:", config={"threads": threads, "memory_limit": memory})
+        self._told: dict[str, tuple[frozenset[str], bool]] = {}
+
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        made = self._duck.cursor()
+        made.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+        return made
+
+    def labels(self, duck: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Mapping[str, tuple[frozenset[str], bool]]:
+        """Of each file, the free labels that have a column of their own there, and whether there are no others."""
+        new = [path for path in paths if path not in self._told]
+        if new:
+            if len(self._told) + len(new) > self.FILES_MAX:
+                self._told.clear()
+                new = list(paths)
+            listed = ", ".join(map(literal, new))
+            text = f"SELECT file_name, value FROM parquet_kv_metadata([{listed}]) WHERE key = '{LABELS_TOLD}'::BLOB"
+            found = {name: json.loads(value) for name, value in duck.execute(text).fetchall()}
+            for path in new:
+                told = found.get(path, {"names": [], "all": False})
+                self._told[path] = (frozenset(told["names"]), told["all"])
+        return self._told
+
+
+_engines: dict[tuple[str, int], _Engine] = {}
+_making = threading.Lock()
+os.register_at_fork(before=_engines.clear)  # a child has not its threads, and would wait for them when it ends
+
+
+def _engine(memory: str, threads: int) -> _Engine:
+    with _making:
+        found = _engines.get((memory, threads))
+        if found is None:
+            found = _engines[memory, threads] = _Engine(memory, threads)
+        return found
+
+
 DRILLS_MAX = 1_000
 INCIDENTS_MAX = 10_000  # asked for at once, the newest
 INCIDENT_NUMBERS = frozenset(("n", "ts", "last_ts", "calls", "spent", "limit", "kept"))
@@ -53,12 +101,13 @@ class Reader:
         self.skipped: list[str] = []
         self._loaded: frozenset[str] = frozenset()
         self._shown: tuple[str, ...] = ()
+        self._money = MONEY
         self._made: object = None  # columns and files that the views are made of
         self._side_views = False
         self.sqlite = connect(self.place, busy_ms=5_000, read_only=True)
         try:
-            self.duck = duckdb.connect(":memory:", config={"threads": threads, "memory_limit": memory})
-            self.duck.execute("SET TimeZone = 'UTC'")
+            self._engine = _engine(memory, threads)
+            self.duck = self._engine.connection()
             self.sqlite.execute("BEGIN")
             rows = self.sqlite.execute("SELECT name, min_ts, max_ts, rows, bytes, sha256 FROM segments ORDER BY min_ts, name")
             self.segments = self._present([Segment(*row) for row in rows])
@@ -87,16 +136,43 @@ class Reader:
     def query(self, query: Query) -> list[Row]:
         """Answer a closed question. Money is Decimal, counts are int, periods ISO text; LedgerFault(code="query") says which
         name is not known."""
-        plan = compile_query(query._replace(since_us=None, until_us=None))
-        if None not in (query.since_us, query.until_us) and query.since_us >= query.until_us:  # type: ignore[operator]
-            plan = compile_query(query)
-        self._view(plan.columns, query.since_us, query.until_us, cut=True)
+        span = (query.since_us, query.until_us)
+        asked = query if None not in span and span[0] >= span[1] else query._replace(since_us=None, until_us=None)  # type: ignore[operator]
+        plan = compile_query(asked)
+        self._view(plan.columns, *span, cut=True)
+        if query.grain:
+            plan = compile_query(asked, within=self._ends(*span))
         return self._run(plan.sql, plan.values)
 
-    def sql(self, text: str, values: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
+    def gather(self, query: Query, name: str) -> None:
+        """Keep the first step of a question as a table, for several questions about some of its dimensions: see `ask`."""
+        asked = query._replace(since_us=None, until_us=None)
+        plan = compile_gather(asked)
+        self._view(plan.columns, query.since_us, query.until_us, cut=True)
+        self.duck.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS {plan.sql}", plan.values)
+
+    def ask(self, query: Query, name: str) -> list[Row]:
+        """Answer a question from what was gathered under that name."""
+        plan = compile_query(query, gathered=name)
+        return self._run(plan.sql, plan.values)
+
+    def _ends(self, since_us: int | None, until_us: int | None) -> Span | None:
+        """The time that rows within these bounds can have; None where there is no row."""
+        low, high = self.duck.execute("SELECT min(ts), max(ts) FROM raw_tail").fetchall()[0]
+        firsts = [s.min_ts for s in self.segments if s.rows] + ([low] if low is not None else [])
+        lasts = [s.max_ts for s in self.segments if s.rows] + ([high] if high is not None else [])
+        if not firsts:
+            return None
+        since, until = max(min(firsts), since_us or 0), max(lasts) + 1
+        until = until if until_us is None else min(until, until_us)
+        return (since // DAY * DAY, -(-until // DAY) * DAY) if since < until else None  # whole days: the same plan all day
+
+    def sql(
+        self, text: str, values: Mapping[str, object] | Sequence[object] | None = None, columns: Iterable[str] = ()
+    ) -> list[Row]:
         """Any DuckDB SELECT over the views `calls`, `entries`, `holds`, `incidents`, `alarms` and `marks`. Values are bound
-        (`$name` or `?`)."""
-        self._view(ALL, None, None)
+        (`$name` or `?`). `columns`: those of a condition of ours, which may be labels."""
+        self._view((*ALL, *columns), None, None)
         self._side()
         return self._run(text, values)
 
@@ -108,7 +184,7 @@ class Reader:
     def known_ids(self, ids: Sequence[str]) -> set[str]:
         """Which of these ids have a row: what an import asks before it books the same file again."""
         self._view(("id",), None, None)
-        self.duck.execute("CREATE OR REPLACE TABLE wanted (id VARCHAR)")
+        self.duck.execute("CREATE OR REPLACE TEMP TABLE wanted (id VARCHAR)")
         append(self.duck, "wanted", [(id,) for id in ids])
         return {row["id"] for row in self._run("SELECT DISTINCT id FROM entries SEMI JOIN wanted USING (id)", None)}
 
@@ -160,8 +236,12 @@ class Reader:
         try:
             if not wanted <= self._loaded:
                 self._loaded |= wanted
-                self._shown = tuple(c for c in ALL if c in self._loaded)
-                load(self.sqlite, self.duck, "raw_tail", self._shown)
+                free = tuple(sorted(c for c in self._loaded if c.startswith(LABEL)))
+                stored = tuple(c for c in ALL if c in self._loaded or (c == "labels" and free))
+                if stored != self._shown[: len(stored)]:
+                    load(self.sqlite, self.duck, "raw_tail", stored)
+                    self._money = money_of(self.duck, "raw_tail", stored)
+                self._shown = (*stored, *free)
         except OF_DISK as error:
             raise from_error(error, self.place.file) from error
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
@@ -171,20 +251,38 @@ class Reader:
         made = (self._shown, tuple([s.name for s in files]), tuple([s.name for s in whole]), within)
         if made == self._made:
             return  # DuckDB opens every file to make a view of them
-        names = ", ".join(quoted(shown(c)) for c in self._shown)
-        parts = [f"SELECT * FROM (SELECT {', '.join(shape(c) for c in self._shown)} FROM raw_tail){within}"]
-        for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
-            if some:
-                paths = ", ".join(literal(str(self.place.segments / s.name)) for s in some)
-                parts.insert(0, f"SELECT {names} FROM read_parquet([{paths}], union_by_name = true){only}")
-        tail = " UNION ALL ".join(parts)
+        parts: list[str] = []
+        tail = f"SELECT * FROM (SELECT {', '.join(shape(c, self._money) for c in self._shown)} FROM raw_tail){within}"
         try:
-            self.duck.execute(f"CREATE OR REPLACE VIEW entries AS {tail}")
-            self.duck.execute("CREATE OR REPLACE VIEW calls AS SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'")
+            for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
+                parts += [f"SELECT {names} FROM {read}{only}" for names, read in self._reads(some)]
+            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW entries AS {' UNION ALL '.join([*parts, tail])}")
+            rows = "SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'"
+            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW calls AS {rows}")
             self._made = made
         except duckdb.Error as error:
             self._blame(error)
             raise _unanswerable(error) from error
+
+    def _reads(self, segments: Sequence[Segment]) -> Iterable[tuple[str, str]]:
+        """(what to select, from where) for all rows of these files. A free label that has its own column is read from there, which
+        takes a tenth of the time; one that a file has only in its map, from the map."""
+        if not segments:
+            return
+        plain = [quoted(shown(c)) for c in self._shown if not c.startswith(LABEL)]
+        free = [c.removeprefix(LABEL) for c in self._shown if c.startswith(LABEL)]
+        paths = [str(self.place.segments / s.name) for s in segments]
+        alike: dict[tuple[str, ...], list[str]] = {}
+        told = self._engine.labels(self.duck, paths) if free else {}
+        for path in paths:
+            found: list[str] = []
+            for name in free:
+                own, every = told[path]
+                value = "NULL" if every else f"map_extract_value(labels, {literal(name)})"
+                found.append(label_column(name) if name in own else f"{value} AS {label_column(name)}")
+            alike.setdefault(tuple(found), []).append(path)
+        for found, some in alike.items():
+            yield ", ".join([*plain, *found]), f"read_parquet([{', '.join(map(literal, some))}], union_by_name = true)"
 
     def _side(self) -> None:
         """The small views: holds as rows that could still be, incidents, and marks."""
@@ -192,29 +290,29 @@ class Reader:
             return
         kinds = {c: MONEY if c in MONEY_COLUMNS else "BIGINT" if c in INT_COLUMNS else "VARCHAR" for c in COLUMNS}
         raw = ", ".join(f"{quoted(c)} {'BIGINT' if c in INT_COLUMNS else 'VARCHAR'}" for c in kinds)
-        self.duck.execute(f"CREATE TABLE raw_holds ({raw})")
+        self.duck.execute(f"CREATE TEMP TABLE raw_holds ({raw})")
         append(self.duck, "raw_holds", [tuple(h.entry) for h, _ in self.holds()])
-        self.duck.execute(f"CREATE VIEW holds AS SELECT {', '.join(shape(c) for c in COLUMNS)} FROM raw_holds")
+        self.duck.execute(f"CREATE TEMP VIEW holds AS SELECT {', '.join(shape(c) for c in COLUMNS)} FROM raw_holds")
         columns = ", ".join(f"{quoted(c)} {'BIGINT' if c in INCIDENT_NUMBERS else 'VARCHAR'}" for c in incidents.COLUMNS)
-        self.duck.execute(f"CREATE TABLE raw_incidents ({columns})")
+        self.duck.execute(f"CREATE TEMP TABLE raw_incidents ({columns})")
         append(self.duck, "raw_incidents", incidents.listed(self.sqlite, most=INCIDENTS_MAX))
         self.duck.execute(
-            """CREATE VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
+            """CREATE TEMP VIEW incidents AS SELECT * REPLACE (make_timestamptz(ts) AS ts, make_timestamptz(last_ts) AS last_ts,
                CAST(CAST(kept AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_incidents"""
         )
         names = "day BIGINT, act VARCHAR, code VARCHAR, budget VARCHAR, incidents BIGINT, calls BIGINT, kept HUGEINT"
-        self.duck.execute(f"CREATE TABLE raw_days ({names})")
+        self.duck.execute(f"CREATE TEMP TABLE raw_days ({names})")
         append(self.duck, "raw_days", incidents.summed(self.sqlite))
         self.duck.execute(
-            """CREATE VIEW incident_days AS SELECT * REPLACE (make_date(CAST(day AS INTEGER)) AS day,
+            """CREATE TEMP VIEW incident_days AS SELECT * REPLACE (make_date(CAST(day AS INTEGER)) AS day,
                CAST(CAST(kept AS DECIMAL(38,0)) * 0.000000000001::DECIMAL(12,12) AS DECIMAL(38,12)) AS kept) FROM raw_days"""
         )
-        self.duck.execute("CREATE TABLE raw_drills (ts BIGINT, policy VARCHAR, passed BOOLEAN, signed BOOLEAN)")
+        self.duck.execute("CREATE TEMP TABLE raw_drills (ts BIGINT, policy VARCHAR, passed BOOLEAN, signed BOOLEAN)")
         append(self.duck, "raw_drills", [(one.ts, one.policy, one.passed, one.good) for one in drills.newest(self.sqlite, DRILLS_MAX)])
-        self.duck.execute("CREATE VIEW drills AS SELECT make_timestamptz(ts) AS ts, policy, passed, signed FROM raw_drills")
-        self.duck.execute("CREATE TABLE raw_marks (ts BIGINT, text VARCHAR)")
+        self.duck.execute("CREATE TEMP VIEW drills AS SELECT make_timestamptz(ts) AS ts, policy, passed, signed FROM raw_drills")
+        self.duck.execute("CREATE TEMP TABLE raw_marks (ts BIGINT, text VARCHAR)")
         append(self.duck, "raw_marks", self.marks())
-        self.duck.execute("CREATE VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")
+        self.duck.execute("CREATE TEMP VIEW marks AS SELECT make_timestamptz(ts) AS ts, text FROM raw_marks")
         self._alarms()
         self._side_views = True
 
@@ -222,7 +320,7 @@ class Reader:
         """`alarms`: each with its amounts as decimals (dollars, a share, a count) and when somebody first heard of it."""
         names = (*Standing._fields, "heard")
         kinds = {c: "DOUBLE" if c == "score" else "VARCHAR" if c in TEXTS else "BIGINT" for c in names}
-        self.duck.execute(f"CREATE TABLE raw_alarms ({', '.join(f'{quoted(c)} {kind}' for c, kind in kinds.items())})")
+        self.duck.execute(f"CREATE TEMP TABLE raw_alarms ({', '.join(f'{quoted(c)} {kind}' for c, kind in kinds.items())})")
         heard = alarms.heard(self.sqlite)
         every = self.sqlite.execute(f"SELECT {', '.join(map(quoted, Standing._fields))} FROM alarms ORDER BY n")
         append(self.duck, "raw_alarms", [(*row, heard.get(row[0], 0)) for row in every])
@@ -237,7 +335,7 @@ class Reader:
 
         shown = [amount(c) if c in AMOUNTS else moment(c) if c in MOMENTS else quoted(c) for c in names if c != "scope"]
         scope = "CAST(CAST(scope AS JSON) AS MAP(VARCHAR, VARCHAR)) AS scope"
-        self.duck.execute(f"CREATE VIEW alarms AS SELECT {', '.join([*shown, scope])} FROM raw_alarms")
+        self.duck.execute(f"CREATE TEMP VIEW alarms AS SELECT {', '.join([*shown, scope])} FROM raw_alarms")
 
     def close(self) -> None:
         if hasattr(self, "duck"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ import apsw
 import duckdb
 import msgspec
 
-from .columns import ALL, literal, load, shape
+from .columns import ALL, LABELS_MAX, LABELS_TOLD, label_column, literal, load, money_of, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
 from .schema import IN_TAIL, Place, checkpoint, connect, restart_log, transaction
@@ -168,11 +169,12 @@ class _Work:
 
     def _hand_over(self, until: int) -> tuple[int, int]:
         with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB"}) as work:
-            work.execute("SET TimeZone = 'UTC'")
+            work.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             loaded = load(self._connection, work, "raw", ALL, until)
             self._step("loaded")
             days = [day for (day,) in work.execute(f"SELECT DISTINCT ts // {DAY_US} AS day FROM raw ORDER BY day").fetchall()]
-            shaped = ", ".join(shape(c) for c in ALL)
+            money = money_of(work, "raw", ALL)
+            shaped = ", ".join(shape(c, money) for c in ALL)
             files = [self._write(work, f"SELECT {shaped} FROM raw WHERE ts // {DAY_US} = {day} ORDER BY raw.ts", day) for day in days]
         if sum(file.rows for file in files) != loaded:
             raise LedgerFault(
@@ -227,8 +229,9 @@ class _Work:
         listed = ", ".join(literal(str(folder / name)) for name in names)
         spill = folder / "spill.tmp"
         with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB", "temp_directory": str(spill)}) as work:
-            work.execute("SET TimeZone = 'UTC'")
-            file = self._write(work, f"SELECT * FROM read_parquet([{listed}], union_by_name = true) ORDER BY ts", day)
+            work.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+            ledgers = "COLUMNS(lambda c: NOT regexp_full_match(c, 'label_[0-9a-f]{16}'))"  # the labels' own are made anew
+            file = self._write(work, f"SELECT {ledgers} FROM read_parquet([{listed}], union_by_name = true) ORDER BY ts", day)
         if file.rows != rows:
             raise LedgerFault("segment_corrupt", f"day {day}: {rows} rows listed, {file.rows} read", "run `bursar check`")
         self._step("merged")
@@ -247,7 +250,7 @@ class _Work:
         date = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date()
         name = f"{date}-{uuid.uuid4().hex}.parquet"
         temporary = folder / f"{name}.tmp"
-        work.execute(f"COPY ({select}) TO {literal(str(temporary))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})")
+        copy(work, select, temporary)
         self._step("copied")
         digest = hashlib.sha256()
         with temporary.open("rb+") as file:
@@ -285,6 +288,23 @@ class _Work:
             restart_log(self._connection, self._place)
         except apsw.BusyError:
             pass  # a reader is at it; the next run will
+
+
+def copy(work: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """These rows as a segment's file. Its frequent free labels stand in columns of their own as well: a map is dear to read."""
+    names, every = _labels(work, select)
+    apart = "".join(f", map_extract_value(labels, {literal(name)}) AS {label_column(name)}" for name in names)
+    told = literal(json.dumps({"names": names, "all": every}))
+    how = f"FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION V2, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{{LABELS_TOLD}: {told}}}"
+    work.execute(f"COPY (SELECT *{apart} FROM ({select})) TO {literal(str(path))} ({how})")
+
+
+def _labels(work: duckdb.DuckDBPyConnection, select: str) -> tuple[list[str], bool]:
+    """The most frequent free labels of these rows, and whether there are no others."""
+    text = f"SELECT name FROM (SELECT unnest(map_keys(labels)) AS name FROM ({select})) GROUP BY name ORDER BY count(*) DESC, name"
+    found = [name for (name,) in work.execute(f"{text} LIMIT {LABELS_MAX + 1}").fetchall()]
+    names = sorted(name for name in found[:LABELS_MAX] if name.isprintable())
+    return names, len(names) == len(found)
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from ..domain.price import Price
 from ..domain.usage import Tokens
 from ..rules import price as pricing
 from ..stores.pricebook import PriceBook
-from ..stores.query import TOP_MAX, Filter, Query
+from ..stores.query import LABEL, TOP_MAX, Filter, Query
 from ..stores.reader import Reader
 from . import price_sync
 from .cli_common import pico as exact
@@ -25,6 +25,10 @@ WITHIN = "ts >= make_timestamptz($since) AND ts < make_timestamptz($until)"
 LATELY = "ts >= make_timestamptz($latest) AND ts < make_timestamptz($until)"
 KEPT = "list_has_any(string_split(saved_by, '+'), ['cache', 'near'])"  # a kept reply answered
 LABELS = ("feature", "tenant", "flow", "conversation")
+JUDGED = "judged"  # the table of all that is only added up, read once
+BY = ("purpose", "operation", "cause", "provider", "model_requested", "model_served", "feature", "flow", "saved_by", f"{LABEL}suite",
+      f"{LABEL}corpus", "tenant", "conversation")  # fmt: skip
+NOBODY = (("tenant", ("",)), ("conversation", ("",)))  # of these only whether somebody said it
 COLUMNS = (
     "operation", "purpose", "cause", "tenant", "feature", "flow", "conversation", "turn", "tool_depth", "try_no", "status", "error",
     "finish", "provider", "model_requested", "model_served", "request_hash", "prefix_hash", "latency_ms", "cost", "cost_history",
@@ -39,15 +43,18 @@ class Asker:
     def __init__(self, reader: Reader, policy: Policy, since: int, until: int) -> None:
         self.reader, self.policy, self.since, self.until = reader, policy, since, until
         self._book: PriceBook | None = None
-        unsaid = ", ".join(f"sum(cost) FILTER ({name} = '') AS without_{name}" for name in LABELS)
+        measures = ("cost", "calls", "tries", "unpriced", "cost_history", "saved", *TOKENS)
+        reader.gather(Query(measures, BY, (), since, until, keep=NOBODY), JUDGED)
+        unsaid = ", ".join(f"""sum("sum cost") FILTER ({name} = '') AS without_{name}""" for name in LABELS)
+        whole = " + ".join(f'coalesce(sum("sum {name}"), 0)' for name in TOKENS[:4])
         (self.total,) = self.sql(f"""
-            SELECT count(*) AS rows, sum(cost) AS cost, sum(cost_history) AS history, {unsaid}, sum({WHOLE}) AS whole,
-                   sum(cache_read) AS read, sum(saved) FILTER ({KEPT}) AS kept,
-                   count(*) FILTER ({KEPT}) AS answered
-            FROM calls WHERE {WITHIN}""")  # fmt: skip
+            SELECT sum(number) AS rows, sum("sum cost") AS cost, sum("sum cost_history") AS history, {unsaid}, {whole} AS whole,
+                   sum("sum cache_read") AS read, sum("sum saved") FILTER ({KEPT}) AS kept,
+                   coalesce(sum(number) FILTER ({KEPT}), 0) AS answered
+            FROM {JUDGED}""")  # fmt: skip
         (counted,) = self.query(("calls", "unpriced"), ())
         self.calls, self.unpriced, self.cost = counted["calls"], counted["unpriced"], pico(self.total["cost"])
-        self.rows: int = self.total["rows"]
+        self.rows = int(self.total["rows"] or 0)
         self.latest, self.stands = since, (1, 1)
         if self.rows > LOOKED_AT:
             self.latest = max(since, until - max((until - since) * LOOKED_AT // self.rows, LATEST_US))
@@ -65,6 +72,11 @@ class Asker:
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def query(self, measures: Sequence[str], by: Sequence[str], *where: Filter, top: int = TOP_MAX) -> list[dict[str, Any]]:
+        """What is added up, by dimensions of BY."""
+        return self.reader.ask(Query(tuple(measures), tuple(by), where, top=top), JUDGED)
+
+    def search(self, measures: Sequence[str], by: Sequence[str], *where: Filter, top: int) -> list[dict[str, Any]]:
+        """The same by anything, with a look at all rows."""
         return self.reader.query(Query(tuple(measures), tuple(by), where, self.since, self.until, top=top))
 
     def all(self, part: int) -> int:

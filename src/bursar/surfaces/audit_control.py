@@ -9,7 +9,7 @@ from ..domain.policy import Tiers
 from ..rules import shape
 from ..rules.audit import Line, share
 from ..rules.audit_control import Cached, Move, Used
-from .audit_asker import LATELY, TOKENS, WHOLE, WITHIN, WRITTEN, Asker, pico
+from .audit_asker import JUDGED, LATELY, TOKENS, WHOLE, WRITTEN, Asker, pico
 from .audit_money import Embedded
 
 MOVES = 5
@@ -29,7 +29,7 @@ TIERS = {
 
 
 WORK = """{when} AND purpose <> 'embedding' AND operation NOT IN ('retry', 'fallback') AND cause <> 'loop'
-           AND attempt_kind = 'first' AND status IN ('ok', 'error')"""
+           AND {kind} = 'first' AND {status} IN ('ok', 'error')"""
 
 
 def used(ask: Asker) -> Used:
@@ -41,12 +41,14 @@ def used(ask: Asker) -> Used:
                approx_quantile(coalesce(tool_depth, 0), 0.9) AS depth,
                count(*) FILTER (tool_depth > 0 OR finish IN ('tool_use', 'tool_calls')) AS tools,
                count(*) FILTER (error = 'malformed_output') AS malformed
-        FROM calls WHERE {WORK.format(when=LATELY)} GROUP BY ALL""")  # fmt: skip
+        FROM calls WHERE {WORK.format(when=LATELY, kind="attempt_kind", status="status")} GROUP BY ALL""")  # fmt: skip
     known = {(row["feature"], row["provider"], row["model"], row["purpose"]): row for row in looks}
+    sums = ", ".join(f'sum("sum {n}") AS {n}' for n in TOKENS)
+    kind, status = '"of attempt_kind"', '"of status"'
     rows = ask.sql(f"""
-        SELECT {by}, count(*) AS calls, sum(cost) AS cost, {", ".join(f"sum({n}) AS {n}" for n in TOKENS)}
-        FROM calls WHERE {WORK.format(when=WITHIN)}
-        GROUP BY ALL HAVING sum(cost) > 0 ORDER BY sum(cost) DESC LIMIT 200""")  # fmt: skip
+        SELECT {by}, CAST(sum(number) AS BIGINT) AS calls, sum("sum cost") AS cost, {sums}
+        FROM {JUDGED} WHERE {WORK.format(when="true", kind=kind, status=status)}
+        GROUP BY ALL HAVING sum("sum cost") > 0 ORDER BY sum("sum cost") DESC LIMIT 200""")
     moves: list[Move] = []
     for row in rows:
         look = known.get((row["feature"], row["provider"], row["model"], row["purpose"]))

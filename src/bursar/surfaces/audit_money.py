@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..rules.audit import Line, per_cent, share
 from ..rules.audit_money import Fall, Program, Spent
+from ..stores.columns import label_column
 from ..stores.query import LABEL, Filter
 from .audit_asker import LABELS, LOOKED_AT, TOKENS, WHOLE, WITHIN, Asker, pico
 
@@ -35,11 +36,11 @@ def embedded(ask: Asker) -> dict[str, Embedded]:
     rows = ask.sql(
         f"""SELECT corpus, day, sum(whole) AS tokens, sum(cost) AS whole_cost, sum(whole) FILTER (again) AS again,
                    sum(cost) FILTER (again) AS cost, count(*) FILTER (again) AS calls
-            FROM (SELECT coalesce(nullif(map_extract_value(labels, 'corpus'), ''), flow) AS corpus, date_trunc('day', ts) AS day, cost,
+            FROM (SELECT coalesce(nullif({label_column("corpus")}, ''), flow) AS corpus, date_trunc('day', ts) AS day, cost,
                          {WHOLE} AS whole, {seen if ask.rows <= LOOKED_AT else "false"} AS again
                   FROM calls WHERE {WITHIN} AND purpose = 'embedding' AND operation = 'embedding' AND status = 'ok')
             GROUP BY ALL ORDER BY corpus, day""",
-        columns=("labels",),
+        columns=(f"{LABEL}corpus",),
     )
     made: dict[str, Embedded] = {}
     for corpus in {row["corpus"] for row in rows}:
@@ -102,11 +103,11 @@ def _programs(ask: Asker) -> tuple[Program, ...]:
     """The dearest programs among the calls that no feature names."""
     unsaid = Filter("feature", ("",))
     made: list[Program] = []
-    for row in ask.query(("cost", "calls"), ("prefix_hash",), unsaid, Filter("prefix_hash", ("",), True), top=PROGRAMS):
+    for row in ask.search(("cost", "calls"), ("prefix_hash",), unsaid, Filter("prefix_hash", ("",), True), top=PROGRAMS):
         if not row["cost"] and not row["calls"]:
             continue  # named by now
         mine = Filter("prefix_hash", (row["prefix_hash"],))
-        models = ", ".join(one["model_served"] for one in ask.query(("cost",), ("model_served",), unsaid, mine, top=2))
+        models = ", ".join(one["model_served"] for one in ask.search(("cost",), ("model_served",), unsaid, mine, top=2))
         made.append(Program(row["prefix_hash"], models, row["calls"], pico(row["cost"])))
     return tuple(made)
 

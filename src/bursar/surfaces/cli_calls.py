@@ -38,7 +38,7 @@ def newest(
         further = ' AND (ts < make_timestamptz($below_ts) OR (ts = make_timestamptz($below_ts) AND "id" < $below_id))'
         values |= {"below_ts": below[0], "below_id": below[1]}
     ask = f'SELECT {columns} FROM {table(asked)} WHERE ({only.sql}){further} ORDER BY ts DESC, "id" DESC LIMIT $most'
-    return reader.sql(ask, values)
+    return reader.sql(ask, values, only.columns)
 
 
 def program_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -66,13 +66,8 @@ def statement(
     return state(names, now, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
 
 
-def part(
-    reader: Reader, name: str, where: tuple[Filter, ...], period: periods.Period, now: drivers.Looked, before: drivers.Looked | None,
-    top: int,
-) -> Statement:  # fmt: skip
-    """The overview's part by one dimension: of the one look at the ledger where that told all values apart."""
-    if now.folded:
-        return statement(reader, (name,), where, period, top=top)
+def part(name: str, now: drivers.Looked, before: drivers.Looked | None, top: int) -> Statement:
+    """The overview's part by one dimension, of the one look at the ledger."""
     earlier = (None, None) if before is None else (before.by(name), before.total)
     return state((name,), now.by(name), now.total, top=top, earlier=earlier[0], earlier_total=earlier[1])
 
@@ -106,7 +101,7 @@ def ask(
     else:
         now, before = drivers.look(reader, where, period)
         said = drivers.tell(now, before, top)
-        made = [part(reader, name, where, period, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
+        made = [part(name, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
     origin = provenance.parts(reader, where, period)
     return Spent(made, said, list(reader.skipped), origin)
 
@@ -150,7 +145,8 @@ def spend(
         driver_table(out, said)
     for one in made:
         if not names and not grain and not any(line.key != (None,) for line in one.lines):
-            tables.line(out, f"\nNo call has a {one.by[0]}." if one.by[0] != "cause" else "\nNo retry and no fallback.", "dim")
+            nothing = {"operation": "No call has an operation.", "cause": "No retry and no fallback."}
+            tables.line(out, "\n" + nothing.get(one.by[0], f"No call has a {one.by[0]}."), "dim")
             continue
         out.print()
         _table(out, one)

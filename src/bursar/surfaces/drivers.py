@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..rules.drivers import ORDER, Cell, Driver, Values, choose, phrase
+from ..rules.drivers import ORDER, Cell, Driver, phrase, told
+from ..stores.columns import label_column
 from ..stores.query import LABEL, TOP_MAX, Filter, Query, compile_filter, table
 from ..stores.reader import Reader
 from . import periods
@@ -14,12 +15,12 @@ from .statement import Sum, foot
 
 REST = "everything else"
 PARTS = 2  # of everything else that are named
-VALUES = 60  # of a dimension that are looked at together where there are too many combinations
-COMBINATIONS = 20_000
+VALUES = 20  # of a dimension, or as many as lines are asked for, that are looked at together where there are too many combinations
+COMBINATIONS = 2_000
 DEAR = 20  # a conversation is dear with a twentieth of the bill
 TALKS = 3  # so many of them are looked at
 BARE = tuple(name for name in ORDER if name != "conversation" and not name.startswith(LABEL))
-# Free labels that say more of one purpose's rows. Only those rows are asked for them: a map is dear to read.
+# Free labels that say more of one purpose's rows.
 OF_PURPOSE = {"label:suite": "eval", "label:corpus": "embedding"}
 NOTHING = Sum()
 SAMPLE = 1_000  # rows that are looked at for a label
@@ -49,69 +50,67 @@ class Answer(NamedTuple):
     before: Sum | None = None
 
 
-class Looked(NamedTuple):
-    """One look at a period: what each combination of `dims` came to, and all of them. `folded`: values were put together, as None."""
+class Looked:
+    """One look at a period: what each combination of `dims` cost, and all of it. What is kept of it in the reader answers more."""
 
-    dims: tuple[str, ...]
-    cells: list[tuple[Values, Sum]]
-    total: Sum
-    folded: bool
+    def __init__(self, reader: Reader, name: str, ask: Query) -> None:
+        self._reader, self._name, self.dims = reader, name, ask.by
+        reader.gather(ask, name)
+        (row,) = reader.ask(Query(MEASURES), name)
+        self.total = _sum(row)
+
+    def cells(self, most: int | None) -> list[Cell]:
+        """What each combination cost. Where they are too many, of each dimension the dearest values are told apart."""
+        values = max(VALUES, most or 0)
+        rows = self._reader.ask(Query(("cost",), self.dims, top=COMBINATIONS + 1), self._name)
+        if len(rows) > COMBINATIONS:
+            keep: list[tuple[str, tuple[str, ...]]] = []
+            for name in self.dims[1:]:
+                tops = self._reader.ask(Query(("cost",), (name,), top=values + 1), self._name)
+                if len(tops) > values:
+                    keep.append((name, tuple([row[name] for row in tops[:values]])))
+            rows = self._reader.ask(Query(("cost",), self.dims, top=TOP_MAX, keep=tuple(keep)), self._name)
+        return [Cell(tuple([row[name] for name in self.dims]), _pico(row["cost"])) for row in rows]
 
     def by(self, name: str) -> list[tuple[tuple[str | None], Sum]]:
-        """Per value of one dimension that was not folded; None: nobody said."""
-        at, sums = self.dims.index(name), dict[tuple[str | None], Sum]()
-        for values, part in self.cells:
-            key = (values[at] or None,)
-            sums[key] = sums.get(key, NOTHING).plus(part)
-        return list(sums.items())
+        """Per value of one dimension but the conversation; None: nobody said."""
+        rows = self._reader.ask(Query(MEASURES, (name,)), self._name)
+        return [((row[name] or None,), _sum(row)) for row in rows]
+
+    def lines(self, found: Sequence[Driver]) -> list[Sum]:
+        """What each line came to, everything else last. They are the total, or DoesNotFoot."""
+        values: dict[str, tuple[str, ...]] = {}
+        for one in found:
+            values[one.name] = (*values.get(one.name, ()), one.value)
+        sums = [NOTHING for _ in (*found, REST)]
+        for row in self._reader.ask(Query(MEASURES, tuple(values), keep=tuple(values.items())), self._name):
+            n = next((n for n, one in enumerate(found) if row[one.name] == one.value), -1)
+            sums[n] = sums[n].plus(_sum(row))
+        foot(sums, self.total)
+        return sums
 
 
-def answer(
-    reader: Reader, where: tuple[Filter, ...], period: periods.Period, *, most: int | None = None, compared: bool = True
-) -> Answer:  # fmt: skip
-    """What the period's cost is made of. `most`: so many lines beside everything else. With a period before (and `compared`)
-    each line has what the same rows came to then. DoesNotFoot when the lines are not the total."""
-    now, before = look(reader, where, period, compared=compared)
-    return tell(now, before, most)
-
-
-def look(
-    reader: Reader, where: tuple[Filter, ...], period: periods.Period, *, compared: bool = True
-) -> tuple[Looked, Looked | None]:
-    """The period, and the one before it where there is one. All dimensions at once; of a conversation's only the dearest are
-    told apart, of the others' all values unless that makes too many combinations."""
+def look(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> tuple[Looked, Looked | None]:
+    """The period, and the one before it where there is one: all dimensions at once, of conversations the dearest alone. Good as long
+    as the reader is open."""
     span = (period.since, period.until)
     threaded = (*where, Filter("conversation", ("",), True))
     talks = reader.query(Query(("cost",), ("conversation",), threaded, *span, top=TALKS, whole=True))
     whole = _pico(talks[0]["cost"])
     dear = tuple(row["conversation"] for row in talks[1:] if _pico(row["cost"]) * DEAR >= whole)
     dims = ("conversation", *BARE, *[name for name in OF_PURPOSE if _said(reader, name, where, span)])
-    ask = Query(MEASURES, dims, where, *span, top=COMBINATIONS, keep=(("conversation", dear),), whole=True)
-    rows = reader.query(ask)
-    folded = len(rows) > COMBINATIONS
-    if folded:
-        tops = [(name, reader.query(Query(("cost",), (name,), where, *span, top=VALUES))) for name in dims[1:]]
-        ask = ask._replace(keep=(*ask.keep, *[(name, tuple(row[name] for row in found)) for name, found in tops]), top=TOP_MAX)
-        rows = reader.query(ask)
-    before = None
-    if compared and period.before is not None:
-        rows_before = reader.query(ask._replace(since_us=period.before[0], until_us=period.before[1], top=TOP_MAX))
-        before = _looked(dims, rows_before, folded)
-    return _looked(dims, rows, folded), before
-
-
-def _looked(dims: tuple[str, ...], rows: Sequence[Mapping[str, Any]], folded: bool) -> Looked:
-    total, *cells = rows
-    return Looked(dims, [(tuple([row[name] for name in dims]), _sum(row)) for row in cells], _sum(total), folded)
+    ask = Query(MEASURES, dims, where, *span, keep=(("conversation", dear),))
+    now = Looked(reader, "spent", ask)
+    if period.before is None:
+        return now, None
+    return now, Looked(reader, "spent_before", ask._replace(since_us=period.before[0], until_us=period.before[1]))
 
 
 def tell(now: Looked, before: Looked | None, most: int | None = None) -> Answer:
-    """The lines of a period that was looked at."""
-    cells = [Cell(values, part.cost) for values, part in now.cells]
-    found = choose(now.dims, cells, most)
-    more = choose(now.dims, cells, len(found) + PARTS)[len(found) :]
-    lines = _lines(now, found)
-    earlier = None if before is None else _lines(before, found)
+    """The lines of a period that was looked at. `most`: so many beside everything else."""
+    found, more = told(now.dims, now.cells(most), most, PARTS)
+    lines = now.lines(found)
+    earlier = None if before is None else before.lines(found)
     filters = [(Filter(one.name, (one.value,)), *[Filter(n, (v,), True) for n, v in one.without]) for one in found]
     rows = [
         Row(phrase(one.name, one.value), one.name, one.value, _shown(its), sums, None if earlier is None else earlier[n])
@@ -124,24 +123,13 @@ def tell(now: Looked, before: Looked | None, most: int | None = None) -> Answer:
     return Answer(tuple(rows), now.total, None if before is None else before.total)
 
 
-def _lines(looked: Looked, found: Sequence[Driver]) -> list[Sum]:
-    """What each line came to, everything else last. They are the total, or DoesNotFoot."""
-    sums = [NOTHING for _ in (*found, REST)]
-    claims = [(looked.dims.index(one.name), one.value) for one in found]
-    for values, part in looked.cells:
-        n = next((n for n, (at, value) in enumerate(claims) if values[at] == value), -1)
-        sums[n] = sums[n].plus(part)
-    foot(sums, looked.total)
-    return sums
-
-
 def _said(reader: Reader, name: str, where: tuple[Filter, ...], span: Span) -> bool:
     """Whether rows of that purpose carry the label: the first thousand are looked at."""
     only = compile_filter(Query(where=(*where, Filter("purpose", (OF_PURPOSE[name],))), since_us=span[0], until_us=span[1]))
-    reader.totals(("labels", *only.columns), *span)
-    text = f"SELECT labels FROM {table(where)} WHERE {only.sql} LIMIT {SAMPLE}"
-    label = name.removeprefix(LABEL)
-    return any(labels and labels.get(label) for (labels,) in reader.duck.execute(text, only.values).fetchall())
+    reader.totals((name, *only.columns), *span)
+    column = label_column(name.removeprefix(LABEL))
+    text = f"SELECT {column} FROM {table(where)} WHERE {only.sql} LIMIT {SAMPLE}"
+    return any(said for (said,) in reader.duck.execute(text, only.values).fetchall())
 
 
 def _shown(filters: Sequence[Filter]) -> tuple[str, ...]:

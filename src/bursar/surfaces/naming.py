@@ -59,14 +59,17 @@ def rows(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> I
     only = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
     reader.totals(dict.fromkeys((*COLUMNS, *only.columns)), period.since, period.until)
     columns = ", ".join(f'epoch_us(ts) AS "{c}"' if c == "ts" else f'"{shown(c)}"' for c in COLUMNS)
-    found = reader.duck.cursor().execute(
-        f"""SELECT {columns} FROM calls WHERE ({only.sql}) AND NOT starts_with(flags, 'un{NAMED}')
+    reader.duck.execute(
+        f"""CREATE OR REPLACE TEMP TABLE meant AS
+            SELECT {columns} FROM calls WHERE ({only.sql}) AND NOT starts_with(flags, 'un{NAMED}')
             AND id NOT IN (SELECT corrects FROM calls WHERE starts_with(flags, 'un{NAMED}'))
             ORDER BY ts, id""",
         only.values,
     )
-    while lot := found.fetchmany(LOT):
+    at = 0  # by number: other questions are asked between two lots
+    while lot := reader.duck.execute("SELECT * FROM meant WHERE rowid >= ? AND rowid < ? ORDER BY rowid", [at, at + LOT]).fetchall():
         yield [_entry(values) for values in lot]
+        at += LOT
 
 
 def preview(found: Iterator[list[Entry]], said: Mapping[str, str]) -> Preview:

@@ -51,7 +51,7 @@ def texts(column: str) -> str:
 def chunks(reader: Reader, asked: Asked, select: str, view: str = "") -> Iterator[list[tuple[Any, ...]]]:
     """The rows of `SELECT select FROM calls` under the filters of the question, some thousands at a time."""
     condition = compile_filter(asked.query)
-    reader.totals(STORED, asked.query.since_us, asked.query.until_us)
+    reader.totals((*STORED, *condition.columns), asked.query.since_us, asked.query.until_us)
     found = reader.duck.execute(f"SELECT {select} FROM {view or table(asked.query.where)} WHERE {condition.sql}", condition.values)
     done = 0
     while chunk := found.fetchmany(CHUNK):

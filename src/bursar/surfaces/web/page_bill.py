@@ -63,8 +63,17 @@ class Layers(NamedTuple):
 LAYERS = ("cost", "calls", "tries", "tokens", "unpriced", "estimated", "cost_history", "saved", "refused")
 
 
-def layers(reader: Reader, where: tuple[Filter, ...], since: int | None, until: int | None) -> Layers:
-    found = reader.query(Query(LAYERS, ("operation", "cause"), where, since, until, keep=(("cause", ("loop",)),)))
+def gather(ask: Ask, reader: Reader, name: str, since: int | None, until: int | None, table: str) -> str:
+    """One look at a period's rows: all that the page says of it, but when."""
+    keep = {"operation": (), "cause": ("loop",), "feature": ("",)}
+    also = [one for one in keep if DIMENSIONS[one] != DIMENSIONS.get(name)]
+    folded = tuple((one, keep[one]) for one in also if keep[one])
+    reader.gather(Query(LAYERS, (name, *also), ask.filters, since, until, keep=folded), table)
+    return table
+
+
+def layers(reader: Reader, table: str) -> Layers:
+    found = reader.ask(Query(LAYERS, ("operation", "cause"), keep=(("cause", ("loop",)),)), table)
     parts = dict.fromkeys((part.id for part in PARTS), 0)
     total, saved, refused = Sum(), 0, 0
     for row in found:
@@ -99,15 +108,16 @@ def page(ask: Ask, reader: Reader, _: Shelf) -> Page:
     span = ask.period
     # All that is asked for below, read once.
     condition = compile_filter(Query(where=ask.filters))
-    free = ("labels",) if name.startswith(LABEL) else (DIMENSIONS[name],)
-    reader.totals(dict.fromkeys((*READ, *free, *condition.columns)), span.before[0] if span.before else span.since, span.until)
-    now = layers(reader, ask.filters, span.since, span.until)
-    before = layers(reader, ask.filters, *span.before) if span.before else None
+    columns = dict.fromkeys((*READ, DIMENSIONS.get(name, name), *condition.columns))
+    reader.totals(columns, span.before[0] if span.before else span.since, span.until)
+    gathered = gather(ask, reader, name, span.since, span.until, "bill")
+    earlier = gather(ask, reader, name, *span.before, "bill_before") if span.before else ""
+    now, before = layers(reader, gathered), layers(reader, earlier) if earlier else None
     if not now.all.tries and not now.refused and not now.all.cost and not (before and before.all.cost):
         return Page("bill", "Bill", [_nothing(ask)], choices=(_by(by),), live=True)
-    lines = _groups(ask, reader, name)
+    lines = _groups(reader, name, gathered, earlier)
     made: list[Block] = [
-        _tiles(ask, now, before, _unattributed(reader, ask)),
+        _tiles(ask, now, before, _unattributed(reader, gathered)),
         _strip(ask, now, before),
         _over_time(ask, reader, name, lines),
         _lines(ask, by, name, lines, now.all, before.all if before else None),
@@ -121,13 +131,12 @@ READ = (
 )  # fmt: skip
 
 
-def _groups(ask: Ask, reader: Reader, name: str) -> Lines:
-    def one(since: int | None, until: int | None) -> list[tuple[Key, Sum]]:
-        rows = reader.query(Query(LAYERS[:6], (name,), ask.filters, since, until, top=VALUES_MAX))
+def _groups(reader: Reader, name: str, gathered: str, before: str) -> Lines:
+    def one(table: str) -> list[tuple[Key, Sum]]:
+        rows = reader.ask(Query(LAYERS[:6], (name,), top=VALUES_MAX), table)
         return [((None if row[name] in (None, "") else str(row[name]),), _sum(row)) for row in rows]
 
-    now = one(ask.period.since, ask.period.until)
-    earlier = one(*ask.period.before) if ask.period.before else None
+    now, earlier = one(gathered), one(before) if before else None
     whole = len(now) < VALUES_MAX and (earlier is None or len(earlier) < VALUES_MAX)
     return Lines(now, earlier if whole else None, whole)
 
@@ -149,10 +158,9 @@ def _nothing(ask: Ask) -> blocks.Note:
     )
 
 
-def _unattributed(reader: Reader, ask: Ask) -> int:
+def _unattributed(reader: Reader, gathered: str) -> int:
     """Pico-dollars of rows without a feature."""
-    nobody = Filter("feature", ("",))
-    (row,) = reader.query(Query(("cost",), (), (*ask.filters, nobody), ask.period.since, ask.period.until))
+    (row,) = reader.ask(Query(("cost",), (), (Filter("feature", ("",)),)), gathered)
     return dollars(row["cost"])
 
 

@@ -274,7 +274,7 @@ def one(ask: Ask, reader: Reader, _: Shelf) -> Page | None:
     columns = ", ".join(f'"{c}"' for c in ALL_COLUMNS)
     id = ask.word("id")
     only = compile_filter(Query(where=(Filter("id", (id,)), *ask.bound)))
-    found = reader.sql(f"SELECT {columns} FROM entries WHERE {only.sql}", only.values)
+    found = reader.sql(f"SELECT {columns} FROM entries WHERE {only.sql}", only.values, only.columns)
     if not found:
         return None
     raw = found[0]
