@@ -231,6 +231,8 @@ class Cache(Record, frozen=True):
     shared: list[str] = []  # features whose replies all tenants may share
     suites: dict[str, str] = {}  # eval suite = how long the replies of unchanged cases answer again
     bytes: str = "256MB"  # most that is kept, in memory and in the file each
+    near: Literal["off", "shadow", "on"] = "off"  # replies to nearly the same question. shadow: judged only; on: served once certified
+    near_model: str = ""  # the embedding model that says what is alike, of a provider that speaks OpenAI; empty: words do
 
 
 class Tiers(Record, frozen=True):
@@ -239,6 +241,8 @@ class Tiers(Record, frozen=True):
     cheap: str | list[str] = ""
     standard: str | list[str] = ""
     premium: str | list[str] = ""
+    classifier: str | list[str] = ""  # a cheap model that says which tier, where that is left open and no trained router serves
+    classifier_within_s: float = 2.0  # how long it may take; after that the rules go on
 
 
 class Route(Record, frozen=True):

@@ -222,6 +222,7 @@ class Gateway:
         self.desk = replace(desk, orders=self.desk.orders)
         self.shop.watch.look(self.desk)
         self.office.policy = policy
+        self.shop.memory.reloaded(policy)
         return f"policy {policy_hash} in force"
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
