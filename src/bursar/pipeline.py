@@ -66,7 +66,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
 
         aid = Aid(
             desk.controls, call, caller.key, caller.models, dialect, route.path, desk.providers, provider, desk.prices, asked, labels,
-            story.placed, partial(_for_control, call, caller, desk, labels),
+            story.placed, partial(_for_control, call, caller, desk, labels), desk.orders.whole,
         )  # fmt: skip
         stopped = story.verdict is not None and story.verdict.act == guard.STOPPED
         if not stopped:

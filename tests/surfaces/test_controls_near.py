@@ -267,11 +267,11 @@ def test_of_recorded_paraphrases_at_most_one_in_a_hundred_is_wrong_or_none_is_se
 
 
 def test_where_other_wordings_ask_the_same_most_are_served() -> None:
-    """Four hundred questions, each asked in another wording nine times: 299 judged, then served but for one in twenty."""
+    """Four hundred questions, each asked in another wording nine times: judged until certified, then served but for one in twenty."""
     asked = [(f"{paraphrase(n, bool(round))}{' please' * (round % 3)}", f"{n}") for round in range(10) for n in range(400)]
     judged, served_, wrong = play(asked)
     print("other wordings: judged", judged, "served", served_, "wrong", wrong)
-    assert served_ > 2_000 and not wrong and 299 <= judged < 600
+    assert served_ > 2_000 and not wrong and 299 <= judged < 1_100
 
 
 def test_no_tenant_finds_anothers_question_in_a_hundred_thousand_tries() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from ..domain.call import Asked, Headers, Incoming, Reading, UseModel
@@ -49,9 +50,9 @@ class Aid:
     def __init__(
         self, controls: Controls, call: Incoming, key: str, models: tuple[str, ...], dialect: Dialect, path: str,
         providers: Mapping[str, Any], provider: Provider, prices: Prices, asked: Asked, labels: Labels, placed: Placed | None,
-        ask: Ask,
+        ask: Ask, kept_whole: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
-        self._ask = ask
+        self._ask, self._kept_whole = ask, kept_whole
         self._controls, self._call, self._caller, self._models = controls, call, key, models
         self._dialect, self._path, self._providers, self._prices = dialect, path, providers, prices
         self._provider, self._asked, self._labels, self._placed = provider, asked, labels, placed
@@ -293,6 +294,8 @@ class Aid:
         """The body to send. `aggressive`: a budget's ladder asks for it, whatever `[compact]` says."""
         controls, labels, body = self._controls, self._labels, self.body
         mode = "on" if aggressive else controls.flows.get(labels.flow, controls.mode)
+        if mode == "on" and not aggressive and (labels.flow in self._kept_whole or self._held_out()):
+            mode = "shadow"
         if mode == "off" or price is None or len(body) < LEAST or not labels.conversation or self._asked.history is None:
             return body
         course = self._course
@@ -314,6 +317,13 @@ class Aid:
         shorter = elide.elide(self._dialect.name, body, seen, lines, put)
         self._sent = len(shorter)
         return body if self._shadow else shorter
+
+    def _held_out(self) -> bool:
+        """Whether the conversation is one of those that outcomes are compared with; the same one for all of its calls."""
+        most = self._controls.holdout
+        if not most:
+            return False
+        return int.from_bytes(blake2b(self._labels.conversation.encode(), digest_size=2, person=b"holdout").digest()) < most
 
     def _summariser(self) -> Price | None:
         provider, model = self._controls.summariser

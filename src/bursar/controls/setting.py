@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ class Controls(Shape, frozen=True, gc=False):
     flows: Mapping[str, str] = {}
     setting: compact.Setting = compact.Setting()
     summariser: tuple[str, str] = ("", "")
+    holdout: int = 0  # of 65,536 conversations
 
 
 def compiled(policy: Policy) -> Controls | None:
@@ -67,8 +69,16 @@ def compiled(policy: Policy) -> Controls | None:
         return None
     salt = repr((tiers, rules, *classifier)).encode() if rules or tiers else b""
     return Controls(
-        cache, salt, tiers, rules, classifier, policy.tiers.classifier_within_s, its.mode, its.flow, setting, _named(its.model)
-    )
+        cache, salt, tiers, rules, classifier, policy.tiers.classifier_within_s, its.mode, its.flow, setting, _named(its.model),
+        _holdout(its.holdout),
+    )  # fmt: skip
+
+
+def _holdout(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,2})%", text.strip())
+    if found is None or int(found[1]) > 50:
+        raise ValueError(f'holdout is {text!r}; write "10%", at most "50%"')
+    return int(found[1]) * 65_536 // 100
 
 
 def _listed(names: str | list[str]) -> list[str]:

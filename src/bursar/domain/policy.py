@@ -262,6 +262,7 @@ class Compact(Record, frozen=True):
     keep_calls: int = 10  # or so many model calls came after
     summarise_every: int = 0  # model calls between two summaries by `model`; 0: none are made
     model: str = ""  # that writes summaries: of the same dialect as the call; a name or provider/name
+    holdout: str = "0%"  # of the conversations of a flow that is on, how many are sent whole: what outcomes are compared with
 
 
 class AuditPolicy(Record, frozen=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apsw
 import msgspec
 
-from ..domain.incident import RAISE, RESUME, STOP, Incident, Order
+from ..domain.incident import KEEP, RAISE, RESUME, STOP, Incident, Order
 from .fault import LedgerFault
 
 COLUMNS = (
@@ -130,8 +130,8 @@ def give(connection: apsw.Connection, order: Order) -> int:
         connection.execute(
             "UPDATE orders SET withdrawn = ? WHERE kind = ? AND budget = ? AND withdrawn = 0", (order.at, RAISE, order.budget)
         )
-    if order.kind == STOP:
-        known = connection.execute("SELECT n FROM orders WHERE kind = ? AND match = ? AND withdrawn = 0", (STOP, match)).get
+    if order.kind in (STOP, KEEP):
+        known = connection.execute("SELECT n FROM orders WHERE kind = ? AND match = ? AND withdrawn = 0", (order.kind, match)).get
         if known is not None:
             return int(known)
     connection.execute(
@@ -155,6 +155,12 @@ def in_force(connection: apsw.Connection, now_us: int) -> list[Order]:
     return [Order(n, at, by, kind, _pairs.decode(match), *more) for n, at, by, kind, match, *more in rows]
 
 
+def lifted(connection: apsw.Connection, kind: str) -> dict[tuple[tuple[str, str], ...], int]:
+    """What orders of a kind matched -> when the last of them was withdrawn."""
+    rows = connection.execute("SELECT match, max(withdrawn) FROM orders WHERE kind = ? AND withdrawn > 0 GROUP BY match", (kind,))
+    return {_pairs.decode(match): at for match, at in rows}
+
+
 def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
     """Another value when orders were given, withdrawn, or are over."""
     question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (WHERE until > 0 AND until <= ?) FROM orders"
@@ -162,4 +168,6 @@ def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
     return last, withdrawn, over
 
 
-__all__ = ["COLUMNS", "RESUME", "Logged", "give", "in_force", "listed", "move", "told", "untold", "version", "withdraw", "write"]
+__all__ = [
+    "COLUMNS", "RESUME", "Logged", "give", "in_force", "lifted", "listed", "move", "told", "untold", "version", "withdraw", "write",
+]  # fmt: skip
