@@ -48,6 +48,13 @@ def answer(seen: Seen) -> Say:
     return Say(text=f"Send the {' '.join(said.split()[5:7])} back within thirty days.")
 
 
+def fetched(handle: Any, path: str) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{handle.port}{path}") as answer:
+        return answer.read().decode()
+
+
 def certified(tmp_path: Path, scopes: int = 1) -> None:
     """The certificates of all scopes that were ever judged, as if they had been right 299 times."""
     judgements = Judgements(tmp_path / "ledger" / "near.db")
@@ -93,6 +100,8 @@ def test_a_certified_flow_is_answered_by_what_is_kept_and_no_other(tmp_path: Pat
     with served(tmp_path, provider, NEAR.format("on")) as handle:
         for way in (0, 1):
             post(handle, ask(paraphrase(1, way)), **acme(x_bursar_flow="help"))
+        page = fetched(handle, "/metrics")
+        assert "bursar_kept_replies 2.0" in page and "bursar_kept_near_questions 1.0" in page, "one stands for both wordings"
     certified(tmp_path)
     with served(tmp_path, provider, NEAR.format("on")) as handle:
         post(handle, ask(paraphrase(2, 0)), **acme(x_bursar_flow="help"))

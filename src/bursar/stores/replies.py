@@ -120,6 +120,11 @@ class FileReplies:
         self._pid = 0
         self._evicted = self._troubles = 0
 
+    @property
+    def troubles(self) -> int:
+        """Questions and replies that the file could not take."""
+        return self._troubles
+
     def _open(self) -> apsw.Connection:
         """The connection of this process: one that a fork inherited must not be used."""
         if self._connection is None or self._pid != os.getpid():

@@ -188,7 +188,11 @@ class Savings:
         self._judgements.close()
 
     def stats(self) -> dict[str, int]:
-        return self._memory.stats()
+        near, troubles = self._walls, self._judgements.troubles
+        found = {**self._memory.stats(), "unwritten": self._unwritten.qsize()}
+        if self._file is not None:
+            found["troubles"] = self._file.troubles
+        return {**found, "troubles": found["troubles"] + troubles, "near_questions": len(near), "near_evicted": near.evicted}
 
     # -- conversations ---------------------------------------------------------------------------------------------------
 

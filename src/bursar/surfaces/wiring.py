@@ -117,6 +117,10 @@ class Ratios:
             self._known.popitem(last=False)
 
 
+# Of a process that has not kept anything yet, and loads nothing for it.
+NOTHING_KEPT = dict.fromkeys(("replies", "bytes", "evicted", "troubles", "unwritten", "near_questions", "near_evicted"), 0)
+
+
 class Memory:
     """What one process remembers between calls: bytes per token, the conversations, and what makes the next call cheaper."""
 
@@ -140,6 +144,10 @@ class Memory:
 
                     self._controls = Savings(self._folder) if self._kept is None else Savings(self._folder, *self._kept)
         return self._controls
+
+    def kept(self) -> Mapping[str, int]:
+        """What the reply cache holds."""
+        return self._controls.stats() if self._controls is not None else NOTHING_KEPT
 
     def reloaded(self, policy: Policy) -> None:
         """The policy that is in force from now on."""
