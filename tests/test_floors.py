@@ -25,7 +25,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "stores": ("stores", "domain", "ports"),
     "effects": ("domain",),
     "ports": ("domain", "effects"),
-    "controls": ("domain", "rules", "wire", "effects"),
+    "controls": ("controls", "domain", "rules", "wire", "effects"),
     "desk": ("domain", "rules", "wire", "effects", "controls"),
     "admission": ("domain", "rules", "wire", "effects", "controls", "desk"),
     "pipeline": CORE,

@@ -111,6 +111,13 @@ def plan_of(
     if caller.models and model and model not in caller.models:
         return refuse("model_not_allowed", f"key {caller.key!r} may not use {model!r}", f"use one of {', '.join(caller.models)}")
 
+    if model.startswith("bursar/"):  # no tier has taken the name's place: no provider has such a model
+        return refuse(
+            "unknown_tier", f"{model!r} names a tier, and no model of [tiers] answers to it at {provider.name}",
+            'write [tiers] with cheap, standard and premium, each a model (or a list with one for each dialect); "bursar/auto" is '
+            "answered by standard unless a rule, a router or a classifier says otherwise",
+        )  # fmt: skip
+
     placed = story.placed
     scopes = _scopes(desk, caller, labels, story, trial, model)
     history = asked.history

@@ -11,7 +11,26 @@ from .desk import Way
 from .domain.call import Ended, Fault
 from .domain.shape import replace
 from .domain.thread import Ask, Heard, Landmark, Placed
-from .effects import Book, Consult, Finish, Follow, Gather, Hold, Keep, Note, Recall, Relay, Reply, Seek, Send, Turn, Wait
+from .effects import (
+    Book,
+    Consult,
+    Finish,
+    Follow,
+    Gather,
+    Hold,
+    Keep,
+    Liken,
+    Note,
+    Recall,
+    Relay,
+    Reply,
+    Sampled,
+    Seek,
+    Send,
+    Sorted,
+    Turn,
+    Wait,
+)  # fmt: skip
 from .ports import PENDING, AsyncWorld, EdgeWorld, SyncWorld
 from .rules.estimate import Ratio
 
@@ -66,6 +85,9 @@ class Savings(Protocol):
         ...
 
     def keep(self, effect: Keep) -> None: ...
+    def liken(self, effect: Liken) -> object: ...
+    def sampled(self, effect: Sampled) -> None: ...
+    def sorted(self, effect: Sorted) -> None: ...
     def consult(self, effect: Consult) -> object: ...
     def note(self, effect: Note) -> None: ...
 
@@ -133,7 +155,7 @@ class Journey:
                         value = world.wait(effect.seconds)
                     case Seek():
                         value = self._waited(effect)
-                    case Keep() | Consult() | Note():
+                    case Keep() | Liken() | Sampled() | Consult() | Note() | Sorted():
                         value = self._remembered(effect)
                     case _:
                         return self._handed(effect)
@@ -169,7 +191,7 @@ class Journey:
                     value = await world.wait(effect.seconds)
                 elif isinstance(effect, Seek):
                     value = await self._awaited(effect)
-                elif isinstance(effect, Keep | Consult | Note):
+                elif isinstance(effect, Keep | Liken | Sampled | Consult | Note | Sorted):
                     value = self._remembered(effect)
                 else:
                     return self._handed(effect)
@@ -191,10 +213,16 @@ class Journey:
         self._give_way()
         return effect
 
-    def _remembered(self, effect: Keep | Consult | Note) -> object:
+    def _remembered(self, effect: Keep | Liken | Sampled | Consult | Note | Sorted) -> object:
         its = self._memory.controls
         if isinstance(effect, Keep):
             return its.keep(effect)
+        if isinstance(effect, Liken):
+            return its.liken(effect)
+        if isinstance(effect, Sampled):
+            return its.sampled(effect)
+        if isinstance(effect, Sorted):
+            return its.sorted(effect)
         return its.consult(effect) if isinstance(effect, Consult) else its.note(effect)
 
     def _waited(self, effect: Seek) -> object:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from .domain.call import Answer, Head, Headers, Reading
 from .domain.entry import Hold as HoldRecord
 from .domain.entry import Settlement
-from .domain.reply import Kept
+from .domain.reply import Framed, Kept
 from .domain.shape import Shape
 from .domain.thread import Ask, Heard
 
@@ -70,14 +70,17 @@ class Send(Shape, frozen=True, gc=False):
     target: str
     headers: Headers
     body: bytes
+    within_s: float = 0.0  # above 0: the time that connecting and answering may take, in place of the provider's own
 
 
 class Gather(Shape, frozen=True, gc=False):
-    """-> Ended with the body when it is at most `limit` bytes. A longer one is streamed on under `head` as it comes."""
+    """-> Ended with the body when it is at most `limit` bytes. A longer one is streamed on under `head` as it comes. `own`: the
+    call is ours, not the client's, who gets nothing of it: a longer body is a fault."""
 
     head: Head
     limit: int
     out_headers: Headers
+    own: bool = False
 
 
 class Relay(Shape, frozen=True, gc=False):
@@ -136,12 +139,35 @@ class Seek(Shape, frozen=True, gc=False):
 
 
 class Keep(Shape, frozen=True, gc=False):
-    """-> None. What may answer again; who waits for it gets it. Nothing waits for it to be written."""
+    """-> None. What may answer again; who waits for it gets it. Nothing waits for it to be written. `framed`: the question, where
+    near-duplicates may find it."""
 
     wall: str
     kept: tuple[tuple[bytes, Kept], ...]
     now_us: int
     turn: Turn | None = None
+    framed: Framed | None = None
+
+
+class Liken(Shape, frozen=True, gc=False):
+    """-> domain.reply.Likely: the kept reply to a question that asks nearly the same. `scope`: whose certificate counts; `on`: it
+    may serve where that holds. `ask`: only whether to look at all, before a vector is paid for."""
+
+    wall: str
+    scope: bytes
+    framed: Framed
+    now_us: int
+    call: str
+    on: bool
+    ask: bool = False
+
+
+class Sampled(Shape, frozen=True, gc=False):
+    """-> None. Whether the reply that a near-duplicate would have got says the same as the true one."""
+
+    scope: bytes
+    same: bool
+    now_us: int
 
 
 class Consult(Shape, frozen=True, gc=False):
@@ -168,6 +194,18 @@ class Note(Shape, frozen=True, gc=False):
     tally: tuple[int, int] | None = None  # gross and own of a call that the feature's router has sent somewhere
 
 
+class Sorted(Shape, frozen=True, gc=False):
+    """-> None. A classifier was asked for this call's tier: what the tier saved and wasted, what the question took in pico-dollars,
+    and whether it gave an answer."""
+
+    feature: str
+    now_us: int
+    gross: int
+    wasted: int
+    pico: int
+    answered: bool
+
+
 class Wait(Shape, frozen=True, gc=False):
     """-> True, or False when the client left meanwhile."""
 
@@ -180,4 +218,7 @@ class Reply(Shape, frozen=True, gc=False):
     answer: Answer
 
 
-Effect = Recall | Follow | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply | Seek | Keep | Consult | Note
+Effect = (
+    Recall | Follow | Hold | Send | Gather | Relay | Book | Finish | Wait | Reply
+    | Seek | Keep | Liken | Sampled | Consult | Note | Sorted
+)  # fmt: skip

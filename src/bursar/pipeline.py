@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .admission import Ordered, admit, heard, no, ordered_stop, plan_of, refuse_call, refuse_large
@@ -37,7 +38,7 @@ from .wire.opening import request_hash
 from .wire.recording import Recording
 
 if TYPE_CHECKING:
-    from .controls import Again, Aid, Summing
+    from .controls import Again, Aid, Own
 
 
 def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
@@ -65,9 +66,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
 
         aid = Aid(
             desk.controls, call, caller.key, caller.models, dialect, route.path, desk.providers, provider, desk.prices, asked, labels,
-            story.placed,
+            story.placed, partial(_for_control, call, caller, desk, labels), desk.orders.whole,
         )  # fmt: skip
-        if story.verdict is None or story.verdict.act != guard.STOPPED:
+        stopped = story.verdict is not None and story.verdict.act == guard.STOPPED
+        if not stopped:
             again = yield from aid.look()
             if again is not None:
                 opened = record.opened(
@@ -75,10 +77,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                     provider=provider.name, hold=0,
                 )  # fmt: skip
                 yield from _tools(desk, caller, story, opened, budget.NO_SCOPES)
-                yield from _again(opened, again, story)
+                yield from _again(opened, again, story, aid.cache)
                 return
             call = call if aid.body is call.body else replace(call, body=aid.body)
-        name, model = yield from aid.route()
+        name, model = yield from aid.route(stopped)
         trial = Trial(desk.providers[name], model)
     first: Entry | None = None
     answer = Answer(500, [], b"")
@@ -135,10 +137,13 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 reply_headers += record.remaining(hold, plan.left)
                 yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body), ordered, aid)
                 if aid is not None and (summing := aid.summing()) is not None:
-                    yield from _summarise(call, caller, desk, labels, aid, summing)
+                    yield from aid.summarised(*(yield from _for_control(call, caller, desk, labels, summing)))
                 return
             ended: Ended = yield Gather(head, desk.gather_max, reply_headers + record.remaining(hold, plan.left))
             reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
+            if aid is not None:
+                plain = _plain(head, ended, desk.gather_max)
+                aid.came(head.status, plain, False, reading, _own_reply(trial, plan, hold))
             failure = (
                 retry.fault_failure(ended.fault.kind, True) if ended.fault
                 else retry.classify(head.status, head.headers, reading, (call.ts_us + head.sent_us) / 1_000_000)
@@ -156,9 +161,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             yield Book(settled, sample, heard(story, settled, reading))
             merged: bytes | None = None
             if aid is not None:
-                merged = yield from aid.keep(
-                    settled, head.status, _plain(head, ended, desk.gather_max), False, reading, _own_reply(trial, plan, hold)
-                )
+                merged = yield from aid.keep(settled, head.status, plain, False, reading, _own_reply(trial, plan, hold))
                 yield from aid.note(settled.entry, _tokens(settled.entry))
             if ended.relayed or ended.how == "client_gone":
                 yield Finish(b"", ended.how == "complete")
@@ -185,40 +188,31 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             elapsed_us += int(pause * 1_000_000)
     yield Reply(answer)
     if aid is not None and (summing := aid.summing()) is not None:
-        yield from _summarise(call, caller, desk, labels, aid, summing)
+        yield from aid.summarised(*(yield from _for_control(call, caller, desk, labels, summing)))
 
 
-def _again(entry: Entry, again: Again, story: record.Story) -> Way:
+def _again(entry: Entry, again: Again, story: record.Story, found: bytes) -> Way:
     """A reply that was given before: a row that cost nothing and says what was saved, and the reply."""
     settled = record.again(entry, again.model, again.saved, again.reading, record.evidence(story, story.cause))
     yield Book(settled, None, heard(story, settled, again.reading))
-    stamped = record.cached(record.stamp(settled.entry, 0), b"hit")
+    stamped = record.cached(record.stamp(settled.entry, 0), found)
     yield Reply(Answer(200, again.headers + stamped + record.price_tag(settled.entry), again.body))
 
 
-def _summarise(call: Incoming, caller: Caller, desk: Desk, labels: Labels, aid: Aid, summing: Summing) -> Way:
-    """A call of our own, after the client has its answer: held, priced and booked like any other, as `control`."""
-    own = Incoming(
-        f"{call.call_id}-summary", call.ts_us, "POST", summing.path, "", call.headers, summing.body, summing.provider, call.peer
-    )
+def _for_control(
+    call: Incoming, caller: Caller, desk: Desk, labels: Labels, own: Own
+) -> Generator[Effect, Any, tuple[bytes | None, int]]:
+    """A call of a control's own: through this pipeline, with the client's labels, in no conversation, under no control, tried once."""
+    from .controls.own import perform
+
+    asked = Incoming(f"{call.call_id}-{own.name}", call.ts_us, "POST", own.path, "", call.headers, own.body, own.provider, call.peer)
     bound = {name: labels.get(name) for name in ("tenant", "feature", "flow", "conversation", "user") if labels.get(name)}
-    inner = way(own, replace(caller, bound={**bound, "operation": "control"}, models=()), replace(desk, controls=None))
-    answer, paid, value = Answer(500, [], b""), 0, None
-    while True:
-        try:
-            effect = inner.send(value)
-        except StopIteration:
-            break
-        value = None
-        if isinstance(effect, Reply):
-            answer = effect.answer
-        else:
-            if isinstance(effect, Book):
-                row = effect.settlement.entry._replace(saved_by="compaction")
-                effect = replace(effect, settlement=replace(effect.settlement, entry=row))
-                paid += row.cost or 0
-            value = yield effect
-    yield from aid.summarised(answer, paid)
+    once = {name: replace(provider, retries=0) for name, provider in desk.providers.items()}
+    inner = way(
+        asked, replace(caller, bound={**bound, "operation": "control"}, models=()),
+        replace(desk, controls=None, fallbacks=(), providers=once),
+    )  # fmt: skip
+    return (yield from perform(inner, own))
 
 
 def _own_reply(trial: Trial, plan: Plan, hold: HoldRecord) -> bool:
@@ -301,6 +295,10 @@ def _relay(
         reply_headers = [line for line in reply_headers if line[0] != b"content-encoding"]
     ended: Ended = yield Relay(head, reader, reply_headers, ordered, plan.most)
     reading = reader.reading()
+    recorded: bytes | None = None
+    if aid is not None:
+        recorded = recorder.recorded() if isinstance(recorder, Recording) and ended.how == "complete" else None
+        aid.came(head.status, recorded, True, reading, _own_reply(trial, plan, hold))
     settled, sample = _settle(call, desk, asked, story, trial, plan, hold, head, ended, reading, sent_bytes, dialect.name, aid)
     kept = reader.kept
     if ended.how in ("stopped", "outgrown"):
@@ -310,7 +308,6 @@ def _relay(
         settled = replace(settled, entry=entry._replace(ended="incomplete", flags=f"{entry.flags} {why}".strip()))
     yield Book(settled, sample, heard(story, settled, reading))
     if aid is not None:
-        recorded = recorder.recorded() if isinstance(recorder, Recording) and ended.how == "complete" else None
         yield from aid.keep(settled, head.status, recorded, True, reading, _own_reply(trial, plan, hold))
         yield from aid.note(settled.entry, _tokens(settled.entry))
     yield Finish(kept, ended.how in ("complete", "stopped", "outgrown"))

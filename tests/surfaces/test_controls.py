@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from control_rig import acme, post, provider, rows, served
 
-from bursar.stores.reader import Reader
-from bursar.surfaces import gateway, settings
+from bursar.surfaces import settings
 from bursar.testing.provider import Provider as Scripted
 from bursar.testing.script import Say, Seen
 
+__all__ = ["provider"]
+
 ASKS = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 EXACT = "[cache]\nexact = true\n"
-
-
-@pytest.fixture
-def provider() -> Iterator[Scripted]:
-    with Scripted() as scripted:
-        yield scripted
-
-
-@contextmanager
-def served(tmp_path: Path, provider: Scripted, policy: str) -> Iterator[Any]:
-    places = "\n".join(
-        f'[providers.{name}]\nbase_url = "{provider.url}"\nkey = "sk-own"' for name in ("openai", "anthropic", "gemini")
-    )
-    handle = gateway.serve_in_thread(
-        ledger=tmp_path / "ledger", policy=settings.parse(f"{places}\n[ledger]\ncompact_every_s = 0\n{policy}")
-    )
-    try:
-        yield handle
-    finally:
-        handle.stop()
-
-
-def post(handle: Any, body: Any, path: str = "/v1/chat/completions", **headers: str) -> tuple[Any, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", handle.port, timeout=30)
-    lines = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    connection.request("POST", path, json.dumps(body), lines)
-    answer = connection.getresponse()
-    data = answer.read()
-    connection.close()
-    return answer, data
-
-
-def rows(tmp_path: Path) -> list[dict[str, Any]]:
-    with Reader(tmp_path / "ledger") as reader:
-        return reader.sql("select * from calls order by ts, call")
-
-
-def acme(**more: str) -> dict[str, str]:
-    return {"x_bursar_tenant": "acme", **more}
 
 
 def test_the_same_question_is_answered_again_for_nothing(tmp_path: Path, provider: Scripted) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from bursar import wire
 from bursar.domain.call import Asked
-from bursar.wire import summarise
+from bursar.wire import own, summarise
 
 
 @pytest.mark.parametrize(("name", "model"), [("openai_chat", "gpt-5-nano"), ("openai_chat", "mistral-small"), ("anthropic_messages", "claude-haiku-4-5"),
                                              ("openai_responses", "gpt-5-nano"), ("gemini_generate", "gemini-3-flash")])  # fmt: skip
 def test_the_request_is_one_that_its_dialect_reads(name: str, model: str) -> None:
     """With the model, the cap under the name that this model wants, and the transcript as a user's words."""
-    body = summarise.request(name, model, "the \"transcript\" é", 300)
+    body = own.request(name, model, summarise.INSTRUCTION, "the \"transcript\" é", 300)
     asked = wire.DIALECTS[name].read(f"/v1beta/models/{model}:generateContent", body)
     assert isinstance(asked, Asked) and (asked.model, asked.output_cap, asked.stream, asked.tools) == (model, 300, False, 0)
     assert asked.human_turns == 1

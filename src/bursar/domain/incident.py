@@ -37,14 +37,14 @@ class Incident(Shape, frozen=True, gc=False):
     said_until: int = 0
 
 
-STOP, RESUME, RAISE = "stop", "resume", "raise"
+STOP, RESUME, RAISE, KEEP = "stop", "resume", "raise", "keep"
 
 
 class Order(Shape, frozen=True, gc=False):
-    """What a person has ordered, in force until it is withdrawn or `until` (0: for ever).
+    """What a person (or, for `keep`, the clockwork) has ordered, in force until it is withdrawn or `until` (0: for ever).
 
     stop: no call that `match` fits goes out, and running streams end. resume: this conversation has its limits once more.
-    raise: `budget` has `limit` (as in the policy file) in place of its own."""
+    keep: histories of this flow are sent whole. raise: `budget` has `limit` (as in the policy file) in place of its own."""
 
     n: int
     at: int

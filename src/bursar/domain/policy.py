@@ -234,6 +234,8 @@ class Cache(Record, frozen=True):
     shared: list[str] = []  # features whose replies all tenants may share
     suites: dict[str, str] = {}  # eval suite = how long the replies of unchanged cases answer again
     bytes: str = "256MB"  # most that is kept, in memory and in the file each
+    near: Literal["off", "shadow", "on"] = "off"  # replies to nearly the same question. shadow: judged only; on: served once certified
+    near_model: str = ""  # the embedding model that says what is alike, of a provider that speaks OpenAI; empty: words do
 
 
 class Tiers(Record, frozen=True):
@@ -242,6 +244,8 @@ class Tiers(Record, frozen=True):
     cheap: str | list[str] = ""
     standard: str | list[str] = ""
     premium: str | list[str] = ""
+    classifier: str | list[str] = ""  # a cheap model that says which tier, where that is left open and no trained router serves
+    classifier_within_s: float = 2.0  # how long it may take; after that the rules go on
 
 
 class Route(Record, frozen=True):
@@ -261,6 +265,7 @@ class Compact(Record, frozen=True):
     keep_calls: int = 10  # or so many model calls came after
     summarise_every: int = 0  # model calls between two summaries by `model`; 0: none are made
     model: str = ""  # that writes summaries: of the same dialect as the call; a name or provider/name
+    holdout: str = "0%"  # of the conversations of a flow that is on, how many are sent whole: what outcomes are compared with
 
 
 class AuditPolicy(Record, frozen=True):

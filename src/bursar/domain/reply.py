@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple
 
 
@@ -25,3 +26,21 @@ class Kept(NamedTuple):
     pico: int = 0
     call: str = ""
     less: int = 0
+
+
+class Framed(NamedTuple):
+    """A question as near-duplicates are found by: what of the request must be the same (a key), the human's words, and their vector
+    where an embedding model says what is alike."""
+
+    frame: bytes
+    text: str
+    vector: array[float] | None = None
+
+
+class Likely(NamedTuple):
+    """`kept`: the reply to a question that asks nearly the same. `served`: it may be given; else the call is made and judges it.
+    `looks` false: too many were wrong, near-duplicates are not looked for."""
+
+    kept: Kept | None = None
+    served: bool = False
+    looks: bool = True

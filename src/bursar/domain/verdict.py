@@ -34,6 +34,7 @@ CODES: dict[str, int] = {
     "key_revoked": 401,
     "bad_request": 400,
     "malformed_json": 400,
+    "unknown_tier": 400,
     "unknown_provider": 404,
     "not_found": 404,
     "method_not_allowed": 405,

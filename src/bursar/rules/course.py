@@ -17,7 +17,7 @@ LINE_BYTES = 300  # a line with its key
 class Course(NamedTuple):
     """`model` (empty: nothing is known) answered last, with `context` tokens that lie in its prompt cache until `warm_until_us`.
     `call`: calls so far since the cache was last cold. `purse`: pico-dollars that compaction may risk on the flow. `left`: calls
-    expected to come. `judged`: tier and reason, where a router was asked."""
+    expected to come. `judged`: tier and reason, where a router was asked; `quiet`: why the classifier is not to be."""
 
     state: State = State()
     provider: str = ""
@@ -29,6 +29,7 @@ class Course(NamedTuple):
     purse: int = 0
     left: float | None = None
     judged: tuple[str, str] = ("", "")
+    quiet: str = ""
 
 
 class _Flow:
@@ -56,7 +57,7 @@ class Courses:
         course = self._courses.get(conversation, Course())
         its = self._flow(flow)
         call = course.call + 1 if now_us < course.warm_until_us else 1
-        return course._replace(call=call, purse=purse(its.full, its.paid), left=its.horizon.left(call), judged=("", ""))
+        return course._replace(call=call, purse=purse(its.full, its.paid), left=its.horizon.left(call), judged=("", ""), quiet="")
 
     def note(self, conversation: str, flow: str, course: Course, full: int, paid: int) -> None:
         """As it stands after one."""

@@ -15,6 +15,7 @@ from zlib import crc32
 
 TEXTS_MAX = 5_000  # kept questions in one index; the one used longest ago makes room
 TEXT_MAX = 1_000  # characters; a longer text is a document, and two documents are never asked the same by chance
+HEAD = 16  # characters that a question counts for beside its own: what an index takes for each
 CANDIDATES = 48  # kept questions that are compared in full
 RARE = 24  # features of the new question, rarest first, by which candidates are found
 
@@ -53,7 +54,8 @@ class Match(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """`[cache.near]`. `delta`: the rate of wrong answers that shadow answers must have certified before any is served."""
+    """When a match is good enough to be judged. `delta`: the rate of wrong answers that shadow answers must have certified before any
+    is served."""
 
     least: float = 0.5
     margin: float = 0.15
@@ -100,6 +102,7 @@ class Index:
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._in: dict[int, set[bytes]] = {}  # feature -> who has it
         self._seen: Counter[int] = Counter()  # letter runs: in how many texts
+        self.chars = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -113,6 +116,7 @@ class Index:
         while len(self._held) >= self._most:
             self.drop(next(iter(self._held)))
         held = self._held[name] = _Held(text)
+        self.chars += len(text) + HEAD
         for feature in held.words:
             self._in.setdefault(feature, set()).add(name)
         self._seen.update(held.letters.keys())
@@ -122,6 +126,7 @@ class Index:
         held = self._held.pop(name, None)
         if held is None:
             return
+        self.chars -= len(held.text) + HEAD
         for feature in held.words:
             its = self._in[feature]
             its.discard(name)
@@ -131,6 +136,10 @@ class Index:
             self._seen[feature] -= 1
             if self._seen[feature] <= 0:
                 del self._seen[feature]
+
+    def oldest(self) -> bytes | None:
+        """The one that was used longest ago."""
+        return next(iter(self._held), None)
 
     def find(self, text: str) -> Match | None:
         """The kept question most like this text; None when nothing shares a word with it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..domain.incident import RAISE, RESUME, STOP, Order
+from ..domain.incident import KEEP, RAISE, RESUME, STOP, Order
 
 MATCHED = ("tenant", "feature", "flow", "operation", "conversation", "user", "key", "model", "provider", "tool")
 
@@ -17,6 +17,7 @@ class Orders:
         self.stops: tuple[Order, ...] = ()
         self.raises: dict[str, str] = {}  # budget -> limit, as in the policy file
         self.lives: dict[str, int] = {}  # conversation -> how many times it has its limits
+        self.whole: frozenset[str] = frozenset()  # flows whose histories are not shortened
         self.take(orders)
 
     def take(self, orders: Sequence[Order]) -> None:
@@ -28,6 +29,7 @@ class Orders:
         self.stops = tuple([order for order in orders if order.kind == STOP])
         self.raises = {order.budget: order.limit for order in orders if order.kind == RAISE}
         self.lives = lives
+        self.whole = frozenset(value for order in orders if order.kind == KEEP for name, value in order.match if name == "flow")
         self.number += 1
 
     def stop(self, fact: Callable[[str], str], now_us: int) -> Order | None:

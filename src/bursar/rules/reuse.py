@@ -26,6 +26,8 @@ class Setting(NamedTuple):
     per: str = "tenant"  # tenant | key | all
     shared: tuple[str, ...] = ()  # features whose replies all tenants may share
     suites: Mapping[str, int] = {}  # eval suite -> how long its cases' replies answer again, microseconds
+    near: str = "off"  # off | shadow | on
+    near_model: tuple[str, str] = ("", "")  # provider and model that say what is alike; empty: words do
     body_max: int = 256 * 1024  # a longer request is a conversation's, and not asked twice
     reply_max: int = 1 << 20
 
@@ -55,10 +57,15 @@ def compiled(policy: Cache) -> Setting | None:
     size(policy.bytes)
     if not 0 <= policy.temperature_max <= 2:
         raise ValueError(f"temperature_max is {policy.temperature_max:g}; write 0 to 2")
+    if policy.near != "off" and not policy.exact:
+        raise ValueError("near gives the replies that exact keeps; write exact = true")
+    if policy.near_model and policy.near == "off":
+        raise ValueError('near_model finds near-duplicates, and near is off; write near = "shadow"')
+    provider, slash, model = policy.near_model.partition("/")
     suites = {name: span_us(text) for name, text in policy.suites.items()}
     setting = Setting(
         policy.exact, policy.embeddings, span_us(policy.ttl), policy.temperature_max, policy.tools, policy.per, tuple(policy.shared),
-        suites,
+        suites, policy.near, (provider, model) if slash else ("", policy.near_model),
     )  # fmt: skip
     return setting if policy.exact or policy.embeddings or suites else None
 

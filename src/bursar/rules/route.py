@@ -66,6 +66,20 @@ def choose(
     return Choice("", "", "", would)
 
 
+STANDS_BACK = "router:stands back"
+OFF = "off, it loses"  # ends the reason of a router or classifier that has turned itself off
+
+
+def left_open(model: str, facts: Callable[[str], str], rules: Sequence[Rule], tiers: Mapping[str, str]) -> bool:
+    """Whether a rule that is on, or the client, leaves the tier to somebody who looks at the request. Rules in shadow are only
+    counted: nobody is paid for them."""
+    for rule in rules:
+        serves = rule.mode == "on" and (rule.tier == "auto" or rule.tier in tiers)
+        if serves and all(facts(name) == value for name, value in rule.when):
+            return rule.tier == "auto"
+    return tier_asked(model) == "auto"
+
+
 # --- staying or switching within a conversation ---
 
 

@@ -116,8 +116,9 @@ def added(savings: Iterable[Saving]) -> dict[str, Saving]:
 # --- in a row: `saved` is the net of this row's own controls, `saved_by` names them, `evidence` has the parts ---
 
 
-def into(entry: Entry, told: Mapping[str, Saving], would: Saving | None = None) -> Entry:
-    """The row with what was saved in it, and what a control in shadow would have saved."""
+def into(entry: Entry, told: Mapping[str, Saving], would: Saving | None = None, judged: bool | None = None) -> Entry:
+    """The row with what was saved in it, and what a control in shadow would have saved. `judged`: whether the reply to a
+    near-duplicate says the same as this one."""
     if len(told) == 1 and would is None and (one := next(iter(told.values()))).control in ALIKE and not one.own:
         return entry._replace(saved=one.gross, saved_by=one.control)
     evidence: dict[str, Any] = json.loads(entry.evidence)
@@ -125,6 +126,8 @@ def into(entry: Entry, told: Mapping[str, Saving], would: Saving | None = None) 
         evidence["saved"] = {name: [one.gross, one.own, one.low, one.high] for name, one in told.items()}
     if would is not None:
         evidence["would"] = {would.control: [would.gross, would.own, would.low, would.high]}
+    if judged is not None:
+        evidence["judged"] = int(judged)
     text = json.dumps(evidence, separators=(",", ":"))
     if not told:
         return entry._replace(evidence=text)

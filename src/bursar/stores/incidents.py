@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apsw
 import msgspec
 
-from ..domain.incident import RAISE, RESUME, STOP, Incident, Order
+from ..domain.incident import KEEP, RAISE, RESUME, STOP, Incident, Order
 from .fault import LedgerFault
 
 COLUMNS = (
@@ -183,8 +183,8 @@ def give(connection: apsw.Connection, order: Order) -> int:
         connection.execute(
             "UPDATE orders SET withdrawn = ? WHERE kind = ? AND budget = ? AND withdrawn = 0", (order.at, RAISE, order.budget)
         )
-    if order.kind == STOP:
-        known = connection.execute("SELECT n FROM orders WHERE kind = ? AND match = ? AND withdrawn = 0", (STOP, match)).get
+    if order.kind in (STOP, KEEP):
+        known = connection.execute("SELECT n FROM orders WHERE kind = ? AND match = ? AND withdrawn = 0", (order.kind, match)).get
         if known is not None:
             return int(known)
     connection.execute(
@@ -208,6 +208,12 @@ def in_force(connection: apsw.Connection, now_us: int) -> list[Order]:
     return [Order(n, at, by, kind, _pairs.decode(match), *more) for n, at, by, kind, match, *more in rows]
 
 
+def lifted(connection: apsw.Connection, kind: str) -> dict[tuple[tuple[str, str], ...], int]:
+    """What orders of a kind matched -> when the last of them was withdrawn."""
+    rows = connection.execute("SELECT match, max(withdrawn) FROM orders WHERE kind = ? AND withdrawn > 0 GROUP BY match", (kind,))
+    return {_pairs.decode(match): at for match, at in rows}
+
+
 def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
     """Another value when orders were given, withdrawn, or are over."""
     question = "SELECT coalesce(max(n), 0), coalesce(max(withdrawn), 0), count(*) FILTER (WHERE until > 0 AND until <= ?) FROM orders"
@@ -216,6 +222,6 @@ def version(connection: apsw.Connection, now_us: int) -> tuple[int, int, int]:
 
 
 __all__ = [
-    "COLUMNS", "LOT", "RESUME", "Day", "Logged", "forget", "give", "in_force", "listed", "move", "said", "sum_up", "summed", "told",
-    "untold", "version", "withdraw", "write",
+    "COLUMNS", "LOT", "RESUME", "Day", "Logged", "forget", "give", "in_force", "lifted", "listed", "move", "said", "sum_up", "summed",
+    "told", "untold", "version", "withdraw", "write",
 ]  # fmt: skip

@@ -45,6 +45,10 @@ class Replies(Protocol):
         """Keep it; what was used longest ago makes room. A reply that would not fit at all is not kept."""
         ...
 
+    def hold(self, bytes_max: int) -> None:
+        """At most so many from now on; the next reply that comes makes the room."""
+        ...
+
     def purge(self, wall: str | None = None) -> int:
         """Forget what is behind a wall, or everything: how many replies that were."""
         ...
@@ -90,6 +94,9 @@ class MemoryReplies:
     def _drop(self, key: bytes) -> None:
         self._bytes -= len(self._kept.pop(key)[1].body) + OVERHEAD
 
+    def hold(self, bytes_max: int) -> None:
+        self._max = bytes_max
+
     def purge(self, wall: str | None = None) -> int:
         with self._lock:
             gone = [key for key, (its, _) in self._kept.items() if wall is None or its == wall]
@@ -112,6 +119,11 @@ class FileReplies:
         self._connection: apsw.Connection | None = None
         self._pid = 0
         self._evicted = self._troubles = 0
+
+    @property
+    def troubles(self) -> int:
+        """Questions and replies that the file could not take."""
+        return self._troubles
 
     def _open(self) -> apsw.Connection:
         """The connection of this process: one that a fork inherited must not be used."""
@@ -180,6 +192,9 @@ class FileReplies:
             (key, over),
         )
         self._evicted += (connection.total_changes() - before) // 2  # the trigger's change of `room` counts too
+
+    def hold(self, bytes_max: int) -> None:
+        self._max = bytes_max
 
     def purge(self, wall: str | None = None) -> int:
         with self._lock:

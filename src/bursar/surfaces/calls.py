@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..desk import Caller
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
@@ -19,6 +19,8 @@ from ..wire import headers as lines
 from . import context, langgraph, tool
 from .books import Books, Place
 from .wiring import Shop
+
+T = TypeVar("T")
 
 EDGE = 64 << 10  # bytes kept from both ends of a body too large to gather: usage stands near one of them
 
@@ -55,7 +57,7 @@ class Call:
 
     __slots__ = (
         "_plain", "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
-        "most", "ordered", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
+        "most", "ordered", "own", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +78,7 @@ class Call:
         self.pieces: Any = None
         self.edges: Edges | None = None
         self.error: Exception | None = None
+        self.own = False  # what is being sent is a call of our own
         self.most = 0  # bytes of text beyond which it must end
         self.ordered: Callable[[], bool] | None = None  # asks whether the stream under way is to end
         said = context.current()
@@ -99,6 +102,7 @@ class Call:
         self.sent_ns = time.monotonic_ns()
         self.response = self.gathered = self.error = None
         self.first_us = 0
+        self.own = effect.within_s > 0
         request = self.request
         if effect.provider != self.place.provider:
             return self._elsewhere(effect)
@@ -140,7 +144,10 @@ class Call:
             headers["Content-Length"] = str(len(effect.body))
             if "transfer-encoding" in headers:
                 del headers["transfer-encoding"]
-        return self.kit.Request(effect.method, url, headers=headers, stream=stream, extensions=self.request.extensions)
+        extensions = self.request.extensions
+        if effect.within_s:
+            extensions = {**extensions, "timeout": dict.fromkeys(("connect", "read", "write", "pool"), effect.within_s)}
+        return self.kit.Request(effect.method, url, headers=headers, stream=stream, extensions=extensions)
 
     def head(self, response: Any) -> Head:
         self.response = response
@@ -214,6 +221,11 @@ class Call:
         self.gathered = body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return Ended("complete", body, True, None, self.first_us, self.since(self.sent_ns))
 
+    def forgotten(self, came: T) -> T:
+        """What came of a call of our own. The caller gets nothing of it, whatever happens next."""
+        self.response = self.gathered = self.error = None
+        return came
+
     def broken(self, error: Exception) -> Ended:
         return Ended("fault", fault=self.fault(error), first_byte_us=self.first_us, elapsed_us=self.since(self.sent_ns))
 
@@ -253,7 +265,8 @@ class SyncCall(Call):
             response = self.inner.handle_request(request)
         except self.kit.TransportError as error:
             self.away = False
-            return self.fault(error)
+            fault = self.fault(error)
+            return self.forgotten(fault) if effect.within_s else fault
         self.away = False
         return self.head(response)
 
@@ -270,15 +283,17 @@ class SyncCall(Call):
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > effect.limit:
+                    if effect.own:
+                        break
                     self.away = False
                     return self.too_large(chunks, pieces)
             stream.close()
         except self.kit.TransportError as error:
             stream.close()
             self.away = False
-            return self.broken(error)
+            return self.forgotten(self.broken(error)) if effect.own else self.broken(error)
         self.away = False
-        return self.whole(chunks)
+        return self.forgotten(self.whole(chunks)) if effect.own else self.whole(chunks)
 
     def book(self, effect: Book) -> Fault | None:
         self.learn(effect)
@@ -318,7 +333,8 @@ class AsyncCall(Call):
             response = await self.inner.handle_async_request(request)
         except self.kit.TransportError as error:
             self.away = False
-            return self.fault(error)
+            fault = self.fault(error)
+            return self.forgotten(fault) if effect.within_s else fault
         self.away = False
         return self.head(response)
 
@@ -335,15 +351,17 @@ class AsyncCall(Call):
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > effect.limit:
+                    if effect.own:
+                        break
                     self.away = False
                     return self.too_large(chunks, pieces)
             await stream.aclose()
         except self.kit.TransportError as error:
             await stream.aclose()
             self.away = False
-            return self.broken(error)
+            return self.forgotten(self.broken(error)) if effect.own else self.broken(error)
         self.away = False
-        return self.whole(chunks)
+        return self.forgotten(self.whole(chunks)) if effect.own else self.whole(chunks)
 
     async def book(self, effect: Book) -> Fault | None:
         self.learn(effect)

@@ -10,9 +10,12 @@ from rich.console import Console
 from ..domain.money import plain
 from ..rules import reuse
 from ..stores.reader import Reader
-from . import periods, tables
+from . import cli_full, periods, tables
 from . import savings as books
 from .cli_common import Common, common, filters
+from .gate import Gate
+
+SHOWN = 20  # lines of each table
 
 NAMES = {
     "cache": "reply cache", "near": "near-duplicates", "embeddings": "embeddings kept", "tiers": "tiers", "compaction": "compaction",
@@ -31,7 +34,7 @@ def savings(common: Common, grain: str | None, ttl: str) -> None:
     except ValueError as bad:
         raise click.UsageError(f"--ttl: {bad}") from None
     with Reader(common.existing()) as reader:
-        found = books.savings(reader, where, period, ttl_us)
+        found = books.savings(reader, where, period, ttl_us, cli_full.policy().resolved)
     days = books.by_period(found.days, grain or "day")
     if common.json:
         tables.document(
@@ -41,6 +44,8 @@ def savings(common: Common, grain: str | None, ttl: str) -> None:
             repeats=None if found.repeats is None else {
                 "ttl": ttl, "calls": found.repeats.calls, "hits": found.repeats.hits, "cost": plain(found.repeats.pico),
             },
+            near=[one._asdict() for one in found.judged], off=[one._asdict() for one in found.off],
+            outcomes=[_outcome(one) for one in found.outcomes],
             spent=plain(found.spent), net=plain(found.net), without=plain(found.without),
             since=None if period.since is None else periods.iso(period.since),
             until=None if period.until is None else periods.iso(period.until), currency="USD",
@@ -53,6 +58,34 @@ def savings(common: Common, grain: str | None, ttl: str) -> None:
     if grain and days:
         _days(out, days, grain)
     _could(out, found, ttl)
+    _beside(out, found)
+
+
+def _outcome(one: Gate) -> dict[str, Any]:
+    arms = {"shorter": one.shorter, "whole": one.whole}
+    return {"flow": one.flow, "worse": one.worse, **{name: {"conversations": a.n, "solved": a.solved} for name, a in arms.items()}}
+
+
+def _beside(out: Console, found: books.Savings) -> None:
+    """What stands beside the dollars: whether answers and outcomes stayed what they were, and what has turned itself off."""
+    if found.judged:
+        tables.line(out, "\nNear-duplicates, compared with the true reply", "bold")
+        columns = [tables.Column("tenant"), tables.Column("flow"), *map(tables.number, ("judged", "said another thing"))]
+        cells = [[tables.label(o.tenant), tables.label(o.flow), f"{o.n:,}", f"{o.wrong:,}"] for o in found.judged[:SHOWN]]
+        out.print(tables.table(columns, cells))
+        tables.line(out, "299 with none wrong certify a flow; of those served one in twenty is still compared", "dim")
+    if found.outcomes:
+        tables.line(out, "\nSolved with shorter histories, and with whole ones", "bold")
+        columns = [tables.Column("flow"), *map(tables.number, ("shorter", "solved", "whole", "solved")), tables.Column("")]
+        cells = [
+            [tables.label(o.flow), f"{o.shorter.n:,}", f"{o.shorter.share:.0%}", f"{o.whole.n:,}", f"{o.whole.share:.0%}",
+             "worse: sent whole" if o.worse else ""] for o in found.outcomes[:SHOWN]
+        ]  # fmt: skip
+        out.print(tables.table(columns, cells))
+    for one in found.off[:SHOWN]:
+        whose = tables.safe(one.feature) or "no feature"
+        text = f"\nThe {one.what} of {whose} has turned itself off, because it lost money: {one.calls:,} calls since."
+        tables.line(out, text, "yellow")
 
 
 def _figures(one: books.Day | books.Control) -> dict[str, Any]:

@@ -10,8 +10,27 @@ from typing import Any
 from .. import drive
 from ..domain.call import Ended, Fault, Head, Headers, Lines
 from ..domain.entry import Entry
+from ..domain.reply import Likely
 from ..domain.thread import Placed
-from ..effects import Book, Consult, Finish, Follow, Gather, Hold, Keep, Note, Recall, Relay, Reply, Seek, Send, Wait
+from ..effects import (
+    Book,
+    Consult,
+    Finish,
+    Follow,
+    Gather,
+    Hold,
+    Keep,
+    Liken,
+    Note,
+    Recall,
+    Relay,
+    Reply,
+    Sampled,
+    Seek,
+    Send,
+    Sorted,
+    Wait,
+)
 from ..ports import PENDING
 from ..rules.course import Course
 from ..rules.estimate import Ratio
@@ -28,19 +47,26 @@ EDGE = 64 << 10  # bytes kept from both ends of a reply too large to gather: usa
 class Door:
     """A provider's address made ready for sending: origin, base path, credentials, deadlines."""
 
-    __slots__ = ("address", "auth", "origin", "path", "timeouts")
+    __slots__ = ("_within", "address", "auth", "origin", "path", "timeouts")
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.origin, self.path = Origin.parse(address.base_url)
         table = address.table
         self.timeouts = Timeouts(connect_s=table.connect_timeout_s, headers_s=table.timeout_s, idle_s=table.idle_timeout_s)
+        self._within: dict[float, Timeouts] = {}
         secret = address.key.encode()
         self.auth: Headers = []
         if secret:
             name = {"anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}.get(address.family, b"authorization")
             self.auth = [(name, b"Bearer " + secret if name == b"authorization" else secret)]
 
+    def within(self, seconds: float) -> Timeouts:
+        """The deadlines of a call of our own that a client waits for. The pool remembers them by what they are: one for each time."""
+        found = self._within.get(seconds)
+        if found is None:
+            found = self._within[seconds] = Timeouts(min(seconds, self.timeouts.connect_s), seconds, seconds, seconds, seconds)
+        return found
 
     def signed(self, headers: Headers) -> Headers:
         """With the operator's credentials."""
@@ -108,6 +134,15 @@ class Exchange:
     def keep(self, effect: Keep) -> None:
         self._memory.controls.keep(effect)
 
+    def liken(self, effect: Liken) -> Likely:
+        return self._memory.controls.liken(effect)
+
+    def sampled(self, effect: Sampled) -> None:
+        self._memory.controls.sampled(effect)
+
+    def sorted_(self, effect: Sorted) -> None:
+        self._memory.controls.sorted(effect)
+
     def consult(self, effect: Consult) -> Course:
         return self._memory.controls.consult(effect)
 
@@ -147,7 +182,8 @@ class Exchange:
         if door.auth:
             headers = door.signed(headers)
         try:
-            begun = self._pool.begin(door.origin, effect.method, door.path + effect.target, headers, effect.body, door.timeouts)
+            timeouts = door.within(effect.within_s) if effect.within_s else door.timeouts
+            begun = self._pool.begin(door.origin, effect.method, door.path + effect.target, headers, effect.body, timeouts)
         except UpstreamFault as fault:
             return self._fault(fault)
         if isinstance(begun, Unsent):
@@ -212,6 +248,10 @@ class Exchange:
                     break
                 chunks.append(chunk)
                 self._size += len(chunk)
+                if self._size > self._effect.limit and self._effect.own:
+                    response.abandon()
+                    fault = Fault("protocol", f"more than {self._effect.limit:,} bytes", True)
+                    return Ended("fault", fault=fault, first_byte_us=self._first_us, elapsed_us=self._since(self._sent_ns))
                 if self._size > self._effect.limit:
                     return self.follow(self._too_large(self._effect, response, chunks, self._first_us))
         except UpstreamFault as fault:
@@ -357,5 +397,5 @@ class Exchange:
 
     acts: Mapping[type, Callable[[Any, Any], Any]] = {
         Recall: recall, Follow: place, Hold: hold, Send: send, Gather: gather, Relay: relay, Book: book, Finish: finish, Wait: wait,
-        Reply: reply, Seek: seek, Keep: keep, Consult: consult, Note: note,
+        Reply: reply, Seek: seek, Keep: keep, Liken: liken, Sampled: sampled, Consult: consult, Note: note, Sorted: sorted_,
     }  # fmt: skip

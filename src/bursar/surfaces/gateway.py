@@ -222,6 +222,7 @@ class Gateway:
         self.desk = replace(desk, orders=self.desk.orders)
         self.shop.watch.look(self.desk)
         self.office.policy = policy
+        self.shop.memory.reloaded(policy)
         return f"policy {policy_hash} in force"
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
@@ -312,7 +313,7 @@ def _ready(gateway: Gateway, client: Responder) -> None:
 def _metrics(gateway: Gateway, client: Responder) -> None:
     from .metrics import page
 
-    body = page(gateway.counters, gateway.server, gateway.shop.ledger, gateway.office)
+    body = page(gateway.counters, gateway.server, gateway.shop.ledger, gateway.office, gateway.shop.memory.kept())
     client.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -12,8 +14,10 @@ from .office import Office
 
 
 class _Page:
-    def __init__(self, counters: Counters, server: Server | None, ledger: Ledger, office: Office) -> None:
-        self._counters, self._server, self._ledger, self._office = counters, server, ledger, office
+    def __init__(
+        self, counters: Counters, server: Server | None, ledger: Ledger, office: Office, kept: Mapping[str, int]
+    ) -> None:
+        self._counters, self._server, self._ledger, self._office, self._kept = counters, server, ledger, office, kept
 
     def collect(self):
         counters = self._counters
@@ -63,12 +67,14 @@ class _Page:
         yield CounterMetricFamily("bursar_office_turned_away", "Requests that the office did not get", value=office.turned_away)
         yield CounterMetricFamily("bursar_office_starts", "Times that the office was started", value=office.starts)
         yield GaugeMetricFamily("bursar_office_in_flight", "Requests that the office is at", value=office.in_flight)
+        for name, value in self._kept.items():
+            yield GaugeMetricFamily(f"bursar_kept_{name}", f"Reply cache: {name.replace('_', ' ')}", value=value)
         for name, value in self._ledger.stats().items():
             yield GaugeMetricFamily(f"bursar_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)
 
 
-def page(counters: Counters, server: Server | None, ledger: Ledger, office: Office) -> bytes:
-    """The page as bytes."""
+def page(counters: Counters, server: Server | None, ledger: Ledger, office: Office, kept: Mapping[str, int]) -> bytes:
+    """The page as bytes. `kept`: what the reply cache holds."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(counters, server, ledger, office))  # pyright: ignore[reportArgumentType]
+    registry.register(_Page(counters, server, ledger, office, kept))  # pyright: ignore[reportArgumentType]
     return generate_latest(registry)

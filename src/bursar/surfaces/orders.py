@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import apsw
 
-from ..domain.incident import RAISE, RESUME, STOP, Order
+from ..domain.incident import KEEP, RAISE, RESUME, STOP, Order
 from ..rules.budget import parse_limit
 from ..rules.order import MATCHED
 from ..stores import incidents
@@ -70,15 +70,20 @@ def stop(place: Place, match: Pairs, by: str, now_us: int, *, reason: str = "", 
 
 
 def resume(place: Place, match: Pairs, by: str, now_us: int, *, reason: str = "") -> Done:
-    """Stops of exactly this are withdrawn; a conversation has its limits once more."""
+    """Stops of exactly this are withdrawn, and the order to send a flow's histories whole; a conversation has its limits once more."""
     match = checked(match)
     with writing(place) as connection:
-        stops = [order.n for order in incidents.in_force(connection, now_us) if order.kind == STOP and set(order.match) == set(match)]
+        mine = [order for order in incidents.in_force(connection, now_us) if set(order.match) == set(match)]
+        kept = [order.n for order in mine if order.kind == KEEP]
+        stops = [order.n for order in mine if order.kind == STOP]
+        incidents.withdraw(connection, kept, now_us)
         incidents.withdraw(connection, stops, now_us)
         names = dict(match)
         what: list[str] = []
         if stops:
             what.append(f"{len(stops)} stop{'s' if len(stops) > 1 else ''} withdrawn")
+        if kept:
+            what.append("its histories may be shortened again")
         if set(names) == {"conversation"}:
             open_ = incidents.listed(connection, states=("open", "taken"), where=[("conversation", names["conversation"])])
             for one in open_:
@@ -86,9 +91,9 @@ def resume(place: Place, match: Pairs, by: str, now_us: int, *, reason: str = ""
             if open_ or not stops:
                 incidents.give(connection, Order(0, now_us, by, RESUME, match, reason=reason))
                 what.append("the conversation has its limits once more")
-        elif not stops:
+        elif not stops and not kept:
             raise ValueError(f"nothing stops {said(match)}; see what is in force: bursar guard")
-    return Done(f"Resumed: {said(match)}: {', '.join(what)}.", tuple(stops))
+    return Done(f"Resumed: {said(match)}: {', '.join(what)}.", tuple(stops + kept))
 
 
 def raise_(place: Place, rules: Sequence[str], budget: str, limit: str, by: str, now_us: int, until_us: int = 0) -> Done:

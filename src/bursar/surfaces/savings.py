@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import NamedTuple
 
-from ..rules import reuse, saving
+from ..rules import reuse, route, saving
 from ..rules.saving import Saving
-from ..stores.query import Filter, Query, compile_filter
+from ..stores.query import Filter, Plan, Query, compile_filter
 from ..stores.reader import Reader
-from . import periods
+from . import gate, periods
 from .cli_common import pico
+from .gate import Gate
 
 COLUMNS = (
     "ts", "cost", "saved", "saved_by", "operation", "evidence", "status", "tenant", "key", "request_hash", "finish", "call", "dialect",
-    "conversation", "attempt_kind",
+    "conversation", "attempt_kind", "flow", "feature", "labels", "flags", "route_reason",
 )  # fmt: skip
 REPEATS_MAX = 500_000  # rows of questions asked more than once that are looked at
 
@@ -64,6 +65,23 @@ class Repeats(NamedTuple):
     pico: int
 
 
+class Judged(NamedTuple):
+    """Near-duplicates of one tenant's flow whose reply the true one was compared with; `wrong` said another thing."""
+
+    tenant: str
+    flow: str
+    n: int
+    wrong: int
+
+
+class Off(NamedTuple):
+    """A router or classifier that has turned itself off for a feature, and so many calls since."""
+
+    feature: str
+    what: str
+    calls: int
+
+
 class Savings(NamedTuple):
     """`spent` is the bill, controls' own calls included; `without` what it would have been."""
 
@@ -74,6 +92,9 @@ class Savings(NamedTuple):
     days: tuple[Day, ...]
     shadow: tuple[Control, ...]  # would have saved; in no sum
     repeats: Repeats | None
+    judged: tuple[Judged, ...] = ()
+    off: tuple[Off, ...] = ()
+    outcomes: tuple[Gate, ...] = ()
 
     @property
     def net(self) -> int:
@@ -84,8 +105,12 @@ class Savings(NamedTuple):
         return self.spent + self.net
 
 
-def savings(reader: Reader, where: tuple[Filter, ...], period: periods.Period, ttl_us: int = reuse.HOUR_US) -> Savings:
-    """The statement of a time. What rows say they saved, less the calls that the controls made for themselves."""
+def savings(
+    reader: Reader, where: tuple[Filter, ...], period: periods.Period, ttl_us: int = reuse.HOUR_US,
+    resolved: Sequence[str] = ("resolved",),
+) -> Savings:  # fmt: skip
+    """The statement of a time. What rows say they saved, less the calls that the controls made for themselves. `resolved`: outcomes
+    that count as solved, where shorter histories are compared with whole ones."""
     condition = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
     reader.totals(dict.fromkeys((*COLUMNS, *condition.columns)), period.since, period.until)
     ask = reader.duck.execute
@@ -124,8 +149,27 @@ def savings(reader: Reader, where: tuple[Filter, ...], period: periods.Period, t
         tuple(_control(one) for one in totals.values()),
         tuple(Day(day.isoformat(), by, s.calls, s.gross, s.own, s.low, s.high) for (day, by), s in sorted(days.items())),
         tuple(_control(shadow[name]) for name in saving.CONTROLS if name in shadow),
-        _repeats(reader, condition.sql, condition.values, ttl_us),
+        _repeats(reader, condition.sql, condition.values, ttl_us), _judged(reader, condition), _off(reader, condition),
+        tuple(gate.gates(reader, condition, resolved)) if "compaction" in totals or "compaction" in shadow else (),
     )  # fmt: skip
+
+
+def _judged(reader: Reader, condition: Plan) -> tuple[Judged, ...]:
+    rows = reader.duck.execute(
+        f"""SELECT tenant, flow, count(*), count(*) FILTER (contains(evidence, '"judged":0')) FROM calls
+            WHERE ({condition.sql}) AND contains(evidence, '"judged":') GROUP BY ALL ORDER BY 3 DESC, 1, 2""",
+        condition.values,
+    ).fetchall()
+    return tuple([Judged(*row) for row in rows])
+
+
+def _off(reader: Reader, condition: Plan) -> tuple[Off, ...]:
+    rows = reader.duck.execute(
+        f"""SELECT feature, CASE WHEN contains(route_reason, 'classifier:') THEN 'classifier' ELSE 'router' END, count(*) FROM calls
+            WHERE ({condition.sql}) AND contains(route_reason, '{route.OFF}') GROUP BY ALL ORDER BY 3 DESC, 1""",
+        condition.values,
+    ).fetchall()
+    return tuple([Off(*row) for row in rows])
 
 
 def _add(days: dict[tuple[date, str], Saving], at: tuple[date, str], one: Saving) -> None:

@@ -246,7 +246,7 @@ class Wrapped:
 
     def _after(self, call: Call) -> Any:
         """After a fault of ours: the answer that is here already, or None to go straight on. Leaves a row."""
-        response = call.response
+        response = call.response if not call.own else None
         status = response.status_code if response is not None else None
         drive.shielded(
             call.books.trace, call.shop, call.incoming.call_id, call.incoming.ts_us, call.place.provider, call.held, status

@@ -26,10 +26,11 @@ from ..rules.alarm_judge import MINUTE_US
 from ..rules.alarm_policy import channels_of, length
 from ..stores import alarms, incidents, segments
 from ..stores.fault import OF_DISK, LedgerFault
+from ..stores.query import Query, compile_filter
 from ..stores.reader import Reader
 from ..stores.schema import Place, connect, opened, transaction
 from ..stores.writer import Ledger
-from . import bell, handoff, links, settings, wiring
+from . import bell, gate, handoff, links, settings, wiring
 from .watch_judge import Bench, Step, Told, advance
 from .watch_words import KINDS, Reason, compose, digest, reason
 
@@ -38,6 +39,7 @@ log = logging.getLogger("bursar.watch")
 LAG_US = 5_000_000  # a row is in the ledger so soon after its try ended
 BACK_US = 120_000_000  # a clock that went back by more makes the judges begin anew
 TIDY_S = 3600.0
+OUTCOMES_S = 900.0  # between two looks at what shorter histories do to outcomes
 AT_ONCE = 10  # deliveries that one channel gets in a row
 BURST_US = 300_000_000  # in which a channel for people is told so many alarms one by one, and more as one message
 SEND_S = 0.5  # between two looks into the outbox
@@ -68,7 +70,7 @@ class Watch:
         self.leads = False
         self._bench: Bench | None = None
         self._compact_at = time.monotonic() + self.policy.ledger.compact_every_s
-        self._tidy_at = 0.0
+        self._tidy_at = self._outcomes_at = 0.0
         self._compacting: threading.Thread | None = None
         self.bell = Bell(self)
 
@@ -86,6 +88,7 @@ class Watch:
         if send:
             self._chore("outbox", self.bell.send_due)
         self._chore("compact", self._compact)
+        self._chore("outcomes", self._outcomes)
         self._chore("tidy", self._tidy)
 
     def _chore(self, name: str, act: Callable[[], T]) -> T | None:
@@ -174,6 +177,18 @@ class Watch:
     def compact(self) -> None:
         """The tail into segments."""
         segments.compact(self.path, clock_us=self._clock_us)
+
+    def _outcomes(self) -> None:
+        """Flows that solve fewer with shorter histories are sent whole from now on."""
+        if not gate.on(self.policy.compact) or time.monotonic() < self._outcomes_at:
+            return
+        self._outcomes_at = time.monotonic() + OUTCOMES_S
+        now = self._clock_us()
+        condition = compile_filter(Query(since_us=now - gate.LOOKS_BACK_US))
+        with Reader(self.path, skip_damaged=True) as reader:
+            found = gate.gates(reader, condition, self.policy.spend.resolved, gate.lifts(self._connection))
+        for one in gate.shut(self._connection, found, now):
+            log.warning("compaction is off for flow %s: %s", one.flow, one.told)
 
     def _tidy(self) -> None:
         if time.monotonic() >= self._tidy_at:

@@ -117,12 +117,17 @@ class Ratios:
             self._known.popitem(last=False)
 
 
+# Of a process that has not kept anything yet, and loads nothing for it.
+NOTHING_KEPT = dict.fromkeys(("replies", "bytes", "evicted", "troubles", "unwritten", "near_questions", "near_evicted"), 0)
+
+
 class Memory:
     """What one process remembers between calls: bytes per token, the conversations, and what makes the next call cheaper."""
 
-    def __init__(self, threads: Threads | None = None, controls: Callable[[], Savings] | None = None) -> None:
+    def __init__(self, threads: Threads | None = None, folder: Path | None = None) -> None:
         self.ratios = Ratios()
-        self._make = controls
+        self._folder = folder
+        self._kept: tuple[int, bool] | None = None  # most bytes of replies, and whether they are to lie on disk
         self._controls: Savings | None = None
         self.threads = Threads() if threads is None else threads
         self.recall = self.ratios.recall
@@ -137,8 +142,19 @@ class Memory:
                 if self._controls is None:
                     from .controls import Savings
 
-                    self._controls = Savings() if self._make is None else self._make()
+                    self._controls = Savings(self._folder) if self._kept is None else Savings(self._folder, *self._kept)
         return self._controls
+
+    def kept(self) -> Mapping[str, int]:
+        """What the reply cache holds."""
+        return self._controls.stats() if self._controls is not None else NOTHING_KEPT
+
+    def reloaded(self, policy: Policy) -> None:
+        """The policy that is in force from now on."""
+        with self._lock:
+            self._kept = reuse.size(policy.cache.bytes), reuse.compiled(policy.cache) is not None
+            if self._controls is not None:
+                self._controls.reloaded(*self._kept)
 
     def close(self) -> None:
         if self._controls is not None:
@@ -321,14 +337,8 @@ def open_shop(
     reachable(policy, path, book, places, folder)
     desk = desk_of(policy, policy_hash, places, book, node())
     opened = Ledger.open(place, node=node(), clock_us=clock_us, mode=mode)
-    caches = desk.controls is not None and desk.controls.cache is not None
-
-    def savings() -> Savings:
-        from .controls import Savings
-
-        return Savings(folder, reuse.size(policy.cache.bytes), caches)
-
-    memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find), savings)
+    memory = Memory(Threads(shelf=Shelf(opened.place, TTL_US, clock_us).find), folder)
+    memory.reloaded(policy)
     watch = OrderWatch(opened.place, clock_us)
     watch.look(desk)
     service, built = context.build_service(os.environ), context.build_labels(os.environ)

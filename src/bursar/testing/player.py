@@ -16,7 +16,7 @@ from .. import drive
 from ..desk import Caller, Desk
 from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
 from ..domain.entry import Held, Hold, Settlement, Short
-from ..effects import Book, Consult, Finish, Follow, Gather, Keep, Note, Recall, Relay, Reply, Seek, Send, Wait
+from ..effects import Book, Consult, Finish, Follow, Gather, Keep, Liken, Note, Recall, Relay, Reply, Sampled, Seek, Send, Sorted, Wait
 from ..effects import Hold as HoldEffect
 from ..pipeline import way
 from ..stores.fault import LedgerFault
@@ -81,8 +81,11 @@ class Playing:
         Reply: lambda world, effect: world.reply(effect.answer),
         Seek: lambda world, effect: world.player.memory.controls.seek(effect, None),
         Keep: lambda world, effect: world.player.memory.controls.keep(effect),
+        Liken: lambda world, effect: world.player.memory.controls.liken(effect),
+        Sampled: lambda world, effect: world.player.memory.controls.sampled(effect),
         Consult: lambda world, effect: world.player.memory.controls.consult(effect),
         Note: lambda world, effect: world.player.memory.controls.note(effect),
+        Sorted: lambda world, effect: world.player.memory.controls.sorted(effect),
     }
     go: Callable[[Any], None]
     follow: Callable[[Coroutine[Any, Any, Any]], object]

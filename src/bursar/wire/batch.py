@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -115,3 +116,20 @@ def merged(batch: Batch, whole: Sequence[bytes], model: str, tokens: Tokens, ans
     rows = [{"object": "embedding", "index": at, "embedding": Raw(vector)} for at, vector in enumerate(whole)]
     spent = {"prompt_tokens": tokens.input_total, "total_tokens": tokens.input_total}
     return encode({"object": "list", "model": model, "usage": spent, **envelope, "data": rows})
+
+
+class _Vector(msgspec.Struct):
+    embedding: list[float]
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+
+
+def vector(body: bytes) -> array[float] | None:
+    """The vector of an answer to one input; None where there is none."""
+    try:
+        found = msgspec.json.decode(body, type=_Vectors).data
+    except msgspec.DecodeError:
+        return None
+    return array("f", found[0].embedding) if len(found) == 1 else None

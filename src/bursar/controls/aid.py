@@ -1,25 +1,29 @@
-"""What makes a call cheaper, on its way: a kept reply, a tier, a shorter history. Pure like the pipeline: it yields effects."""
+"""The controls of one call, in the order in which the pipeline asks for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
 
-from .domain.call import Answer, Asked, Headers, Incoming, Reading, UseModel
-from .domain.entry import Entry, Settlement
-from .domain.labels import Labels
-from .domain.outline import Outline
-from .domain.policy import Policy
-from .domain.price import Price
-from .domain.reply import Kept
-from .domain.shape import Shape, replace
-from .domain.thread import Placed
-from .domain.usage import Tokens
-from .effects import Consult, Effect, Keep, Note, Seek, Turn
-from .rules import compact, price, reuse, route, saving
-from .rules.course import Course
-from .wire import Dialect, Reader, batch, elide, outline, question, replay, summarise, transcript
-from .wire.recording import Recording
+from ..domain.call import Asked, Headers, Incoming, Reading, UseModel
+from ..domain.entry import Entry, Settlement
+from ..domain.labels import Labels
+from ..domain.outline import Outline
+from ..domain.price import Price
+from ..domain.reply import Kept
+from ..domain.shape import Shape, replace
+from ..domain.thread import Placed
+from ..domain.usage import Tokens
+from ..effects import Consult, Effect, Keep, Note, Seek, Sorted, Turn
+from ..rules import compact, price, reuse, route, saving
+from ..rules.course import Course
+from ..wire import Dialect, Reader, batch, elide, outline, question, replay, sorting, summarise, transcript
+from ..wire.own import request as own_request
+from ..wire.recording import Recording
+from .near import Near
+from .own import Ask, Own
+from .setting import Controls, Prices, Provider, reach
 
 LEAST = 4_096  # bytes of a request with anything in it that could go
 WARM_US, WARM_HOUR_US = 300_000_000, 3_600_000_000  # how long providers keep a prompt
@@ -28,90 +32,6 @@ CACHED_LEAST = 1_024  # tokens of a prompt from which on providers that cache by
 MISSING_MAX, MISSING_COMPACT = 400, 1_500
 SUMMARY_CAP = 1_500  # output tokens of a summary
 BYTES_A_TOKEN = 4
-
-
-class Prices(Protocol):
-    """What controls need of a price book."""
-
-    def find(self, provider: str, model: str, ts_us: int, service_tier: str = "", batch: bool = False) -> Price | None: ...
-
-
-class Provider(Protocol):
-    """A provider as the pipeline sees it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def family(self) -> str: ...
-    @property
-    def prices(self) -> str: ...
-
-
-class Controls(Shape, frozen=True, gc=False):
-    """`[cache]`, `[tiers]`, `[[route]]` and `[compact]` made ready."""
-
-    cache: reuse.Setting | None = None
-    salt: bytes = b""  # what else decides an answer: another routing is another question
-    tiers: Mapping[str, tuple[tuple[str, str], ...]] = {}  # tier -> (provider or empty, model), one for each dialect
-    rules: tuple[route.Rule, ...] = ()
-    mode: str = "off"  # of compaction
-    flows: Mapping[str, str] = {}
-    setting: compact.Setting = compact.Setting()
-    summariser: tuple[str, str] = ("", "")
-
-
-def compiled(policy: Policy) -> Controls | None:
-    """The controls of a policy; None where it has none. ValueError says what is wrong."""
-    given = {"cheap": policy.tiers.cheap, "standard": policy.tiers.standard, "premium": policy.tiers.premium}
-    tiers = {tier: tuple(_named(name) for name in _listed(names)) for tier, names in given.items() if names}
-    for line in policy.route:
-        if line.tier != "auto" and line.tier not in tiers:
-            raise ValueError(f'tier {line.tier!r} has no model; write [tiers] {line.tier} = "MODEL"')
-    rules = tuple(route.Rule(tuple(sorted(line.when.items())), line.tier, line.mode) for line in policy.route)
-    its = policy.compact
-    if its.summarise_every and not its.model:
-        raise ValueError('summarise_every needs a model that writes the summaries; write model = "MODEL" in [compact]')
-    setting = compact.Setting(its.keep_turns, its.keep_calls, summarise_every=its.summarise_every)
-    rung = any(budget.ladder.compact for budget in policy.budget)
-    off = its.mode == "off" and all(mode == "off" for mode in its.flow.values()) and not rung
-    cache = reuse.compiled(policy.cache)
-    if cache is None and not tiers and off:
-        return None
-    salt = repr((tiers, rules)).encode() if rules or tiers else b""
-    return Controls(cache, salt, tiers, rules, its.mode, its.flow, setting, _named(its.model))
-
-
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else names
-
-
-def _named(name: str) -> tuple[str, str]:
-    """Provider and model of `provider/model`; a name whose first part is none of ours is a model's, see `reach`."""
-    before, slash, after = name.partition("/")
-    return (before, after) if slash else ("", name)
-
-
-def reach(
-    names: tuple[tuple[str, str], ...], providers: Mapping[str, Any], provider: Provider,
-    price_of: Callable[[str, str], Price | None],
-) -> tuple[str, str] | None:  # fmt: skip
-    """(provider, model) of a tier for a call to that provider: one that speaks its dialect. Where a name says no provider, the
-    model that is sold where the call goes; else one of the same family; else the only one there is."""
-    best: tuple[str, str] | None = None
-    for before, model in names:
-        its = providers.get(before) if before else None
-        if its is not None:
-            if its.family == provider.family:
-                return its.name, model
-            continue
-        here = provider.name, f"{before}/{model}" if before else model
-        known = price_of(*here)
-        if known is not None and not known.estimated:
-            return here
-        sold = providers.get(known.provider) if known is not None else None
-        if len(names) == 1 or (best is None and sold is not None and sold.family == provider.family):
-            best = here
-    return best
 
 
 class Again(Shape, frozen=True, gc=False):
@@ -124,22 +44,15 @@ class Again(Shape, frozen=True, gc=False):
     reading: Reading
 
 
-class Summing(Shape, frozen=True, gc=False):
-    """A summary to have made, after the client has its answer."""
-
-    provider: str
-    model: str
-    path: str
-    body: bytes
-
-
 class Aid:
     """The controls of one call."""
 
     def __init__(
         self, controls: Controls, call: Incoming, key: str, models: tuple[str, ...], dialect: Dialect, path: str,
         providers: Mapping[str, Any], provider: Provider, prices: Prices, asked: Asked, labels: Labels, placed: Placed | None,
+        ask: Ask, kept_whole: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
+        self._ask, self._kept_whole = ask, kept_whole
         self._controls, self._call, self._caller, self._models = controls, call, key, models
         self._dialect, self._path, self._providers, self._prices = dialect, path, providers, prices
         self._provider, self._asked, self._labels, self._placed = provider, asked, labels, placed
@@ -149,10 +62,13 @@ class Aid:
         self._wall = ""
         self._key = b""
         self._turn: Turn | None = None
+        self._near: Near | None = None
+        self._whole: bytes | None = None  # the reply, where it was put together already
         self._batch: batch.Batch | None = None
         self._keys: tuple[bytes, ...] = ()
         self._found: tuple[Kept | None, ...] = ()
         self._judged = False  # a router has chosen
+        self._sorted: tuple[int, bool] | None = None  # what the classifier took, and whether it gave an answer
         self._dear = ""  # the model that is compared with
         self._would = ""  # the model that a rule in shadow would have chosen
         self._course: Course | None = None
@@ -183,14 +99,20 @@ class Aid:
         self._key = reuse.key(wall, self._provider.name, dialect, asked.model, counted, asks.canon)
         self._turn = Turn()
         (kept,) = yield Seek(wall, (self._key,), call.ts_us, call.call_id, self._turn)
+        control = "cache"
+        if kept is None:
+            self._near = Near.of(setting, wall, self._labels, asked, dialect, self._provider.name, counted, call)
+            kept = (yield from self._near.look(self._ask)) if self._near is not None else None
+            control = "near"
         if kept is None:
             return None
         array = dialect == "gemini_generate" and "alt=sse" not in call.query
         made = replay.replay(dialect, kept, asked, call.call_id, array)
         if made is None:
             return None
-        self.cache = b"hit"
-        told = {"cache": saving.answered(kept.pico)}
+        self.cache = b"hit" if control == "cache" else b"near"
+        self._turn.leave()
+        told = {control: saving.answered(kept.pico, control)}
         if kept.less:
             told["tiers"] = saving.Saving("tiers", kept.less, 0, kept.less - abs(kept.less) // 5, kept.less + abs(kept.less) // 5)
         return Again(kept.model, told, *made, self._dialect.whole(200, kept.body))
@@ -222,6 +144,12 @@ class Aid:
         setting = self._controls.cache
         return Recording(reader, 4 * setting.reply_max) if self._turn is not None and setting is not None else reader
 
+    def came(self, status: int, plain: bytes | None, stream: bool, reading: Reading, own: bool) -> None:
+        """The reply, before its row is written: what a near-duplicate would have said is compared with it."""
+        if self._near is not None and self._near.kept is not None and plain is not None and own:
+            self._whole = replay.whole(self._dialect.name, plain, stream)
+            self._near.judge(status, reading, self._whole)
+
     def keep(self, settled: Settlement, status: int, plain: bytes | None, stream: bool, reading: Reading, own: bool) -> (
         Generator[Effect, Any, bytes | None]
     ):  # fmt: skip
@@ -236,14 +164,20 @@ class Aid:
             return (yield from self._keep_vectors(self._batch, plain, status, entry, until, own))
         turn = self._turn
         assert turn is not None, "a question has its turn"
-        body = replay.whole(self._dialect.name, plain, stream) if plain is not None and own else None
+        near = self._near
+        if near is not None:
+            yield from near.sampled()
+        body = self._whole
+        if body is None and plain is not None and own:
+            body = replay.whole(self._dialect.name, plain, stream)
         if body is None or reuse.refuses_reply(status, reading, replay.calls_tools(body), len(body), setting):
             turn.leave()
             return None
         model = entry.model_served
         its = saving.of(entry).get("tiers")
         less = its.net if its is not None else 0
-        yield Keep(self._wall, ((self._key, Kept(body, False, model, now, until, cost, self._call.call_id, less)),), now, turn)
+        framed = near.indexed(body) if near is not None else None
+        yield Keep(self._wall, ((self._key, Kept(body, False, model, now, until, cost, self._call.call_id, less)),), now, turn, framed)
         return None
 
     def _keep_vectors(
@@ -276,8 +210,8 @@ class Aid:
 
     # -- tiers -----------------------------------------------------------------------------------------------------------
 
-    def route(self) -> Generator[Effect, Any, tuple[str, str]]:
-        """(provider, model) to ask."""
+    def route(self, stopped: bool = False) -> Generator[Effect, Any, tuple[str, str]]:
+        """(provider, model) to ask. `stopped`: a guard will stop the call, so that nothing is spent on it."""
         asked, labels, controls = self._asked, self._labels, self._controls
         same = (self._provider.name, asked.model)
         named = route.tier_asked(asked.model)
@@ -296,7 +230,12 @@ class Aid:
             self._course = yield Consult(labels.conversation, labels.flow, self._call.ts_us, labels.feature, text)
         course = self._course or Course()
         self._judged = bool(course.judged[0])
-        judged = (lambda: course.judged) if course.judged[0] else None
+        said, failed = course.judged, ""
+        if auto and not stopped and controls.classifier and (not said[0] or said[1] == route.STANDS_BACK):
+            if route.left_open(asked.model, fact, controls.rules, tiers):
+                said, failed = yield from self._classified(course, tiers)
+                self._judged = self._judged and said == course.judged
+        judged = (lambda: said) if said[0] else None
         choice = route.choose(asked.model, fact, controls.rules, tiers, judged)
         self._would = tiers.get(choice.would, "")
         if self._would == asked.model:
@@ -308,13 +247,32 @@ class Aid:
         provider, model = reached[choice.tier]
         if self._models and model not in self._models and not named:
             return same
-        self.tier, self.why = choice.tier, choice.why
+        self.tier, self.why = choice.tier, failed + choice.why
         if choice.why != "asked" and self._stays(course, provider, model, reached):
             provider, model = course.provider, course.model
             self.tier, self.why = course.tier, f"stays; {choice.why}"
         if choice.why != "asked":  # a client that names a tier gets what it asked for, and that saves nothing
             self._dear = tiers.get("premium", "") if named else asked.model
         return provider, model
+
+    def _classified(self, course: Course, tiers: Mapping[str, str]) -> Generator[Effect, Any, tuple[tuple[str, str], str]]:
+        """((tier, why) as the cheap model sees it, what went wrong). Not asked in a conversation that is under way, whose prompt is
+        warm somewhere, nor while it loses money or fails again and again."""
+        if course.tier in tiers and self._call.ts_us < course.warm_until_us:
+            return (course.tier, "classifier:earlier"), ""
+        if course.quiet:
+            return course.judged, f"{course.quiet}; "
+        text = question.newest(self._dialect.name, self._call.body)
+        place = reach(self._controls.classifier, self._providers, self._provider, self._price)
+        if not text or place is None:
+            return course.judged, ""
+        provider, model = place
+        body = sorting.request(self._dialect.name, model, text, tuple(tiers))
+        path, body = self._addressed(model, body)
+        answer, paid = yield from self._ask(Own("tier", "tiers", provider, path, body, self._controls.within_s))
+        tier = sorting.answered(replay.said(answer), tiers) if answer is not None else ""
+        self._sorted = paid, bool(tier)
+        return ((tier, "classifier"), "") if tier else (course.judged, "classifier gave no answer; ")
 
     def _stays(self, course: Course, provider: str, model: str, reached: Mapping[str, tuple[str, str]]) -> bool:
         """Whether the conversation stays where its prompt is warm."""
@@ -336,6 +294,8 @@ class Aid:
         """The body to send. `aggressive`: a budget's ladder asks for it, whatever `[compact]` says."""
         controls, labels, body = self._controls, self._labels, self.body
         mode = "on" if aggressive else controls.flows.get(labels.flow, controls.mode)
+        if mode == "on" and not aggressive and (labels.flow in self._kept_whole or self._held_out()):
+            mode = "shadow"
         if mode == "off" or price is None or len(body) < LEAST or not labels.conversation or self._asked.history is None:
             return body
         course = self._course
@@ -357,6 +317,13 @@ class Aid:
         shorter = elide.elide(self._dialect.name, body, seen, lines, put)
         self._sent = len(shorter)
         return body if self._shadow else shorter
+
+    def _held_out(self) -> bool:
+        """Whether the conversation is one of those that outcomes are compared with; the same one for all of its calls."""
+        most = self._controls.holdout
+        if not most:
+            return False
+        return int.from_bytes(blake2b(self._labels.conversation.encode(), digest_size=2, person=b"holdout").digest()) < most
 
     def _summariser(self) -> Price | None:
         provider, model = self._controls.summariser
@@ -389,8 +356,12 @@ class Aid:
                     would = saving.Saving("tiers", net, 0, net - abs(bill) // 5, net + abs(bill) // 5)
             if self._batch is not None and self.partial:
                 told["embeddings"] = _embedded([kept for kept in self._found if kept is not None])
+        near = self._near
+        if near is not None and near.same is not None and near.kept is not None:
+            gross = near.kept.pico if near.same else 0
+            would = saving.Saving("near", gross, 0, gross, gross)
         if told or would is not None:
-            entry = saving.into(entry, told, would)
+            entry = saving.into(entry, told, would, near.same if near is not None else None)
             settled = replace(settled, entry=entry)
         return settled
 
@@ -408,6 +379,10 @@ class Aid:
         course, labels = self._course, self._labels
         routed = saving.of(entry).get("tiers")
         tally = (routed.gross, routed.own) if routed is not None and self._judged else None
+        if self._sorted is not None:
+            gross, own = (routed.gross, routed.own) if routed is not None else (0, 0)
+            yield Sorted(labels.feature, entry.ts, gross, own, *self._sorted)
+            self._sorted = None
         if course is None or not labels.conversation or tokens is None or entry.status != "ok":
             if tally is not None:
                 yield Note("", labels.flow, entry.ts, None, feature=labels.feature, tally=tally)
@@ -431,24 +406,27 @@ class Aid:
         full = paid + (saved.net if saved is not None else 0)
         yield Note(labels.conversation, labels.flow, entry.ts, self._course, full, paid, labels.feature, tally)
 
-    def summing(self) -> Summing | None:
+    def summing(self) -> Own | None:
         """The summary that is worth having made now, for the calls to come."""
         decision, seen = self._decision, self._outline
         if decision is None or decision.ask is None or seen is None or self._shadow:
             return None
         provider, model = self._controls.summariser
-        dialect = self._dialect.name
         said = transcript.of(self.body, seen, decision.ask.first, decision.ask.span)
-        path = self._call.path.replace(":streamGenerateContent", ":generateContent")
-        body = summarise.request(dialect, model, said, SUMMARY_CAP)
-        if dialect == "gemini_generate":
-            path, body = self._dialect.edit(path, body, self._asked, (UseModel(model),))
-        return Summing(provider or self._provider.name, model, path, body)
+        body = own_request(self._dialect.name, model, summarise.INSTRUCTION, said, SUMMARY_CAP)
+        return Own("summary", "compaction", provider or self._provider.name, *self._addressed(model, body))
 
-    def summarised(self, answer: Answer, pico: int) -> Generator[Effect, Any, None]:
+    def _addressed(self, model: str, body: bytes) -> tuple[str, bytes]:
+        """(path, body) of a request of our own to that model, in the call's dialect."""
+        path = self._call.path.replace(":streamGenerateContent", ":generateContent")
+        if self._dialect.name == "gemini_generate":
+            path, body = self._dialect.edit(path, body, self._asked, (UseModel(model),))
+        return path, body
+
+    def summarised(self, body: bytes | None, pico: int) -> Generator[Effect, Any, None]:
         """The summary has come, for that much; the next call sends it."""
         decision, seen, course, labels = self._decision, self._outline, self._course, self._labels
-        text = replay.said(answer.body) if answer.status == 200 else ""
+        text = replay.said(body) if body is not None else ""
         if decision is None or decision.ask is None or seen is None or course is None or not text:
             return
         course = course._replace(state=compact.summarised(seen, course.state, decision.ask, text))
