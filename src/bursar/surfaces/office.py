@@ -35,6 +35,7 @@ FROM = b"bursar-from"  # who asks, told to the office; a client's own line of th
 IN_FLIGHT_MAX = 32
 START_S = 30.0  # from the office's start until it listens
 REST_MIN_S, REST_MAX_S = 1.0, 60.0  # between two starts of one that ends at once
+TRIES, DYING_S = 5, 0.5
 LEAVE_S = 3.0
 PATH_MAX = 100  # bytes of a socket's address that every system takes
 TIMEOUTS = Timeouts(connect_s=5, headers_s=300, idle_s=60, total_s=900, write_s=60)
@@ -125,20 +126,24 @@ class Office:
     async def _send(self, method: str, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
         """The response's head. What an office that just died did not answer is asked once more of the next, where asking twice does no
         harm."""
-        for last in (False, True):
+        if not self._address:
+            await self._up()
+        origin = Origin("unix", self._address, 0)
+        died = False
+        for left in reversed(range(TRIES)):
             try:
-                if not self._address:
-                    await self._up()
-                origin = Origin("unix", self._address, 0)
                 return await self._pool.send(origin, method, target, headers, body, TIMEOUTS)
             except UpstreamFault as fault:
-                if fault.kind not in ("connect", "reset"):
+                if fault.kind not in ("connect", "reset") or not left:
                     raise
+                if fault.sent and (died or method not in ("GET", "HEAD")):
+                    raise
+                died = died or fault.sent
+                if fault.kind == "reset" or left < TRIES - 1:
+                    await asyncio.sleep(DYING_S)  # one that is being killed still takes connections for a moment
                 if fault.kind == "connect":
                     await self._up()
-                if last or (fault.sent and method not in ("GET", "HEAD")):
-                    raise
-        raise AssertionError("the second time is the last")
+        raise AssertionError("the last try returns or raises")
 
     def _asker(self, received: Received, ring: keys.KeyRing, open_: bool) -> Asker | Refusal:
         headers = received.headers
@@ -192,7 +197,6 @@ class Office:
             raise Down(f"{self._why}; it is started again in {left:.0f} s")
         await asyncio.sleep(max(0.0, left))
         self.starts += 1
-        self._useful = False
         arguments = [sys.executable, "-m", "bursar.surfaces.api.office", str(self.socket), str(self._place.file.absolute())]
         arguments += [str(self._config.absolute())] if self._config else []
         try:
@@ -209,7 +213,7 @@ class Office:
         if said == OTHER:  # another worker was first
             await child.wait()
         elif said == UP:
-            self._child = child
+            self._child, self._useful = child, False
             self._waiter = asyncio.get_running_loop().create_task(self._wait(child))
         else:
             _end(child)
