@@ -40,6 +40,9 @@ limit = "$90"
 """
 
 
+BODY = json.dumps({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 30}).encode()
+
+
 class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
@@ -101,7 +104,10 @@ def served(folder: Path, more: str = "", count: int = 300) -> Iterator[Gateway]:
         config = folder / "bursar.toml"
         config.write_text(POLICY.format(url=provider.url, more=more))
         handle = gateway.serve_in_thread(str(config), ledger)
+        gate = Gateway(handle, ledger, config, made, provider)
         try:
-            yield Gateway(handle, ledger, config, made, provider)
+            for tenant in ("acme", "globex"):  # so that budgets have a standing
+                assert gate.ask("/v1/chat/completions", method="POST", body=BODY, headers={"x-bursar-tenant": tenant}).status == 200
+            yield gate
         finally:
             handle.stop()

@@ -111,7 +111,8 @@ def test_a_teams_key_sees_nothing_of_another_team(gate: Gateway) -> None:
             break
     total = gate.ask("spend?by=tenant", "acme").json
     assert [row["tenant"] for row in total["rows"]] == ["acme"] and total["total"]["cost"] == total["rows"][0]["cost"]
-    assert [row["budget"] for row in gate.ask("budgets", "acme").json["rows"]] == ["tenants"]
+    assert [(row["budget"], row["scope"]) for row in gate.ask("budgets", "acme").json["rows"]] == [("tenants", "acme")]
+    assert {row["scope"] for row in gate.ask("budgets", "viewer").json["rows"] if row["budget"] == "tenants"} == {"acme", "globex"}
 
 
 def test_a_key_without_a_role_reads_nothing_and_a_viewer_does_nothing(gate: Gateway) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from api_rig import Answer, Gateway, served
+from api_rig import BODY, Answer, Gateway, served
 from web_rig import Seen
 
 import ledger_rows
@@ -27,8 +27,6 @@ from bursar.surfaces.imports import otlp, otlp_protobuf
 from bursar.surfaces.web.accounts import Accounts
 from imports import samples
 from imports.test_protobuf import message
-
-BODY = json.dumps({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 30}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +260,10 @@ def test_without_being_asked_for_there_are_no_pages(tmp_path: Path) -> None:
         assert gate.ask("/bursar/bill").status == 200
         gate.handle.gateway.require_keys = True
         assert gate.ask("/bursar/bill").code == "not_allowed"
-        assert gate.ask("spend").code == "invalid_key"
+        for path in ("spend", "/bursar/%76%31/spend", "/bursar/v1%2Fspend", "/bursar/%76%31/traces", "traces"):
+            post = path.endswith("traces")
+            answer = gate.ask(path, method="POST" if post else "GET", body=b"{}" if post else None, headers={"content-type": "application/json"})
+            assert answer.code in ("invalid_key", "not_allowed"), path
         Accounts(gate.ledger).add("ann", "viewer", {}, "a-password-of-ann", "2026-11-01T00:00:00Z")
         assert gate.ask("/bursar/bill").status == 303
 

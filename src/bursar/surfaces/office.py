@@ -148,11 +148,12 @@ class Office:
     def _asker(self, received: Received, ring: keys.KeyRing, open_: bool) -> Asker | Refusal:
         headers = received.headers
         lines = dict(headers)
-        secure = received.tls or (self.policy.server.trusted_proxy and lines.get(b"x-forwarded-proto", b"").lower() == b"https")
-        peer = received.peer
+        secure, address = received.tls, str(received.peer[0]) if received.peer else ""
+        if self.policy.server.trusted_proxy:
+            secure = secure or lines.get(b"x-forwarded-proto", b"").lower() == b"https"
+            address = lines.get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2].strip() or address
         asker = Asker(
-            open=open_, address=peer[0] if isinstance(peer, tuple) else "", scheme="https" if secure else "http",
-            host=lines.get(b"host", b"").decode("latin-1"),
+            open=open_, address=address, scheme="https" if secure else "http", host=lines.get(b"host", b"").decode("latin-1")
         )  # fmt: skip
         for _, token in keys.tokens(headers):
             found = ring.find(token)

@@ -139,6 +139,8 @@ class Api:
         asker: Asker = request.scope["asker"]
         kind, coding = request.headers.get("content-type", ""), request.headers.get("content-encoding", "")
         try:
+            if not (asker.key or asker.open):  # the gateway looks at paths as they were written, which may be in another spelling
+                raise Turned(refuse("invalid_key", "this gateway takes virtual keys only, and the request has none", "send one"))
             body = await _body(request, SPANS_BYTES_MAX)
             report = await anyio.to_thread.run_sync(self._take, asker, kind, coding, body, limiter=self._takers)
         except (Turned, LedgerFault, settings.BadPolicy, price_sync.SyncFailed, OSError) as wrong:

@@ -19,6 +19,7 @@ from ..office import OTHER, UP
 BACKLOG = 256
 CONCURRENT_MAX = 512
 LEAVE_S = 2
+NICE = 5  # a question takes every core it can get, and calls go first
 
 
 def listen(path: Path) -> socket.socket | None:
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> int:
     os.write(1, OTHER if listener is None else UP)
     if listener is None:
         return 0
+    os.nice(NICE)
     import uvicorn
 
     from .app import make
