@@ -38,11 +38,16 @@ def label_column(name: str) -> str:
     return f"label_{sha256(name.encode()).hexdigest()[:16]}"
 
 
+def of_map(name: str, labels: str = "labels") -> str:
+    """A free label out of the map; absent is empty, as with the chargeable labels."""
+    return f"coalesce(map_extract_value({labels}, {literal(name)}), '')"
+
+
 def shape(column: str, money: str = MONEY) -> str:
     """A stored column (or `label:NAME`) as the reader's SQL expression: dollars, a moment in UTC, a map. No float on the way."""
     if column.startswith(LABEL):
         name = column.removeprefix(LABEL)
-        return f"map_extract_value({MAP}, {literal(name)}) AS {label_column(name)}"
+        return f"{of_map(name, MAP)} AS {label_column(name)}"
     name = quoted(column)
     if column in MONEY_COLUMNS:
         return f"CAST(CAST({name} AS DECIMAL(19,0)) * 0.000000000001::DECIMAL(12,12) AS {money}) AS {quoted(shown(column))}"

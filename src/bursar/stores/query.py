@@ -228,10 +228,9 @@ class _Compiler:
         if name.startswith(LABEL) and len(name) > len(LABEL):
             if name.isprintable():
                 self._columns[name] = None
-                value = exp.column(label_column(name[len(LABEL) :]), quoted=True)
-            else:  # no text for a statement
-                value = exp.Anonymous(this="map_extract_value", expressions=[self._column("labels"), self._bind(name[len(LABEL) :])])
-            return exp.Coalesce(this=value, expressions=[exp.Literal.string("")])  # absent, as with the chargeable labels
+                return exp.column(label_column(name[len(LABEL) :]), quoted=True)
+            value = exp.Anonymous(this="map_extract_value", expressions=[self._column("labels"), self._bind(name[len(LABEL) :])])
+            return exp.Coalesce(this=value, expressions=[exp.Literal.string("")])  # no text for a statement
         if name not in DIMENSIONS:
             raise _refuse(
                 f"{name!r} is not a dimension", f"use label:NAME for a free label, or one of {', '.join(sorted(DIMENSIONS))}"

@@ -15,7 +15,7 @@ import duckdb
 from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
 from . import alarms, closed, drills, incidents, marks
-from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, literal, load, money_of, shape, shown
+from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, literal, load, money_of, of_map, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .grain import DAY, Span
 from .owner import Owner, ticks_us
@@ -139,7 +139,7 @@ class Reader:
         span = (query.since_us, query.until_us)
         asked = query if None not in span and span[0] >= span[1] else query._replace(since_us=None, until_us=None)  # type: ignore[operator]
         plan = compile_query(asked)
-        self._view(plan.columns, *span, cut=True)
+        self._view(plan.columns, *span)
         if query.grain:
             plan = compile_query(asked, within=self._ends(*span))
         return self._run(plan.sql, plan.values)
@@ -148,7 +148,7 @@ class Reader:
         """Keep the first step of a question as a table, for several questions about some of its dimensions: see `ask`."""
         asked = query._replace(since_us=None, until_us=None)
         plan = compile_gather(asked)
-        self._view(plan.columns, query.since_us, query.until_us, cut=True)
+        self._view(plan.columns, query.since_us, query.until_us)
         self.duck.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS {plan.sql}", plan.values)
 
     def ask(self, query: Query, name: str) -> list[Row]:
@@ -177,8 +177,7 @@ class Reader:
         return self._run(text, values)
 
     def totals(self, columns: Iterable[str], since_us: int | None = None, until_us: int | None = None) -> None:
-        """Make `calls` and `entries` ready with these columns, for statements of our own on `duck`. Segments outside of the time are
-        not looked at; rows outside of it may still come."""
+        """Make `calls` and `entries` ready with these columns and the rows of this time, for statements of our own on `duck`."""
         self._view(tuple(columns), since_us, until_us)
 
     def known_ids(self, ids: Sequence[str]) -> set[str]:
@@ -228,10 +227,10 @@ class Reader:
 
     # -- views -------------------------------------------------------------------------------------------------------
 
-    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None, *, cut: bool = False) -> None:
-        """`entries`, with at least these columns, over the segments that can have rows of this time, and the tail; and `calls`, which
-        is all of them but the buckets of providers' reports: those are sums, and may be over the same calls. `cut`: no rows of other
-        times either; most segments lie within the time as they are, and then nobody has to look at the times of their rows."""
+    def _view(self, columns: Sequence[str], since_us: int | None, until_us: int | None) -> None:
+        """`entries`, with at least these columns, the rows of this time in segments and tail; and `calls`, all of them but the
+        buckets of providers' reports: those are sums, and may be over the same calls. Most segments lie within the time as they are,
+        and then nobody has to look at the times of their rows."""
         wanted = frozenset(columns) | {"ts", "attempt_kind"}
         try:
             if not wanted <= self._loaded:
@@ -246,7 +245,7 @@ class Reader:
             raise from_error(error, self.place.file) from error
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
         whole = [s for s in files if (since_us is None or s.min_ts >= since_us) and (until_us is None or s.max_ts < until_us)]
-        bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if cut and us is not None]
+        bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if us is not None]
         within = f" WHERE {' AND '.join(bounds)}" if bounds else ""
         made = (self._shown, tuple([s.name for s in files]), tuple([s.name for s in whole]), within)
         if made == self._made:
@@ -254,7 +253,7 @@ class Reader:
         parts: list[str] = []
         tail = f"SELECT * FROM (SELECT {', '.join(shape(c, self._money) for c in self._shown)} FROM raw_tail){within}"
         try:
-            for some, only in ((whole, ""), ([s for s in files if s not in whole], within)) if cut else ((files, ""),):
+            for some, only in ((whole, ""), ([s for s in files if s not in whole], within)):
                 parts += [f"SELECT {names} FROM {read}{only}" for names, read in self._reads(some)]
             self.duck.execute(f"CREATE OR REPLACE TEMP VIEW entries AS {' UNION ALL '.join([*parts, tail])}")
             rows = "SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'"
@@ -278,7 +277,7 @@ class Reader:
             found: list[str] = []
             for name in free:
                 own, every = told[path]
-                value = "NULL" if every else f"map_extract_value(labels, {literal(name)})"
+                value = "''" if every else of_map(name)
                 found.append(label_column(name) if name in own else f"{value} AS {label_column(name)}")
             alike.setdefault(tuple(found), []).append(path)
         for found, some in alike.items():

@@ -19,7 +19,7 @@ import apsw
 import duckdb
 import msgspec
 
-from .columns import ALL, LABELS_MAX, LABELS_TOLD, label_column, literal, load, money_of, shape
+from .columns import ALL, LABELS_MAX, LABELS_TOLD, label_column, literal, load, money_of, of_map, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
 from .schema import IN_TAIL, Place, checkpoint, connect, restart_log, transaction
@@ -293,7 +293,7 @@ class _Work:
 def copy(work: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
     """These rows as a segment's file. Its frequent free labels stand in columns of their own as well: a map is dear to read."""
     names, every = _labels(work, select)
-    apart = "".join(f", map_extract_value(labels, {literal(name)}) AS {label_column(name)}" for name in names)
+    apart = "".join(f", {of_map(name)} AS {label_column(name)}" for name in names)
     told = literal(json.dumps({"names": names, "all": every}))
     how = f"FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION V2, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{{LABELS_TOLD}: {told}}}"
     work.execute(f"COPY (SELECT *{apart} FROM ({select})) TO {literal(str(path))} ({how})")

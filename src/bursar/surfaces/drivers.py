@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..rules.drivers import ORDER, Cell, Driver, phrase, told
+from ..rules.drivers import LEAST, MOST, ORDER, Cell, Driver, phrase, told
 from ..stores.columns import label_column
 from ..stores.query import LABEL, TOP_MAX, Filter, Query, compile_filter, table
 from ..stores.reader import Reader
@@ -15,8 +15,7 @@ from .statement import Sum, foot
 
 REST = "everything else"
 PARTS = 2  # of everything else that are named
-VALUES = 20  # of a dimension, or as many as lines are asked for, that are looked at together where there are too many combinations
-COMBINATIONS = 2_000
+COMBINATIONS = 2_000  # that are looked at whole
 DEAR = 20  # a conversation is dear with a twentieth of the bill
 TALKS = 3  # so many of them are looked at
 BARE = tuple(name for name in ORDER if name != "conversation" and not name.startswith(LABEL))
@@ -24,6 +23,10 @@ BARE = tuple(name for name in ORDER if name != "conversation" and not name.start
 OF_PURPOSE = {"label:suite": "eval", "label:corpus": "embedding"}
 NOTHING = Sum()
 SAMPLE = 1_000  # rows that are looked at for a label
+SEEN = (
+    "conversation", "cost", "try_no", "attempt_kind", "flags", "status", "price_status", "source",
+    "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning",
+)  # fmt: skip
 MEASURES = ("cost", "calls", "tries", "tokens", "unpriced", "estimated", "estimated_cost")
 
 Span = tuple[int | None, int | None]
@@ -60,16 +63,18 @@ class Looked:
         self.total = _sum(row)
 
     def cells(self, most: int | None) -> list[Cell]:
-        """What each combination cost. Where they are too many, of each dimension the dearest values are told apart."""
-        values = max(VALUES, most or 0)
-        rows = self._reader.ask(Query(("cost",), self.dims, top=COMBINATIONS + 1), self._name)
-        if len(rows) > COMBINATIONS:
-            keep: list[tuple[str, tuple[str, ...]]] = []
+        """What each combination cost. Where they are too many, only those values of a dimension are told apart that can be a line,
+        or come next."""
+        keep: list[tuple[str, tuple[str, ...]]] = []
+        ((sums,),) = self._reader.duck.execute(f"SELECT count(*) FROM {self._name}").fetchall()
+        if sums > COMBINATIONS:
+            least, first = LEAST[1] // LEAST[0], (most or MOST) + PARTS
             for name in self.dims[1:]:
-                tops = self._reader.ask(Query(("cost",), (name,), top=values + 1), self._name)
-                if len(tops) > values:
-                    keep.append((name, tuple([row[name] for row in tops[:values]])))
-            rows = self._reader.ask(Query(("cost",), self.dims, top=TOP_MAX, keep=tuple(keep)), self._name)
+                tops = self._reader.ask(Query(("cost",), (name,), top=max(first, least) + 1), self._name)
+                if len(tops) > first:
+                    dear = [row[name] for n, row in enumerate(tops) if n < first or _pico(row["cost"]) * least >= self.total.cost]
+                    keep.append((name, tuple(dear)))
+        rows = self._reader.ask(Query(("cost",), self.dims, top=TOP_MAX, keep=tuple(keep)), self._name)
         return [Cell(tuple([row[name] for name in self.dims]), _pico(row["cost"])) for row in rows]
 
     def by(self, name: str) -> list[tuple[tuple[str | None], Sum]]:
@@ -94,6 +99,8 @@ def look(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> t
     """The period, and the one before it where there is one: all dimensions at once, of conversations the dearest alone. Good as long
     as the reader is open."""
     span = (period.since, period.until)
+    columns = (*BARE, *OF_PURPOSE, *SEEN)
+    reader.totals((*columns, *compile_filter(Query(where=where)).columns), *span)  # all that is asked for below, made ready once
     threaded = (*where, Filter("conversation", ("",), True))
     talks = reader.query(Query(("cost",), ("conversation",), threaded, *span, top=TALKS, whole=True))
     whole = _pico(talks[0]["cost"])
