@@ -127,3 +127,37 @@ def test_a_wrapped_agents_history_is_shortened(bench: Bench) -> None:
             sdk.chat.completions.create(model="gpt-5-mini", messages=messages)
     assert bench.provider.seen[-1].raw.count(b"elided") == 4 and "elided" not in str(messages)
     assert all(row.saved_by == "compaction" for row in bench.rows(6)[-3:])
+
+
+SORTED = '[tiers]\ncheap = "gpt-5-mini"\npremium = "gpt-5"\nclassifier = "gpt-5-nano"\nclassifier_within_s = 1.0\n'
+ALIKE = '[cache]\nexact = true\nnear = "shadow"\nnear_model = "openai/text-embedding-3-small"\n[labels]\ntenant = "acme"\n'
+
+
+def test_what_a_control_asks_for_itself_never_reaches_the_program(bench: Bench) -> None:
+    """A classifier and an embedding in front of the call: whole and streamed, the program has its own answer; both are booked."""
+    bench.policy(SORTED + ALIKE)
+    bench.provider.script = lambda seen: Say() if "embeddings" in seen.path else Say(text="premium" if seen.model == "gpt-5-nano" else "Paris")
+    with client(bench) as sdk:
+        whole = sdk.chat.completions.create(**{**ASKS, "model": "bursar/auto"})
+        events = sdk.chat.completions.create(**{**ASKS, "model": "bursar/auto", "top_p": 0.5}, stream=True)
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in events if chunk.choices)
+    assert (whole.model, whole.choices[0].message.content, said) == ("gpt-5", "Paris", "Paris")
+    rows = bench.rows(6)
+    assert sorted(row.saved_by for row in rows if row.operation == "control") == ["near", "near", "tiers", "tiers"]
+    assert sum(row.cost or 0 for row in rows) == sum(int(line.dollars.scaleb(12)) for line in bench.provider.invoice.lines)
+
+
+@pytest.mark.parametrize("says", [Say(status=500, message="theirs"), Say(fault="reset"), Say(wait_s=20)], ids=["500", "reset", "hangs"])
+def test_a_control_that_fails_is_nothing_to_the_program(bench: Bench, says: Say) -> None:
+    """Neither its error nor its exception, sync and async; after the limit the call is made."""
+    bench.provider.script = lambda seen: says if seen.model == "gpt-5-nano" else Say(text="Paris")
+    asked = {**ASKS, "model": "bursar/auto"}
+    bench.policy(SORTED.replace('premium = "gpt-5"', 'standard = "gpt-5"'))
+    with client(bench) as sdk:
+        assert sdk.chat.completions.create(**asked).choices[0].message.content == "Paris"
+
+    async def once() -> str:
+        async with client(bench, openai.AsyncOpenAI) as sdk:
+            return (await sdk.chat.completions.create(**asked)).choices[0].message.content
+
+    assert asyncio.run(once()) == "Paris"
