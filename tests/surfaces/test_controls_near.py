@@ -110,12 +110,13 @@ def test_a_certified_flow_is_answered_by_what_is_kept_and_no_other(tmp_path: Pat
         hits = [body for said, body in found if said.headers["x-bursar-cache"] == "near"]
         streamed, events = post(handle, ask(paraphrase(2, 1), stream=True), **acme(x_bursar_flow="help"))
         assert len(hits) >= 6 or len(provider.seen) > before, "one in twenty is asked all the same, and then answers word for word"
-        other, _ = post(handle, ask(paraphrase(2, 1), user="x"), **acme(x_bursar_flow="sales"))
+        other, _ = post(handle, ask(f"{paraphrase(2, 1)} please"), **acme(x_bursar_flow="sales"))
         rival, _ = post(handle, ask(paraphrase(2, 1)), x_bursar_tenant="rival", x_bursar_flow="help")
-    assert rival.headers["x-bursar-cache"] == "miss" and other.headers["x-bursar-cache"] in ("miss", "hit")
+    assert rival.headers["x-bursar-cache"] == "miss" and other.headers["x-bursar-cache"] == "miss"
     assert all(f"Send the {thing(2)} back" in body.decode() for body in hits)
     assert streamed.headers["x-bursar-cache"] in ("near", "hit") and thing(2).split()[0].encode() in events
     made = rows(tmp_path)
+    assert [json.loads(row["evidence"])["judged"] for row in made if row["flow"] == "sales"] == [1], "another flow: judged, not served"
     near = [row for row in made if row["saved_by"] == "near"]
     assert len(near) >= len(hits) and all(row["cost"] == 0 and row["saved"] > 0 for row in near)
     assert sum(row["cost"] for row in made) == sum((line.dollars for line in provider.invoice.lines), Decimal(0))
@@ -297,5 +298,5 @@ def test_no_tenant_finds_anothers_question_in_a_hundred_thousand_tries() -> None
             if likely.kept is not None:
                 found += 1
                 assert json.loads(likely.kept.body)["choices"][0]["message"]["content"] == f"{wall}"
-    assert found > 1_000
+    assert found > 9_000, "each wall its own"
     assert Certificate(299, 0).holds(0.01)

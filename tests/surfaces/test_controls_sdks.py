@@ -161,3 +161,25 @@ def test_a_control_that_fails_is_nothing_to_the_program(bench: Bench, says: Say)
             return (await sdk.chat.completions.create(**asked)).choices[0].message.content
 
     assert asyncio.run(once()) == "Paris"
+
+
+@pytest.mark.parametrize("says", [Say(text="cheap"), Say(fault="reset")], ids=["answered", "reset"])
+def test_a_fault_of_ours_after_a_controls_own_call_gives_the_program_its_own_answer(
+    bench: Bench, says: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the classifier's word, and not the classifier's exception."""
+    from bursar import drive, pipeline
+
+    admit = pipeline.admit
+
+    def broken(call: Any, *more: Any) -> Any:
+        if call.call_id.endswith("-tier"):
+            return admit(call, *more)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(drive, "raise_faults", False)
+    monkeypatch.setattr(pipeline, "admit", broken)
+    bench.policy(SORTED.replace("premium", "standard"))
+    bench.provider.script = lambda seen: says if seen.model == "gpt-5-nano" else Say(text="Paris")
+    with client(bench) as sdk:
+        assert sdk.chat.completions.create(**{**ASKS, "model": "bursar/auto"}).choices[0].message.content == "Paris"

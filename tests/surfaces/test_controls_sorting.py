@@ -51,7 +51,7 @@ def test_the_cheap_model_says_which_tier_and_is_paid_as_control(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "says", [Say(status=500), Say(text="I think that premium would do"), Say(wait_s=30), Say(fault="reset")], ids=["500", "prose", "hangs", "reset"]
+    "says", [Say(status=500), Say(text="I think that premium would do"), Say(wait_s=300), Say(fault="reset")], ids=["500", "prose", "hangs", "reset"]
 )
 def test_where_it_gives_no_answer_the_rules_go_on(tmp_path: Path, provider: Scripted, says: Say) -> None:
     """After the limit at the latest; the row says so, and the client has its answer from the tier without a classifier."""
@@ -61,6 +61,15 @@ def test_where_it_gives_no_answer_the_rules_go_on(tmp_path: Path, provider: Scri
     assert answer.status == 200 and b"An answer." in body and answer.headers["x-bursar-tier"] == "standard"
     last = next(row for row in rows(tmp_path) if row["operation"] != "control")
     assert last["route_reason"] == "classifier gave no answer; default"
+
+
+def test_what_a_budget_says_in_its_place_is_no_answer(tmp_path: Path, provider: Scripted) -> None:
+    """A stop in the form of a reply, whose words happen to name a tier."""
+    provider.script = sorts
+    stop = '[guard]\nreply = "premium"\n[[budget]]\nname = "own"\nscope = {operation = "control"}\nlimit = "1 calls"\nstop = "reply"\n'
+    with served(tmp_path, provider, TIERS + stop) as handle:
+        tiers = [post(handle, auto(f"what time is it {n}"), **acme())[0].headers["x-bursar-tier"] for n in range(2)]
+    assert tiers == ["cheap", "standard"]
 
 
 def test_it_is_asked_only_where_the_tier_is_left_open(tmp_path: Path, provider: Scripted) -> None:
