@@ -14,7 +14,7 @@ from ..stores import marks
 from ..stores.query import LABEL
 from ..stores.reader import Reader
 from . import periods, tables, wiring
-from .cli_common import Common, common, dimension, filters
+from .cli_common import Common, common, dimension, filters, rows_are
 from .why import LABELS, Event, Report, Span, report
 
 LABELS_MAX = 5
@@ -63,6 +63,8 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
         made = report(reader, labels, filters(common.where), here, before)
         skipped = list(reader.skipped)
+        nothing = not made.told.findings and not made.explained.now and not made.explained.before
+        hint = rows_are(reader) if nothing else ""
     if common.json:
         _as_document(made, skipped)
         return
@@ -72,6 +74,8 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         click.echo(_as_markdown(made))
         return
     _as_tables(tables.console(), made, common.where)
+    if hint:
+        tables.line(tables.console(), f"{hint}: bursar why --this MONTH", "yellow")
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------
