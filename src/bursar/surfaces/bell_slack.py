@@ -42,7 +42,7 @@ def payload(message: Message) -> Block:
     if buttons:
         blocks.append({"type": "actions", "elements": buttons})
     blocks.append({"type": "context", "elements": [words(f"Bursar · {message.kind} · {message.id}", SECTION_MAX)]})
-    plain = escaped(" ".join((message.title, *message.text)), TEXT_MAX)
+    plain = escaped(f"{message.title}. {' '.join(message.text)}" if message.text else message.title, TEXT_MAX)
     return {"text": plain, "mrkdwn": False, "attachments": [{"color": COLOUR.get(message.kind, "#667085"), "blocks": blocks}]}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ from ..stores import alarms as store
 from ..stores.schema import opened
 from . import bell, periods, settings, tables, wiring
 from .cli_common import Common, common
-from .watch_words import against, amount, headline, minute, plain, scope_of, span, subject
+from .watch_words import against, amount, headline, message_of, minute, plain, scope_of, span, subject
 
 SHOWN_MAX = 20
 SILENCE_MOST_US = 90 * 86_400_000_000
@@ -163,8 +162,12 @@ def _one(common: Common, id: str) -> None:
     tables.line(out, headline_of(one), "bold")
     after = _after(one, {one.id: heard} if heard else {})
     tables.line(out, f"{one.id} · {tables.safe(one.rule)} · {one.state}, since {minute(one.since)} UTC{after}")
-    for sentence in json.loads(messages)[4] if messages else ():
-        tables.line(out, tables.safe(sentence))
+    if messages:
+        told = message_of(messages)
+        for sentence in told.text:
+            tables.line(out, tables.safe(sentence))
+        if not told.command.startswith("bursar alarms"):
+            tables.line(out, f"$ {tables.safe(told.command)}", "dim")
     columns = [tables.Column("notice", keep=True), tables.Column("channel"), tables.Column("state"), tables.number("tries")]
     columns += [tables.Column("last, UTC", keep=True), tables.Column("what came of it")]
     rows = [
@@ -205,7 +208,7 @@ def _rules(common: Common) -> None:
 def when(rule: AlarmRule) -> str:
     """A rule's condition, for people."""
     about, unit = rule.metric.about, rule.metric.unit
-    each = f" of each {' and '.join(rule.keys)}" if rule.keys else ""
+    each = f", each {' and '.join(rule.keys)}" if rule.keys else ""
     only = "".join(f" of {k}={v}" for k, v in rule.fixed)
     if rule.metric.kind == "creep":
         return f"a week of dollars{each}{only}: 1.5 times that of 4 weeks ago, or twice that of 12"

@@ -19,6 +19,7 @@ from .statement import DoesNotFoot
 
 if TYPE_CHECKING:
     from ..stores.query import Filter  # brings the SQL builder, half a second, which `keys` and `serve` have no use for
+    from ..stores.reader import Reader
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILTERS_MAX = 32
@@ -161,3 +162,14 @@ def operator_errors() -> tuple[type[Exception], ...]:
     from .web.accounts import AccountFault
 
     return (settings.BadPolicy, BadBill, AccountFault, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)
+
+
+def rows_are(reader: Reader) -> str:
+    """When a ledger's rows are of, for whoever asks about another time."""
+    from ..stores.query import Query
+
+    (found,) = reader.query(Query(("first", "last")))
+    if found["first"] is None:
+        return "The ledger has no rows yet"
+    first, last = (periods.iso(us)[:10] for us in (found["first"], found["last"]))
+    return f"The ledger has rows of {first} to {last}"

@@ -15,7 +15,7 @@ from ..stores.query import LABEL
 from ..stores.reader import Reader
 from . import forecast as asking
 from . import periods, settings, tables, wiring
-from .cli_common import Common, common, dimension, filters
+from .cli_common import Common, common, dimension, filters, rows_are
 from .forecast import OTHER, TOTAL, Ahead, Asker, Launch, Line, Passing, Plan
 
 TOP = 10
@@ -54,6 +54,7 @@ def forecast(
     policy, _ = settings.load(settings.find(config))
     label = dimension(by or "tenant")
     with Reader(common.existing()) as reader:
+        hint = rows_are(reader)
         ask = Asker(reader, filters(common.where), ahead, period.since)
         lines = ask.month(label, loaded, top, factors["volume"] * factors["price"])
         budgets, notes = ask.budgets(policy, ZoneInfo, factors["volume"], factors["price"])
@@ -65,6 +66,8 @@ def forecast(
         tables.line(out, "Nothing to go by: no row before " + periods.shown(now), "bold")
         return
     _as_tables(out, label, lines, budgets, notes, ahead, ask, factors, common.where)
+    if not lines[-1].done:
+        tables.line(out, f"{hint}, and nothing of this month; as it stood then: --until DATE", "yellow")
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------

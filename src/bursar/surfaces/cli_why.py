@@ -11,10 +11,10 @@ from rich.console import Console
 from ..domain.money import PICO, plain
 from ..rules.why_findings import OTHERS, Figure, Finding, Place, Where, signed, words
 from ..stores import marks
-from ..stores.query import LABEL, Query
+from ..stores.query import LABEL
 from ..stores.reader import Reader
 from . import periods, tables, wiring
-from .cli_common import Common, common, dimension, filters
+from .cli_common import Common, common, dimension, filters, rows_are
 from .why import LABELS, Event, Report, Span, report
 
 LABELS_MAX = 5
@@ -62,8 +62,9 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         raise click.UsageError(f"--by {by}: one to {LABELS_MAX} labels, each once")
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
         made = report(reader, labels, filters(common.where), here, before)
-        latest = None if made.explained.now or made.explained.before else _latest(reader)
         skipped = list(reader.skipped)
+        nothing = not made.told.findings and not made.explained.now and not made.explained.before
+        hint = rows_are(reader) if nothing else ""
     if common.json:
         _as_document(made, skipped)
         return
@@ -73,14 +74,8 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         click.echo(_as_markdown(made))
         return
     _as_tables(tables.console(), made, common.where)
-    if latest is not None:
-        tables.line(tables.console(), f"The last call was at {periods.shown(latest)}: bursar why --this {periods.shown(latest)[:7]}")
-
-
-def _latest(reader: Reader) -> int | None:
-    """When the ledger's last call was."""
-    (seen,) = reader.query(Query(("last",)))
-    return seen["last"]
+    if hint:
+        tables.line(tables.console(), f"{hint}: bursar why --this MONTH", "yellow")
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------

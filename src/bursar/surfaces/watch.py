@@ -20,7 +20,6 @@ import msgspec
 
 from .. import drive
 from ..domain.alarm import Delivery, Notice
-from ..domain.message import Message
 from ..domain.policy import Policy
 from ..rules.alarm_judge import MINUTE_US
 from ..rules.alarm_policy import channels_of, length
@@ -32,7 +31,7 @@ from ..stores.schema import Place, connect, opened, transaction
 from ..stores.writer import Ledger
 from . import bell, gate, handoff, links, settings, wiring
 from .watch_judge import Bench, Step, Told, advance
-from .watch_words import KINDS, Reason, compose, digest, reason
+from .watch_words import KINDS, Reason, compose, digest, message_of, reason
 
 log = logging.getLogger("bursar.watch")
 
@@ -45,8 +44,6 @@ BURST_US = 300_000_000  # in which a channel for people is told so many alarms o
 SEND_S = 0.5  # between two looks into the outbox
 
 T = TypeVar("T")
-
-_message = msgspec.json.Decoder(Message)
 
 
 class Watch:
@@ -334,11 +331,6 @@ class Bell:
             alarms.ended(connection, delivery, detail, now, delivered=good, retry_after_us=later)
             if not good:
                 log.warning("%s was not told of %s: %s", delivery.channel, delivery.notice, detail)
-
-
-def message_of(text: str) -> Message:
-    """A message as it lies in the outbox."""
-    return _message.decode(text)
 
 
 def watch(path: str | Path, config: str | Path | None, *, under_gateway: bool = False, every_s: float | None = None) -> int:

@@ -81,7 +81,7 @@ def headline(standing: Standing, kind: str = "firing") -> str:
     who = f"{subject(standing)}: " if scope_of(standing) else ""
     text = f"{who}{amount(unit, value)} {WHAT.get(standing.metric, standing.metric)}"
     if standing.metric == "creep":
-        text += f", {Decimal(value) / max(1, standing.normal):.1f} times what it was"
+        text += f", {Decimal(value) / max(1, standing.normal):.1f} times the week to {minute(standing.since)[:10]}"
     elif standing.window_us:
         text += f" in {span(standing.window_us)}"
     if kind == "resolved":
@@ -110,9 +110,11 @@ def compose(standing: Standing, kind: str, at_us: int, reason: Reason, base: str
         facts += [("Lasted", f"{minute(standing.since)} to {minute(standing.resolved)} UTC"), ("At most", amount(unit, standing.peak))]
     else:
         normal = amount(unit, standing.normal) if standing.normal >= 0 and standing.level != "line" else ""
-        facts += [("Now", amount(unit, standing.value))] + ([("Usual", normal)] if normal else [])
+        creeps = standing.metric == "creep"
+        usual = f"Week to {minute(standing.since)[:10]}" if creeps else "Usual"
+        facts += [("Now", amount(unit, standing.value))] + ([(usual, normal)] if normal else [])
         facts += [("Line", amount(unit, standing.threshold))] if standing.threshold else []
-        facts += [("Since", f"{minute(standing.since)} UTC")]
+        facts += [] if creeps else [("Since", f"{minute(standing.since)} UTC")]
     facts += [(label.capitalize(), tables.label(value)) for label, value in scope_of(standing).items()]
     facts += [("Owner", standing.owner)] if standing.owner else []
     if reason.conversation:
@@ -146,8 +148,17 @@ def _links(standing: Standing, kind: str, at_us: int, reason: Reason, base: str,
     text = f"Stop {subject(standing)} …"
     if reason.conversation:
         scope, text = {"conversation": reason.conversation}, "Stop the dearest conversation …"
-    stop = (link(text, "stop", msgspec.json.encode(scope).decode(), "danger"),) if scope else ()
+    # What grows over months needs no stop at once.
+    stop = (link(text, "stop", msgspec.json.encode(scope).decode(), "danger"),) if scope and standing.metric != "creep" else ()
     return (*stop, link("I have it", "ack", standing.id, "primary"), *judge)
+
+
+_message = msgspec.json.Decoder(Message)
+
+
+def message_of(text: str) -> Message:
+    """A message as it lies in the outbox."""
+    return _message.decode(text)
 
 
 KINDS = {"firing": "new", "worse": "worse", "reminder": "going on", "resolved": "over"}  # what a digest gathers, and its words
@@ -201,33 +212,43 @@ def minute(us: int) -> str:
 
 def reason(reader: Reader, standing: Standing, at_us: int) -> Reason:
     """The window against the same one a week before (or, in a ledger's first week, the one just before it): the driver and the
-    slice that most of the change is in, and the conversation that cost most."""
-    if standing.metric not in EXPLAINED or not standing.window_us:
+    slice that most of the change is in, and the conversation that cost most. Slow growth: the week against the one it outgrew."""
+    creeps = standing.metric == "creep"
+    if (standing.metric not in EXPLAINED and not creeps) or not standing.window_us:
         return Reason()
     scope = {label: value for label, value in scope_of(standing).items() if label != "tool"}
     where = tuple(Filter(dimension(label), (value,)) for label, value in scope.items())
-    this = (min(standing.since, at_us - standing.window_us), at_us)
-    back = DAY * 7
-    versus = (this[0] - back, this[1] - back)
-    (early,) = reader.query(Query(("rows",), (), (), *versus))
-    if not early["rows"]:
-        versus = (2 * this[0] - this[1], this[0])
+    if creeps:
+        this, versus = (at_us // DAY * DAY - 7 * DAY, at_us // DAY * DAY), (standing.since - 7 * DAY, standing.since)
+        basis = f"in the week to {minute(versus[1])[:10]}"
+    else:
+        this = (min(standing.since, at_us - standing.window_us), at_us)
+        versus, basis = (this[0] - 7 * DAY, this[1] - 7 * DAY), "at the same time a week before"
+        (early,) = reader.query(Query(("rows",), (), (), *versus))
+        if not early["rows"]:
+            versus, basis = (2 * this[0] - this[1], this[0]), "in as long just before"
+    spans = ["..".join(minute(us).replace(" ", "T") + "Z" for us in span) for span in (this, versus)]
     shown = " ".join(f"--where {shlex.quote(f'{label}={value}')}" for label, value in scope.items())
-    command = f"bursar why --this {periods.iso(this[0])}..{periods.iso(this[1])} {shown}".strip()
-    name, cost = _dearest(reader, where, this)
-    return Reason(*_told(reader, where, this, versus, standing.metric), name, cost, command)
+    command = f"bursar why --this {spans[0]} --versus {spans[1]} {shown}".strip()
+    name, cost = ("", 0) if creeps else _dearest(reader, where, this)
+    sentences, before, now = _told(reader, where, this, versus, standing.metric)
+    lead = f"{show(now)} since {minute(this[0])} UTC, {show(before)} {basis}."
+    return Reason((lead, *sentences), now, name, cost, command)
 
 
-def _told(reader: Reader, where: Sequence[Filter], this: Span, versus: Span, metric: str) -> tuple[tuple[str, ...], int]:
+def _told(reader: Reader, where: Sequence[Filter], this: Span, versus: Span, metric: str) -> tuple[tuple[str, ...], int, int]:
     """In sentences the finding that the alarm is about, else the largest that goes the way of the change, and the slice most of it
-    is in; and what was spent."""
+    is in; and what was spent before and now."""
     labels = tuple(label for label in LABELS if label not in {one.name for one in where}) or ("flow",)
     made = report(reader, labels, where, this, versus)
-    change = made.explained.now - made.explained.before
+    before, now = made.explained.before, made.explained.now
     own = [one for one in made.told.findings if one.driver == OWN.get(metric)]
-    along = [one for one in made.told.findings if one.change > 0] if change > 0 else []
-    places = [one for one in made.told.places if one.how in ("alike", "amount") and one.now > one.before] if change > 0 else []
-    return tuple([one.sentence for one in (own or along)[:1]] + [place.sentence for place in places[:1]]), made.explained.now
+    along = [one for one in made.told.findings if one.change > 0] if now > before else []
+    places = [
+        one for one in made.told.places
+        if one.how in ("alike", "amount") and one.now > one.before and any(value or name != "cause" for name, value in one.where)
+    ] if now > before else []  # fmt: skip
+    return tuple([one.sentence for one in (own or along)[:1]] + [place.sentence for place in places[:1]]), before, now
 
 
 def _dearest(reader: Reader, where: Sequence[Filter], this: Span) -> tuple[str, int]:
