@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import os
 import re
@@ -179,6 +180,14 @@ def test_the_recorded_terminal_session_is_what_the_commands_print(here: Path) ->
     assert max(len(line) for line in re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()) <= 80
     for answer in ("customer halcyon-freight", "$401.77", "evals", "$299.76", "asking again after lookup_order failed", "$202.49"):
         assert answer in told[0][1]
+
+
+def test_the_readmes_picture_shows_the_audit_that_the_demo_ends_with() -> None:
+    """Line by line, as the audit is held to be elsewhere. `docs/pictures.py` draws it anew."""
+    drawn = (ROOT / "docs" / "images" / "demo.svg").read_text("utf-8")
+    lines = {html.unescape(text).replace("\xa0", " ").rstrip() for text in re.findall(r"<text [^>]*>([^<]*)</text>", drawn)}
+    told = (ROOT / "tests" / "golden" / "audit-brief.txt").read_text("utf-8").splitlines()
+    assert [line.rstrip() for line in told if line.strip() and line.rstrip() not in lines] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
