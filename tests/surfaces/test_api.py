@@ -56,7 +56,7 @@ def test_two_hundred_questions_are_answered_as_the_command_answers_them(gate: Ga
     ("conversations", {"top": 7}, ["conversations", "--top", "7"]),
     ("conversations", {"since": "2026-01-01", "until": "2026-01-02"}, ["conversations", "--since", "2026-01-01", "--until", "2026-01-02"]),
     ("conversations/conv-3", {}, ["conversation", "conv-3"]),
-    ("incidents", {"state": "open"}, ["guard", "incidents", "--state", "open"]),
+    ("incidents", {"state": "open"}, ["guard", "incidents", "--state", "open"]), ("incidents", {}, ["guard", "incidents"]),
 ])  # fmt: skip
 def test_the_other_documents_are_the_commands_too(gate: Gateway, path: str, params: dict, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(gate.config.parent)  # the policy in force

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,8 @@ def listed(common: Common, number: int | None, state: str) -> None:
     if number is not None and not found:
         raise click.UsageError(f"there is no incident {number}; see bursar guard incidents")
     if common.json:
-        days = [one._asdict() | {"day": shown(one.day * incidents.DAY_US)[:10], "kept": plain(one.kept)} for one in before]
-        tables.document([{**incident_record(one), **({"messages": said} if said else {})} for one in found], summed=days)
+        rows = [{**incident_record(one), **({"messages": said} if said else {})} for one in found]
+        tables.document(rows, summed=day_records(before))
         return
     out = tables.console()
     if number is not None:
@@ -188,6 +188,11 @@ ID_CHARS = 10  # of a conversation's id in a table; the whole of it is in `incid
 def _where(i: Logged) -> str:
     conversation = i.conversation if len(i.conversation) <= ID_CHARS + 2 else i.conversation[:ID_CHARS] + "…"
     return " ".join(part for part in (i.tenant, i.feature, conversation) if part)
+
+
+def day_records(days: Sequence[incidents.Day]) -> list[dict[str, Any]]:
+    """Sums of incidents that no longer stand one by one, for programs."""
+    return [one._asdict() | {"day": shown(one.day * incidents.DAY_US)[:10], "kept": plain(one.kept)} for one in days]
 
 
 def incident_record(i: Logged) -> dict[str, Any]:

@@ -75,8 +75,13 @@ def listed(asked: Asked) -> Answer:
     state = asked.text("state")
     if state and state not in STATES:
         raise bad(f"state={state!r}", f"one of {', '.join(STATES)}")
-    since = asked.period().since if asked.text("since") else 0
-    return _incidents(asked, (state,) if state else (), asked.pairs(), since or 0)
+    since = (asked.period().since if asked.text("since") else 0) or 0
+    answer = _incidents(asked, (state,) if state else (), asked.pairs(), since)
+    days: Sequence[incidents.Day] = []
+    if not (state or asked.pairs() or asked.caller.bound):
+        with asked.shelf.open() as reader:
+            days = incidents.summed(reader.sqlite, since)
+    return {**answer, "summed": cli_guard.day_records(days)}
 
 
 HANDOFFS = {"limit": f"at most so many: 100, up to {LISTED_MAX:,}"}
