@@ -66,14 +66,15 @@ def build(folder: Path, rows: int) -> None:
         path.unlink()
 
 
-def view(folder: Path, paths: list[str]) -> tuple[list[tuple[str, float, int]], float]:
-    """Each path's first answer in a process of its own: seconds and bytes; and the process's largest memory in MB."""
+def view(folder: Path, paths: list[str]) -> tuple[list[tuple[str, float, float, int]], float]:
+    """Each path's first answer in a process of its own: seconds, seconds of CPU, bytes; and the process's largest memory in MB."""
     port = 8700 + os.getpid() % 90
     server = subprocess.Popen(
         [sys.executable, "-m", "bursar", "dashboard", "--ledger", str(folder), "--port", str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    found: list[tuple[str, float, int]] = []
+    found: list[tuple[str, float, float, int]] = []
+    process = psutil.Process(server.pid)
     try:
         for _ in range(200):
             try:
@@ -82,10 +83,10 @@ def view(folder: Path, paths: list[str]) -> tuple[list[tuple[str, float, int]], 
             except OSError:
                 time.sleep(0.1)
         for path in paths:
-            started = time.perf_counter()
+            started, used = time.perf_counter(), sum(process.cpu_times()[:2])
             body = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=120).read()
-            found.append((path, time.perf_counter() - started, len(body)))
-        memory = psutil.Process(server.pid).memory_info()
+            found.append((path, time.perf_counter() - started, sum(process.cpu_times()[:2]) - used, len(body)))
+        memory = process.memory_info()
         status = Path(f"/proc/{server.pid}/status")
         peak = int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024 if status.exists() else memory.rss / 2**20
     finally:
@@ -100,9 +101,9 @@ def main(arguments: list[str]) -> int:
     folder.parent.mkdir(parents=True, exist_ok=True)
     build(folder, rows)
     found, peak = view(folder, ["/bill?since=30d", "/bill?since=30d&by=tenant", "/bill?since=all&by=label:team", "/calls?since=30d", "/tools?since=30d", "/guards"])
-    for path, seconds, size in found:
-        print(f"{rows:>10,} rows  {path:<32} {seconds:6.2f} s  {size / 1000:7.0f} kB")
-    print(f"{rows:>10,} rows  largest memory {peak:.0f} MB")
+    for path, seconds, cpu, size in found:
+        print(f"{rows:>10,} rows  {path:<32} {seconds:6.2f} s  {cpu:6.2f} s CPU  {size / 1000:7.0f} kB")
+    print(f"{rows:>10,} rows  largest memory {peak:.0f} MB, load {os.getloadavg()[0]:.1f}")
     return 0
 
 
