@@ -174,7 +174,8 @@ def test_what_cannot_be_asked_is_a_usage_error(run: Run, book: Path, words: tupl
 
 
 def test_a_period_without_anything_says_so(run: Run, book: Path) -> None:
-    assert "Nothing was spent in either period" in run("why", "--this", "2025-01", "--ledger", book).stdout
+    told = run("why", "--this", "2025-01", "--ledger", book).stdout
+    assert "Nothing was spent in either period" in told and "The ledger has rows of 2026-" in told
 
 
 @pytest.mark.parametrize("too_many", [False, True], ids=["many", "too many to look at"])
