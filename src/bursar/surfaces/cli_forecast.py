@@ -67,7 +67,7 @@ def forecast(
         return
     _as_tables(out, label, lines, budgets, notes, ahead, ask, factors, common.where)
     if not lines[-1].done:
-        tables.line(out, f"{hint}, and nothing of this month; as it stood then: --until DATE", "yellow")
+        tables.line(out, f"{hint}; as it stood then: --until DATE", "yellow")
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------

@@ -117,6 +117,8 @@ class _Rounding:
 def _headline(made: Report) -> str:
     """Both totals and the difference between them, as rounded."""
     to = _Rounding(made)
+    if not made.explained.now and not made.explained.before:
+        return "Nothing was spent in either period"
     if made.explained.now == made.explained.before:
         return f"{to.show(to.now)}, as before"
     way = "more" if to.change > 0 else "less"
@@ -161,7 +163,8 @@ def _as_tables(out: Console, made: Report, where: Sequence[tuple[str, str]]) -> 
     for note in _notes(made):
         tables.line(out, note, "yellow")
     if not made.told.findings:
-        tables.line(out, "Nothing changed." if made.explained.now else "Nothing was spent in either period.")
+        if made.explained.now:
+            tables.line(out, "Nothing changed.")
     else:
         big, rest = _shown(made)
         texts, exact = [tables.safe(one.told + _part(one)) for one in big], [one.change for one in big]
