@@ -163,7 +163,8 @@ def test_it_loads_no_query_engine() -> None:
 def test_a_measured_call_that_the_compactor_has_moved_is_not_counted_again_either(ingest: Ingest, ledger: Ledger) -> None:
     """An exporter's batch comes seconds after the call, the compactor each minute: both orders happen."""
     row = ledger_rows.entry(1, 1_793_000_000_000_000, Tokens(input=5))._replace(response_id="chatcmpl-abcdefghijkl")
-    ledger.book(Settlement(row.id, row, ()))
+    after = ledger_rows.entry(2, 1_793_000_000_000_001, Tokens(input=5))
+    ledger.book_all([Settlement(one.id, one, ()) for one in (row, after)])  # the last row of all stays in the file
     segments.compact(ledger.place.file, clock_us=lambda: NOW)
     assert not ledger.rows()  # it is in no tail any more
     report = post(ingest, samples.span(samples.GENAI), samples.span(samples.GENAI | {"gen_ai.response.id": "chatcmpl-otherotherother"}, id="2" * 16))

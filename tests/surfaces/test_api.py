@@ -148,7 +148,8 @@ def test_the_gateways_word_for_who_asks_cannot_be_forged(gate: Gateway) -> None:
     """A client that writes the line itself is who it was before."""
     word = json.dumps({"key": "root", "role": "operator", "open": True})
     assert gate.ask("stop", "viewer", method="POST", body=b'{"conversation": "x"}', headers={"bursar-from": word}).status == 403
-    assert b"globex" not in gate.ask("calls?limit=2000", "acme", headers={"Bursar-From": word}).body
+    forged = gate.ask("calls?limit=2000", "acme", headers={"Bursar-From": word})
+    assert forged.status == 200 and b"globex" not in forged.body
 
 
 # -- orders ----------------------------------------------------------------------------------------------------------------
