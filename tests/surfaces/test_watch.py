@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from bursar import drive
 from bursar.domain.alarm import Notice
 from bursar.domain.incident import Incident
 from bursar.domain.message import Message
+from bursar.domain.money import show
 from bursar.domain.policy import Policy
 from bursar.domain.usage import Tokens
 from bursar.stores import alarms, drills, incidents, segments
@@ -128,6 +130,21 @@ def test_a_loop_is_heard_within_minutes_with_its_reason_and_its_end(ledger: Path
     assert payload == golden.read_text("utf-8")
 
 
+def test_the_command_in_a_message_shows_the_figures_that_it_says(ledger: Path, run: Run) -> None:
+    watch = made(ledger, Clock(-1), ALARMS)
+    watch.cycle()
+    watch._clock_us.set(30)  # type: ignore[attr-defined]
+    watch.cycle()
+    messages = [message_of(text) for (text,) in watch._connection.execute("SELECT message FROM notices").fetchall()]
+    watch.close()
+    asked = [one for one in messages if one.command.startswith("bursar why")]
+    assert {str(one.data["rule"]) for one in asked} == {"dear tenants", "busy tenants", "fallbacks"}
+    for one in asked:
+        shown = json.loads(run(*shlex.split(one.command)[1:], "--json", "--ledger", ledger).stdout)
+        assert one.text[0].startswith(f"{show(int(Decimal(shown['now']['cost']).scaleb(12)))} since ")
+        assert f"{show(int(Decimal(shown['before']['cost']).scaleb(12)))} at the same time a week before" in one.text[0]
+
+
 def test_live_and_replayed_the_alarms_are_the_same(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minute by minute, in odd strides with restarts between, all at once, and by `alarms replay`: the same ids, times, figures."""
     seen: list[list[tuple[Any, ...]]] = []
@@ -222,8 +239,10 @@ def test_slow_growth_is_heard_once_though_no_week_looked_odd(tmp_path: Path) -> 
         clock.us = day + hours * HOUR
         watch.cycle()
     told = watch._connection.execute("SELECT message FROM notices").fetchall()
-    titles = [message_of(text).title for (text,) in told]
-    assert len(titles) == 1 and titles[0].startswith("corpus: $") and "a week, 1." in titles[0], titles
+    (message,) = [message_of(text) for (text,) in told]
+    assert message.title.startswith("corpus: $") and "a week, 1." in message.title and "times the week to 2026-" in message.title
+    assert message.text[0].count("in the week to 2026-") == 2 and message.text[1].startswith("Tokens read a call"), message.text
+    assert message.command.startswith("bursar why --this ") and "--versus" in message.command
     watch.close()
 
 

@@ -43,7 +43,7 @@ METRICS: dict[str, Metric] = {m.name: m for m in (
     Metric("fallback_rate", "share", "share", "24h", "calls", "20", False, "tries that are fallbacks, of all tries"),
     Metric("fallback_cost", "usd", "sum", "24h", "usd", "$1", True, "dollars of fallbacks"),
     Metric("retry_cost", "usd", "sum", "24h", "usd", "$1", True, "dollars of retries; `per = \"tool\"`: by the tool that failed"),
-    Metric("tool_calls", "calls", "sum", "1h", "calls", "30", True, "answers of tools that calls brought", per=TOOL),
+    Metric("tool_calls", "calls", "sum", "1h", "calls", "30", True, "answers of tools", per=TOOL),
     Metric("cache_hit_rate", "share", "share", "24h", "tokens", "100k", False, "input tokens from the prompt cache", below=True),
     Metric("unattributed_share", "share", "share", "24h", "usd", "$1", False, "dollars with neither tenant nor feature, of all"),
     Metric("unpriced_share", "share", "share", "24h", "calls", "20", False, "tries whose price nobody knows, of all"),

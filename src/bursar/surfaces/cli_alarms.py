@@ -109,7 +109,7 @@ def _state(one: Standing) -> str:
 
 def _after(one: Standing, heard: dict[str, int]) -> str:
     parts = []
-    if heard.get(one.id):
+    if heard.get(one.id) and one.metric != "creep":  # which began weeks ago by its nature
         parts.append(f"told after {_took(heard[one.id] - one.since)}")
     if one.state == RESOLVED:
         parts.append(f"over {minute(one.resolved)[5:]}")
@@ -221,7 +221,7 @@ def when(rule: AlarmRule) -> str:
 
 def _worth(rule: AlarmRule, fired: Sequence[Standing], heard: dict[str, int]) -> dict[str, Any]:
     useful, noise = (sum(one.judged == word for one in fired) for word in (USEFUL, NOISE))
-    took = sorted(heard[one.id] - one.since for one in fired if heard.get(one.id))
+    took = sorted(heard[one.id] - one.since for one in fired if heard.get(one.id) and one.metric != "creep")
     return {
         "alarm": rule.name, "metric": rule.metric.name, "when": when(rule), "fired": len(fired),
         "open": sum(one.state != RESOLVED for one in fired), "useful": useful, "noise": noise,

@@ -220,19 +220,20 @@ def reason(reader: Reader, standing: Standing, at_us: int) -> Reason:
     where = tuple(Filter(dimension(label), (value,)) for label, value in scope.items())
     if creeps:
         this, versus = (at_us // DAY * DAY - 7 * DAY, at_us // DAY * DAY), (standing.since - 7 * DAY, standing.since)
-        basis = f"in the week to {minute(versus[1])[:10]}"
+        time, basis = (f"in the week to {minute(until)[:10]}" for until in (this[1], versus[1]))
     else:
         this = (min(standing.since, at_us - standing.window_us), at_us)
         versus, basis = (this[0] - 7 * DAY, this[1] - 7 * DAY), "at the same time a week before"
-        (early,) = reader.query(Query(("rows",), (), (), *versus))
-        if not early["rows"]:
-            versus, basis = (2 * this[0] - this[1], this[0]), "in as long just before"
+        time = f"since {minute(this[0])} UTC"
+        (early,) = reader.query(Query(("first",), (), (), None, versus[1]))
+        if early["first"] is None or early["first"] > versus[0]:
+            versus, basis = (2 * this[0] - this[1], this[0]), "in as long a time just before"
     spans = ["..".join(minute(us).replace(" ", "T") + "Z" for us in span) for span in (this, versus)]
     shown = " ".join(f"--where {shlex.quote(f'{label}={value}')}" for label, value in scope.items())
     command = f"bursar why --this {spans[0]} --versus {spans[1]} {shown}".strip()
     name, cost = ("", 0) if creeps else _dearest(reader, where, this)
     sentences, before, now = _told(reader, where, this, versus, standing.metric)
-    lead = f"{show(now)} since {minute(this[0])} UTC, {show(before)} {basis}."
+    lead = f"{show(now)} {time}, {show(before)} {basis}."
     return Reason((lead, *sentences), now, name, cost, command)
 
 
