@@ -164,12 +164,12 @@ def operator_errors() -> tuple[type[Exception], ...]:
     return (settings.BadPolicy, BadBill, AccountFault, LedgerFault, KeyFault, BrokenBook, price_sync.SyncFailed, DoesNotFoot)
 
 
-def rows_are(reader: Reader) -> str:
-    """When a ledger's rows are of, for whoever asks about another time."""
+def rows_are(reader: Reader) -> tuple[str, str, str]:
+    """When a ledger's rows are of, for whoever asks about another time: a sentence, the last month, and the day after."""
     from ..stores.query import Query
 
     (found,) = reader.query(Query(("first", "last")))
     if found["first"] is None:
-        return "The ledger has no rows yet"
-    first, last = (periods.iso(us)[:10] for us in (found["first"], found["last"]))
-    return f"The ledger has rows of {first} to {last}"
+        return "", "", ""
+    first, last, after = (periods.iso(us)[:10] for us in (found["first"], found["last"], found["last"] + 86_400_000_000))
+    return f"The ledger has rows of {first} to {last}", last[:7], after

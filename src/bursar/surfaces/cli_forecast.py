@@ -54,7 +54,7 @@ def forecast(
     policy, _ = settings.load(settings.find(config))
     label = dimension(by or "tenant")
     with Reader(common.existing()) as reader:
-        hint = rows_are(reader)
+        hint, _, after = rows_are(reader)
         ask = Asker(reader, filters(common.where), ahead, period.since)
         lines = ask.month(label, loaded, top, factors["volume"] * factors["price"])
         budgets, notes = ask.budgets(policy, ZoneInfo, factors["volume"], factors["price"])
@@ -67,7 +67,7 @@ def forecast(
         return
     _as_tables(out, label, lines, budgets, notes, ahead, ask, factors, common.where)
     if not lines[-1].done:
-        tables.line(out, f"{hint}; as it stood then: --until DATE", "yellow")
+        tables.line(out, f"{hint}: bursar forecast --until {after}", "yellow")
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         made = report(reader, labels, filters(common.where), here, before)
         skipped = list(reader.skipped)
         nothing = not made.told.findings and not made.explained.now and not made.explained.before
-        hint = rows_are(reader) if nothing else ""
+        hint, month, _ = rows_are(reader) if nothing else ("", "", "")
     if common.json:
         _as_document(made, skipped)
         return
@@ -75,7 +75,7 @@ def why(common: Common, this: str | None, versus: str | None, by: str | None, ma
         return
     _as_tables(tables.console(), made, common.where)
     if hint:
-        tables.line(tables.console(), f"{hint}: bursar why --this MONTH", "yellow")
+        tables.line(tables.console(), f"{hint}: bursar why --this {month}", "yellow")
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------
