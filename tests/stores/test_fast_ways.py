@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -216,12 +218,20 @@ def test_readers_of_one_process_do_not_see_each_others_rows(tmp_path, clocks):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_asks_and_ends(tmp_path, clocks):
-    """The engine has threads, and a child has none of them."""
+    """The engine has threads, and a child has none of them: it would wait for them where it let go of one that its parent made."""
     write(tmp_path, clocks, [{"team": "a"}])
-    with Reader(tmp_path) as reader:
+    said = """
+import os, sys
+from bursar.stores.reader import Query, Reader
+def ask():
+    with Reader(sys.argv[1]) as reader:
         assert reader.query(Query(("rows",))) == [{"rows": 1}]
-    child = os.fork()
-    if not child:
-        with Reader(tmp_path) as reader:
-            os._exit(0 if reader.query(Query(("rows",))) == [{"rows": 1}] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return reader
+kept = ask()
+child = os.fork()
+kept = None
+ask()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", said, str(tmp_path)], timeout=60).returncode == 0

@@ -73,7 +73,15 @@ class _Engine:
 
 _engines: dict[tuple[str, int], _Engine] = {}
 _making = threading.Lock()
-os.register_at_fork(before=_engines.clear)  # a child has not its threads, and would wait for them when it ends
+
+
+def _before_fork() -> None:
+    """A child has not the engine's threads, and would wait for them when it ends."""
+    _making.acquire()
+    _engines.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_making.release, after_in_child=_making.release)
 
 
 def _engine(memory: str, threads: int) -> _Engine:
@@ -339,6 +347,7 @@ class Reader:
     def close(self) -> None:
         if hasattr(self, "duck"):
             self.duck.close()
+        self.__dict__.pop("_engine", None)  # who only kept the reader would take the engine through a fork
         self.sqlite.close(True)
 
     def __enter__(self) -> Reader:
