@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -84,7 +85,10 @@ def view(folder: Path, paths: list[str]) -> tuple[list[tuple[str, float, float, 
                 time.sleep(0.1)
         for path in paths:
             started, used = time.perf_counter(), sum(process.cpu_times()[:2])
-            body = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=120).read()
+            try:
+                body = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=120).read()
+            except urllib.error.HTTPError as refused:
+                body, path = refused.read(), f"{path}: {refused.code}"
             found.append((path, time.perf_counter() - started, sum(process.cpu_times()[:2]) - used, len(body)))
         memory = process.memory_info()
         status = Path(f"/proc/{server.pid}/status")

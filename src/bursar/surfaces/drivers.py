@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..rules.drivers import LEAST, MOST, ORDER, Cell, Driver, phrase, told
-from ..stores.columns import label_column
-from ..stores.query import LABEL, TOP_MAX, Filter, Query, compile_filter, table
+from ..stores.query import LABEL, TOP_MAX, Filter, Query, compile_filter
 from ..stores.reader import Reader
 from . import periods
 from .cli_common import pico
@@ -22,7 +21,6 @@ BARE = tuple(name for name in ORDER if name != "conversation" and not name.start
 # Free labels that say more of one purpose's rows.
 OF_PURPOSE = {"label:suite": "eval", "label:corpus": "embedding"}
 NOTHING = Sum()
-SAMPLE = 1_000  # rows that are looked at for a label
 SEEN = (
     "conversation", "cost", "try_no", "attempt_kind", "flags", "status", "price_status", "source",
     "input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning",
@@ -57,10 +55,16 @@ class Looked:
     """One look at a period: what each combination of `dims` cost, and all of it. What is kept of it in the reader answers more."""
 
     def __init__(self, reader: Reader, name: str, ask: Query) -> None:
-        self._reader, self._name, self.dims = reader, name, ask.by
+        self._reader, self._name = reader, name
         reader.gather(ask, name)
+        self.dims = tuple([one for one in ask.by if one not in OF_PURPOSE or self._said(one)])
         (row,) = reader.ask(Query(MEASURES), name)
         self.total = _sum(row)
+
+    def _said(self, label: str) -> bool:
+        """Whether rows of its purpose carry the label: who has one of that name for something else does not mean this."""
+        only = Filter("purpose", (OF_PURPOSE[label],)), Filter(label, ("",), True)
+        return bool(self._reader.ask(Query(("rows",), (label,), only, top=1), self._name))
 
     def cells(self, most: int | None) -> list[Cell]:
         """What each combination cost. Where they are too many, only those values of a dimension are told apart that can be a line,
@@ -105,8 +109,7 @@ def look(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> t
     talks = reader.query(Query(("cost",), ("conversation",), threaded, *span, top=TALKS, whole=True))
     whole = _pico(talks[0]["cost"])
     dear = tuple(row["conversation"] for row in talks[1:] if _pico(row["cost"]) * DEAR >= whole)
-    dims = ("conversation", *BARE, *[name for name in OF_PURPOSE if _said(reader, name, where, span)])
-    ask = Query(MEASURES, dims, where, *span, keep=(("conversation", dear),))
+    ask = Query(MEASURES, ("conversation", *BARE, *OF_PURPOSE), where, *span, keep=(("conversation", dear),))
     now = Looked(reader, "spent", ask)
     if period.before is None:
         return now, None
@@ -128,15 +131,6 @@ def tell(now: Looked, before: Looked | None, most: int | None = None) -> Answer:
     parts = tuple((phrase(one.name, one.value), one.cost) for one in sorted(more, key=lambda one: -one.cost))
     rows.append(Row(REST, "", "", rest, lines[-1], None if earlier is None else earlier[-1], parts))
     return Answer(tuple(rows), now.total, None if before is None else before.total)
-
-
-def _said(reader: Reader, name: str, where: tuple[Filter, ...], span: Span) -> bool:
-    """Whether rows of that purpose carry the label: the first thousand are looked at."""
-    only = compile_filter(Query(where=(*where, Filter("purpose", (OF_PURPOSE[name],))), since_us=span[0], until_us=span[1]))
-    reader.totals((name, *only.columns), *span)
-    column = label_column(name.removeprefix(LABEL))
-    text = f"SELECT {column} FROM {table(where)} WHERE {only.sql} LIMIT {SAMPLE}"
-    return any(said for (said,) in reader.duck.execute(text, only.values).fetchall())
 
 
 def _shown(filters: Sequence[Filter]) -> tuple[str, ...]:
