@@ -87,3 +87,11 @@ def test_the_schema_names_every_table():
     schema = settings.schema().decode()
     for table in ("providers", "budget", "fallback", "price", "key", "tool", "server", "ledger", "guard"):
         assert f'"{table}"' in schema
+
+
+@pytest.mark.parametrize(("line", "said"), [("alarms = '7d'", "five weeks"), ("alarms = ''", "no length"), ("incidents = 'for ever'", "no length")])
+def test_how_long_something_is_kept_is_a_length_and_alarms_long_enough_to_learn_from(tmp_path, line: str, said: str):
+    path = tmp_path / "bursar.toml"
+    path.write_text(f"[retention]\n{line}\n", "utf-8")
+    with pytest.raises(settings.BadPolicy, match=said):
+        settings.load(path)

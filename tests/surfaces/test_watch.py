@@ -38,6 +38,7 @@ from bursar.stores.reader import Reader
 from bursar.stores.schema import opened, transaction
 from bursar.stores.writer import Ledger
 from bursar.surfaces import bell_slack, links, wiring
+from bursar.surfaces import watch as watch_module
 from bursar.surfaces.cli import main
 from bursar.surfaces.watch import Watch, message_of
 from bursar.testing.provider import Provider
@@ -143,6 +144,17 @@ def test_the_command_in_a_message_shows_the_figures_that_it_says(ledger: Path, r
         shown = json.loads(run(*shlex.split(one.command)[1:], "--json", "--ledger", ledger).stdout)
         assert one.text[0].startswith(f"{show(int(Decimal(shown['now']['cost']).scaleb(12)))} since ")
         assert f"{show(int(Decimal(shown['before']['cost']).scaleb(12)))} at the same time a week before" in one.text[0]
+
+
+def test_of_very_many_notices_some_come_without_a_reason_and_none_comes_late(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "REASONED", 1)
+    watch = made(ledger, Clock(-1), ALARMS)
+    watch.cycle()
+    watch._clock_us.set(30)  # type: ignore[attr-defined]
+    watch.cycle()
+    texts = [bool(message_of(text).text) for (text,) in watch._connection.execute("SELECT message FROM notices ORDER BY at, id").fetchall()]
+    watch.close()
+    assert sum(texts) == 1 and len(texts) == 8
 
 
 def test_live_and_replayed_the_alarms_are_the_same(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

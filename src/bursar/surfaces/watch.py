@@ -40,6 +40,7 @@ BACK_US = 120_000_000  # a clock that went back by more makes the judges begin a
 TIDY_S = 3600.0
 OUTCOMES_S = 900.0  # between two looks at what shorter histories do to outcomes
 AT_ONCE = 10  # deliveries that one channel gets in a row
+REASONED = 50  # notices of one round whose reason is looked for: of more, hearing in time matters more
 BURST_US = 300_000_000  # in which a channel for people is told so many alarms one by one, and more as one message
 SEND_S = 0.5  # between two looks into the outbox
 
@@ -147,16 +148,16 @@ class Watch:
             silences = alarms.silences(self._connection, judged * MINUTE_US)
             done = advance(bench, reader, until, alarms.open_ones(self._connection), silences, self._connection)
             self._step("judged")
-            notices = [self._notice(told, reader) for told in done.told]
+            notices = [self._notice(told, reader, place < REASONED) for place, told in enumerate(done.told)]
         self._step("worded")
         alarms.commit(self._connection, self.lead, done.changed, done.gone, notices, until * MINUTE_US, now)
         self._step("committed")
         self._bench = bench
         return done
 
-    def _notice(self, told: Told, reader: Reader) -> Notice:
+    def _notice(self, told: Told, reader: Reader, explained: bool) -> Notice:
         standing, at = told.standing, told.standing.said
-        why = self._chore("why", lambda: reason(reader, standing, at)) if told.kind != "resolved" else None
+        why = self._chore("why", lambda: reason(reader, standing, at)) if explained and told.kind != "resolved" else None
         watch = self.policy.watch
         key = links.key(watch, self.path) if watch.url else b""
         message = compose(standing, told.kind, at, why or Reason(), watch.url, key, length(watch.link_ttl, "link_ttl"))
