@@ -5,11 +5,15 @@ writes them, copied over thirty days with other ids, labels and amounts; an exis
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +22,7 @@ from pathlib import Path
 import apsw
 import duckdb
 import psutil
+from bench import gateway
 from bench import ledger as one
 
 from bursar.stores import segments
@@ -99,6 +104,52 @@ def view(folder: Path, paths: list[str]) -> tuple[list[tuple[str, float, float, 
     return found, peak
 
 
+VIEWERS = 10
+
+
+async def watched(repeats: int = 4, seconds: float = 4.0) -> tuple[list[float], list[float]]:
+    """Microseconds of a gateway's CPU per call, alone and with ten viewers of pages on its ledger, in turns: each viewer asks for
+    Bill or Guards, again two seconds after its answer, as an open page does."""
+    mock = await asyncio.get_running_loop().create_server(gateway.Mock, "127.0.0.1", 0, backlog=512)
+    with tempfile.TemporaryDirectory(prefix="bursar-viewed-") as made:
+        subject = gateway.Subject("bursar", Path(made), mock.sockets[0].getsockname()[1])
+        subject.start()
+        port = 8700 + os.getpid() % 90
+        pages = subprocess.Popen(
+            [sys.executable, "-m", "bursar", "dashboard", "--ledger", f"{made}/ledger", "--port", str(port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        looking, ended = threading.Event(), threading.Event()
+
+        def look(number: int) -> None:
+            while not ended.is_set():
+                if looking.wait(0.1):
+                    with contextlib.suppress(OSError):
+                        urllib.request.urlopen(f"http://127.0.0.1:{port}/{('bill', 'guards')[number % 2]}", timeout=60).read()
+                    ended.wait(2.0)
+
+        viewers = [threading.Thread(target=look, args=(number,)) for number in range(VIEWERS)]
+        alone: list[float] = []
+        seen: list[float] = []
+        try:
+            for one in viewers:
+                one.start()
+            await gateway.load(subject.port, "small", 16, 2.0)
+            for turn in range(2 * repeats):
+                (looking.set if turn % 2 else looking.clear)()
+                await asyncio.sleep(2.5)
+                before = gateway.cpu(subject.process.pid)
+                calls = await gateway.load(subject.port, "small", 16, seconds)
+                (seen if turn % 2 else alone).append((gateway.cpu(subject.process.pid) - before) / calls * 1e6)
+        finally:
+            ended.set()
+            pages.terminate()
+            subject.stop()
+            for one in viewers:
+                one.join(60)
+    return alone, seen
+
+
 def main(arguments: list[str]) -> int:
     rows = int(arguments[0]) if arguments else 1_000_000
     folder = Path(arguments[1] if len(arguments) > 1 else tempfile.mkdtemp(prefix="bursar-pages-")) / f"ledger-{rows}"
@@ -108,6 +159,8 @@ def main(arguments: list[str]) -> int:
     for path, seconds, cpu, size in found:
         print(f"{rows:>10,} rows  {path:<32} {seconds:6.2f} s  {cpu:6.2f} s CPU  {size / 1000:7.0f} kB")
     print(f"{rows:>10,} rows  largest memory {peak:.0f} MB, load {os.getloadavg()[0]:.1f}")
+    alone, seen = asyncio.run(watched())
+    print(f"the gateway's CPU per 1 KB call: {statistics.median(alone):.0f} us alone, {statistics.median(seen):.0f} us with {VIEWERS} viewers")
     return 0
 
 
