@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections import defaultdict
 from datetime import datetime
 from decimal import Decimal
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bursar.stores import engine
 from bursar.stores.fault import LedgerFault
 from bursar.stores.query import MEASURES, Filter, Query, compile_query
 from bursar.stores.reader import Reader
@@ -260,3 +263,35 @@ def test_a_label_is_data_whatever_it_says(company, name, value, other):
         if other != value:
             none = (Filter(f"label:{name}", (other,)),)
             assert reader.query(Query(measures=("rows",), where=none, since_us=T0 + 300 * HOUR)) == [{"rows": 0}]
+
+
+def test_a_question_that_needs_more_memory_than_it_may_take_says_so(company, tmp_path, monkeypatch):
+    """Not a crash of the engine, and what did not fit was never put beside whoever asked."""
+    path, _ = company
+    monkeypatch.chdir(tmp_path)
+    many = "SELECT count(*) FROM (SELECT list(i) AS l FROM range(60000000) t(i)) WHERE len(l) > 0"
+    with pytest.raises(LedgerFault, match="more memory than it may take") as told, Reader(path, memory="50MB") as reader:
+        reader.sql(many)
+    assert "shorter time" in told.value.remedy
+    with pytest.raises(LedgerFault, match="more memory than it may take"), Reader(path, memory="50MB") as reader:
+        reader.duck.execute(many)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_into_memory_goes_where_nobody_else_can_look(company, tmp_path, monkeypatch):
+    """A sort that is larger than its memory is answered by way of the disk; a folder that somebody else prepared is not used."""
+    path, _ = company
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Reader(path, memory="60MB", threads=1) as reader:
+        (row,) = reader.sql("SELECT sum(i) AS s FROM (SELECT i, row_number() OVER (ORDER BY md5(i::VARCHAR)) AS n FROM range(4000000) t(i)) WHERE n > 0")
+        (folder,) = tmp_path.iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700 and list(folder.iterdir()), "it did fit"
+    assert row["s"] == 3_999_999 * 2_000_000
+    folder.chmod(0o777)
+    assert engine._folder() == ""
+    folder.chmod(0o700)
+    (folder / "1-0").mkdir()
+    os.utime(folder / "1-0", (1, 1))
+    (folder / "2-0").mkdir()
+    assert engine._folder().startswith(str(folder))
+    assert [left.name for left in folder.iterdir() if left.name in ("1-0", "2-0")] == ["2-0"], "a killed process's leavings stay for ever"

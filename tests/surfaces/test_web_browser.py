@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import web_rig
+from bench import ledger as bench_ledger
+from bench import pages
 
 import demo_rows
 import ledger_rows
@@ -306,3 +308,20 @@ def test_an_empty_ledger_says_what_to_do_on_every_page(page: Any, tmp_path: Path
         for name in PAGES:
             assert page.goto(f"{origin}/{name}").status == 200
             assert len(page.locator("main").inner_text()) > 60, name
+
+
+def test_a_month_of_a_million_rows_is_seen_on_every_page_and_leads_to_its_rows(page: Any, tmp_path: Path) -> None:
+    """Segments as compaction leaves them; lines of the bill and of the models lead to calls that sum to the very text that was read."""
+    pages.build(tmp_path / "ledger", 1_000_000)
+    with web_rig.served(tmp_path / "ledger", bench_ledger.END_US) as origin:
+        for name in PAGES:
+            assert page.goto(f"{origin}/{name}?since=30d").status == 200, name
+            assert len(page.locator("main").inner_text()) > 60, name
+        for name in ("bill", "tools"):
+            page.goto(f"{origin}/{name}?since=30d")
+            links = page.locator("main tbody td a")
+            told = [(link.get_attribute("href"), link.inner_text()) for link in links.all() if link.inner_text().startswith("$")]
+            assert told, name
+            for href, dollars in told[:4]:
+                page.goto(f"{origin}{href}")
+                assert dollars in page.locator(".tile .figure").first.inner_text(), (name, href)

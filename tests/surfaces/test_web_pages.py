@@ -194,6 +194,16 @@ def test_two_hundred_random_questions_are_answered_as_plain_addition_answers_the
             assert f">{tables.money(sum(sums.values()))}<" in html
 
 
+def test_percentiles_of_a_page_are_numbers_that_occur_where_sorting_finds_them(trouble: Path) -> None:
+    """Half and 95 of 100 of each model's tries took at most so many milliseconds; from counts, as from the rows themselves."""
+    found = web_rig.client(trouble, ledger_rows.END).get("/tools.json?since=30d").json()["tables"]["models"]["rows"]
+    assert len(found) > 3
+    for row in found:
+        waits = sorted(one.latency_ms for one in MONTH if one.model_served == row["model"] and one.latency_ms is not None)
+        wanted = [waits[-(-len(waits) * share // 100) - 1] if waits else None for share in (50, 95)]
+        assert [row["p50_ms"], row["p95_ms"]] == wanted, row["model"]
+
+
 # -- CSV -------------------------------------------------------------------------------------------------------------------
 
 

@@ -151,7 +151,7 @@ class Past(NamedTuple):
 
     ts_us: int
     wall: str
-    question: str  # its request hash
+    question: str | int  # its request hash, or a number for wall and hash
     pico: int
     reusable: bool = True  # it was answered well, and its policy would allow it
 
@@ -165,7 +165,7 @@ class WouldHave(NamedTuple):
 def would_have(calls: Iterable[Past], ttl_us: int) -> WouldHave:
     """What keeping replies for `ttl_us` would have saved. A reply answers from when it was made; identical calls that were in
     flight together count as hits, because they are made once."""
-    made: dict[tuple[str, str], int] = {}
+    made: dict[tuple[str, str | int], int] = {}
     total = hits = pico = 0
     for call in calls:
         total += 1

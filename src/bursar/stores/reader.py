@@ -8,13 +8,14 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import duckdb
 
 from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import alarms, closed, drills, incidents, marks
+from . import alarms, closed, drills, engine, incidents, marks
 from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, literal, load, money_of, of_map, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .grain import DAY, Span
@@ -47,7 +48,7 @@ class _Engine:
     FILES_MAX = 10_000
 
     def __init__(self, memory: str, threads: int) -> None:
-        self._duck = duckdb.connect(":memory:", config={"threads": threads, "memory_limit": memory})
+        self._duck = engine.connect(memory, threads)
         self._told: dict[str, tuple[frozenset[str], bool]] = {}
 
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -353,8 +354,10 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+        if isinstance(error, duckdb.Error):  # of a statement of ours on `duck`
+            raise _unanswerable(error) from error
 
 
 def _damaged(path: Path, segment: Segment, what: str) -> LedgerFault:
@@ -365,6 +368,9 @@ def _damaged(path: Path, segment: Segment, what: str) -> LedgerFault:
 
 def _unanswerable(error: duckdb.Error) -> LedgerFault:
     text = re.sub(r"\s+", " ", str(error))[:500]
+    if isinstance(error, duckdb.OutOfMemoryException):
+        what = f"the answer needs more memory than it may take: {text.partition(' Possible solutions:')[0]}"
+        return LedgerFault("query", what, "ask about a shorter time, or with a filter")
     return LedgerFault("query", text, "see docs/reference/ledger-columns.md for the views and their columns")
 
 

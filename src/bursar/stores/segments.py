@@ -19,6 +19,7 @@ import apsw
 import duckdb
 import msgspec
 
+from . import engine
 from .columns import ALL, LABELS_MAX, LABELS_TOLD, label_column, literal, load, money_of, of_map, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
@@ -168,7 +169,7 @@ class _Work:
         return rows, files
 
     def _hand_over(self, until: int) -> tuple[int, int]:
-        with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB"}) as work:
+        with engine.connect("1GB", 2) as work:
             work.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             loaded = load(self._connection, work, "raw", ALL, until)
             self._step("loaded")
@@ -228,7 +229,7 @@ class _Work:
         folder = self._place.segments
         listed = ", ".join(literal(str(folder / name)) for name in names)
         spill = folder / "spill.tmp"
-        with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB", "temp_directory": str(spill)}) as work:
+        with engine.connect("1GB", 2, str(spill)) as work:
             work.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             ledgers = "COLUMNS(lambda c: NOT regexp_full_match(c, 'label_[0-9a-f]{16}'))"  # the labels' own are made anew
             file = self._write(work, f"SELECT {ledgers} FROM read_parquet([{listed}], union_by_name = true) ORDER BY ts", day)

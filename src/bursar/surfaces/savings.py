@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import NamedTuple
 
@@ -184,24 +184,30 @@ def _control(one: Saving) -> Control:
 
 def _repeats(reader: Reader, condition: str, values: dict[str, object], ttl_us: int) -> Repeats | None:
     """From the hashes of requests. What calls tools is left out; so is what nobody's name stands on."""
-    rows = reader.duck.execute(
+    found = reader.duck.execute(
         f"""WITH asked AS (
-              SELECT epoch_us(ts) AS asked_us, coalesce(nullif('tenant ' || tenant, 'tenant '), 'key ' || key) AS wall,
-                request_hash, cost
+              SELECT epoch_us(ts) AS asked_us, cost,
+                     hash(CASE WHEN tenant <> '' THEN 'tenant ' || tenant ELSE 'key ' || key END, request_hash) AS question
               FROM calls WHERE ({condition}) AND NOT starts_with(saved_by, 'cache') AND saved_by <> 'near'
                 AND operation <> 'control' AND attempt_kind = 'first' AND status = 'ok' AND request_hash <> ''
                 AND (tenant <> '' OR key <> '')
                 AND finish NOT IN ('tool_calls', 'tool_use', 'function_call'))
-            SELECT asked_us, wall, request_hash, cost, (SELECT count(*) FROM asked) FROM asked
-            QUALIFY count(*) OVER (PARTITION BY wall, request_hash) > 1 ORDER BY asked_us LIMIT {REPEATS_MAX}""",
+            SELECT asked_us, question, cost, (SELECT count(*) FROM asked)
+            FROM asked SEMI JOIN (SELECT question FROM asked GROUP BY 1 HAVING count(*) > 1) USING (question)
+            ORDER BY asked_us LIMIT {REPEATS_MAX}""",
         values,
-    ).fetchall()
-    if not rows:
-        return None
-    found = reuse.would_have(
-        (reuse.Past(at, wall, asked, pico(cost) if cost is not None else 0) for at, wall, asked, cost, _ in rows), ttl_us
-    )  # fmt: skip
-    return Repeats(ttl_us, rows[0][4], found.hits, found.pico) if found.hits else None
+    )
+    calls = 0
+
+    def asked() -> Iterator[reuse.Past]:
+        nonlocal calls
+        while rows := found.fetchmany(10_000):  # a page has no memory for half a million rows
+            calls = rows[0][3]
+            for at, question, cost, _ in rows:
+                yield reuse.Past(at, "", question, pico(cost) if cost is not None else 0)
+
+    have = reuse.would_have(asked(), ttl_us)
+    return Repeats(ttl_us, calls, have.hits, have.pico) if have.hits else None
 
 
 def by_period(days: Iterable[Day], grain: str) -> list[Day]:

@@ -301,7 +301,9 @@ def _parquet(path: Path, start: int) -> Iterator[Piece | Bad]:
     """The rows of a Parquet file, each as JSON text. Its position is the row's number, from 1."""
     import duckdb
 
-    with duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "256MB"}) as work:
+    from ...stores import engine
+
+    with engine.connect("256MB", 1) as work:
         try:
             rows = work.execute("SELECT CAST(to_json(t) AS VARCHAR) FROM read_parquet(?) t", [str(path)])
             number = 0

@@ -8,6 +8,7 @@ import duckdb
 import msgspec
 
 from ...domain.entry import Entry
+from ...stores import engine
 from ...stores.columns import literal
 from ...stores.fault import LedgerFault
 from ...stores.schema import Place, connect
@@ -20,7 +21,7 @@ def told(paths: Sequence[str], answers: Mapping[str, int], source: str) -> set[s
     files = ", ".join(map(literal, paths))
     text = f"""SELECT response_id FROM read_parquet([{files}], union_by_name = true) WHERE epoch_us(ts) BETWEEN ? AND ?
                AND response_id IN (SELECT unnest(?)) AND source NOT IN (?, 'correction')"""
-    with duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "128MB"}) as duck:
+    with engine.connect("128MB", 1) as duck:
         duck.execute("SET TimeZone = 'UTC'")
         try:
             return {id for (id,) in duck.execute(text, [first, last, list(answers), source]).fetchall()}
@@ -34,7 +35,7 @@ class Known:
     def __init__(self, place: Place, source: str) -> None:
         self._place, self._source = place, source
         self._sqlite = connect(place, busy_ms=5_000, read_only=True)
-        self._duck = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "256MB"})
+        self._duck = engine.connect("256MB", 1)
         self._duck.execute("SET TimeZone = 'UTC'")
         self._foreign_tail = {
             id: ts for id, ts in self._sqlite.execute(

@@ -165,8 +165,9 @@ def _pairs(ask: Ask, reader: Reader, whole: int) -> tuple[Table, int, int]:
 
 
 def _models(ask: Ask, reader: Reader, whole: int) -> Table:
-    measures = ("cost", "tries", "errors", "retries", "tokens", "p50:latency_ms", "p95:latency_ms", "unpriced")
-    found = reader.query(Query(measures, ("model_served",), ask.filters, ask.period.since, ask.period.until, top=TOP))
+    span = (ask.period.since, ask.period.until)
+    found = reader.query(Query(("cost", "tries", "errors", "tokens"), ("model_served",), ask.filters, *span, top=TOP))
+    waits = shelf.percentiles(reader, "model_served", "latency_ms", (50, 95), ask.filters, *span)
     most = max((dollars(row["cost"]) for row in found), default=0)
     rows: list[list[Cell]] = []
     for row in found:
@@ -182,8 +183,7 @@ def _models(ask: Ask, reader: Reader, whole: int) -> Table:
                 Cell(
                     tables.count(row["errors"]), row["errors"], errors, tone="bad" if row["errors"] * RATE_BAD > row["tries"] else ""
                 ),
-                blocks.count(row["p50:latency_ms"]),
-                blocks.count(row["p95:latency_ms"]),
+                *[blocks.count(ms) for ms in waits.get(row["model_served"], (None, None))],
             ]
         )
     heads = (

@@ -16,7 +16,7 @@ from ...stores.schema import Place
 from .. import settings, wiring
 from ..cli_common import pico
 
-MEMORY = "160MB"  # of one question, beside some 150 MB that the process is by itself
+MEMORY = "200MB"  # of one question, beside some 150 MB that the process is by itself
 
 
 class Shelf:
@@ -81,4 +81,24 @@ def ask(
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-__all__ = ["LedgerFault", "Shelf", "ask", "dollars", "newest_us"]
+def percentiles(
+    reader: Reader, by: str, column: str, shares: Sequence[int], where: tuple[Filter, ...], since: int | None, until: int | None
+) -> dict[str, tuple[int | None, ...]]:
+    """Per value of `by` what so many percent of the rows' `column`, whole numbers, are at most: each a number that occurs. Exact, and
+    in little memory: told from how often each number occurs, where an engine's own percentile keeps the number of every row."""
+    first = ", ".join(f"min(number) FILTER (upto * 100 >= {share} * whole)" for share in shares)
+    found = ask(
+        reader,
+        (by, column),
+        f"""SELECT value, {first} FROM (
+              SELECT value, number, sum(n) OVER (PARTITION BY value ORDER BY number) AS upto, sum(n) OVER (PARTITION BY value) AS whole
+              FROM (SELECT "{by}" AS value, "{column}" AS number, count(*) AS n FROM {{rows}}
+                    AND "{column}" IS NOT NULL GROUP BY 1, 2)) GROUP BY 1""",
+        where,
+        since,
+        until,
+    )
+    return {row.pop("value"): tuple(row.values()) for row in found}
+
+
+__all__ = ["LedgerFault", "Shelf", "ask", "dollars", "newest_us", "percentiles"]
