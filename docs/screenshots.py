@@ -36,7 +36,7 @@ def main() -> int:
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         ledger = Path(place) / "demo-ledger"
-        demo_rows.write(ledger)
+        demo_rows.write(ledger, watched=True)
         policy = Path(place) / "bursar.toml"
         policy.write_text(company.POLICY)
         with web_rig.served(ledger, NOW, policy) as origin, sync_playwright() as playwright:

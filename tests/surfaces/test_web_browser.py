@@ -86,6 +86,7 @@ def page(browser: Any) -> Iterator[Any]:
     assert troubles == []
 
 
+@pytest.mark.timeout(300)
 def test_no_page_has_a_serious_finding_of_axe_in_light_and_dark(browser: Any, demo: str) -> None:
     """Names, roles, contrast, order: what a machine can check of what a person without eyes or mouse needs."""
     page = browser.new_page(bypass_csp=True, timezone_id="UTC")  # the checker is a script that is not ours

@@ -20,18 +20,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..domain.money import plain, usd
 from ..domain.policy import Policy
-from ..stores import segments
+from ..stores import alarms, segments
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
+from ..stores.schema import opened
 from ..testing import company
-from ..testing.planned import Planned
+from ..testing.planned import DAY_US, Midnights, Planned
 from ..testing.provider import Provider
-from . import audit, cli_audit, cli_spend, gateway, settings, tables
+from . import audit, cli_alarms, cli_audit, cli_spend, gateway, settings, tables
 from .periods import Period
+from .watch import Watch
 
 FOLDER = "demo-ledger"
+ALARMS_SHOWN = 5
 MARK = "made-by-bursar-demo"
-ASK = ("audit", "why --this 2026-10", "spend --by feature,operation", "calls --where cause=tool:lookup_order --limit 5", "dashboard")
+ASK = (
+    "audit", "why --this 2026-10", "alarms", "spend --by feature,operation", "calls --where cause=tool:lookup_order --limit 5",
+    "dashboard",
+)  # fmt: skip
 
 
 class Clock:
@@ -67,10 +73,12 @@ def run(ledger: str | None = None, seed: int = 0) -> int:
             "the demo's policy",
         )
         served = gateway.serve_in_thread(ledger=folder, policy=policy, clock_us=clock)
+        clockwork = Watch(folder, policy=policy, clock_us=clock)
         try:
-            _play(served.url, calls, clock)
+            _play(served.url, calls, clock, clockwork)
         finally:
             served.stop()
+            clockwork.close()
         invoice = provider.invoice
         # The ledger's tail becomes Parquet, as it does beside every running gateway.
         segments.compact(folder, clock_us=clock, everything=True)
@@ -85,14 +93,18 @@ def run(ledger: str | None = None, seed: int = 0) -> int:
     return 0 if agrees else 1
 
 
-def _play(url: str, calls: list[Planned], clock: Clock) -> None:
-    """Send every call, one after another in the company's time, as its clients would."""
+def _play(url: str, calls: list[Planned], clock: Clock, clockwork: Watch) -> None:
+    """Send every call, one after another in the company's time, as its clients would. The clockwork goes round at each midnight and
+    judges every minute of the day that ended, as it does every few seconds of a real one."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("two months of calls", total=len(calls))
+        midnights = Midnights(calls[0].ts_us)
         for number, call in enumerate(calls):
+            for clock.at_us in midnights.until(call.ts_us):
+                clockwork.cycle(send=False)
             clock.at_us = call.ts_us
             connection.request("POST", call.path, call.body.encode(), {**call.headers(), "content-type": "application/json"})
             answer = connection.getresponse()
@@ -101,6 +113,8 @@ def _play(url: str, calls: list[Planned], clock: Clock) -> None:
                 moment = datetime.fromtimestamp(call.ts_us / 1e6, UTC)
                 bar.update(task, completed=number, description=f"{moment:%d %b %Y}")
         bar.update(task, completed=len(calls))
+        for clock.at_us in midnights.until(calls[-1].ts_us + DAY_US):
+            clockwork.cycle(send=False)
     connection.close()
 
 
@@ -113,10 +127,22 @@ def _report(out: Console, folder: Path, policy: Policy, truth: dict[str, object]
         first, last = truth["week"]  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
         tables.line(out, f"\nThe dear week, {first:%d} to {last:%d %B}: what cost us that", "bold")
         _week(out, reader, Period(_us(_date(first)), _us(_date(last) + timedelta(days=1))))
+    _heard(out, folder, _us(dear))
     with audit.open_reader(folder) as reader:
         made = audit.take(reader, policy, Period(_us(dear), _us(after)), _us(after))
     tables.line(out, f"\nThe audit of {dear:%B}: six questions", "bold")
     cli_audit.as_tables(out, made, brief=True)
+
+
+def _heard(out: Console, folder: Path, since: int) -> None:
+    """The alarms of the dear month with the most dollars above what was usual."""
+    with opened(folder, read_only=True) as connection:
+        rang = [one for one in alarms.history(connection) if one.fired >= since]
+    dollars = {(one.fired, one.peak): one for one in rang if one.unit == "usd"}  # a feature of one tenant alone rings for both
+    dearest = sorted(dollars.values(), key=lambda one: max(one.normal, 0) - one.peak)[:ALARMS_SHOWN]
+    tables.line(out, f"\nWho would have heard, and when: the dearest of {len(rang)} alarms", "bold")
+    rows = [[cli_alarms.minute(one.fired), cli_alarms.headline_of(one)] for one in sorted(dearest, key=lambda one: one.fired)]
+    out.print(tables.table([tables.Column("fired, UTC", keep=True), tables.Column("what")], rows))
 
 
 def _week(out: Console, reader: Reader, week: Period) -> None:

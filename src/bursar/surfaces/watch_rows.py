@@ -55,6 +55,7 @@ SUMS: dict[str, Sum] = {
     "fallback_rate": Sum(f"count(*) FILTER ({FALLBACK})", "count(*)", TRIED),
     "fallback_cost": Sum("sum(cost)", where=FALLBACK, columns=("cost",)),
     "retry_cost": Sum("sum(cost)", where=RETRY, columns=("cost", "cause")),
+    "loop_cost": Sum("sum(cost)", where="cause = 'loop'", columns=("cost", "cause")),
     "tool_calls": Sum("sum(tool_calls)", where='"try" = 1 AND contains(evidence, \'"answered":\')', columns=("try_no", "evidence")),
     "cache_hit_rate": Sum("sum(coalesce(cache_read, 0))", f"sum({READ})"),
     "unattributed_share": Sum("sum(cost) FILTER (tenant = '' AND feature = '')", "sum(cost)", columns=("cost", "tenant", "feature")),

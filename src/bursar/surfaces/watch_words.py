@@ -21,13 +21,14 @@ from .why import LABELS, Span, report
 
 LISTED = 20  # alarms that a digest has words for
 HOUR, DAY = 3_600_000_000, 86_400_000_000
-EXPLAINED = {"cost", "calls", "tokens", "errors", "fallback_cost", "fallback_rate", "retry_cost", "error_rate"}
+EXPLAINED = {"cost", "calls", "tokens", "errors", "fallback_cost", "fallback_rate", "retry_cost", "loop_cost", "error_rate"}
 STOPPABLE = {"tenant", "feature", "flow", "user", "conversation", "key", "model", "provider", "tool"}
 OWN = {"fallback_cost": "fallback", "fallback_rate": "fallback", "retry_cost": "retry"}  # the driver an alarm is about
 WHAT = {
     "cost": "spent", "calls": "calls", "tokens": "tokens", "errors": "failed tries", "error_rate": "of tries failed",
     "fallback_rate": "of tries are fallbacks", "fallback_cost": "spent on fallbacks", "retry_cost": "spent on retries",
-    "tool_calls": "tool answers", "cache_hit_rate": "of input from the prompt cache", "unattributed_share": "of spend unattributed",
+    "loop_cost": "spent in a loop", "tool_calls": "tool answers", "cache_hit_rate": "of input from the prompt cache",
+    "unattributed_share": "of spend unattributed",
     "unpriced_share": "of tries without a price", "conversation_tokens": "tokens in a long conversation (p95)",
     "conversation_turns": "turns in a long conversation (p95)", "budget": "of the budget used", "creep": "a week",
     "drift": "counters differ from the rows", "drill_days": "days since a drill was passed",

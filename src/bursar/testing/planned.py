@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import blake2s
@@ -17,7 +17,23 @@ Key = tuple[str, str]  # a cause of spending: its kind, and which one of that ki
 
 TOOL, FALLBACK, SDK_RETRY, REASK, REPAIR, LOOP = "tool", "fallback", "sdk_retry", "reask", "repair", "loop"
 SWITCH = "switch"  # a tool failed, and the agent did something else about it than to call it again
+DAY_US = 86_400_000_000
+AFTER_US = 10 * 60_000_000  # after midnight, when the day's last try has long ended
 RETRIES = (TOOL, SDK_RETRY, REASK, REPAIR)
+
+
+class Midnights:
+    """Ten minutes past each midnight of a company's time, the one before its first call included: when its clockwork goes round, and
+    judges every minute of the day that ended. Microseconds."""
+
+    def __init__(self, first_us: int) -> None:
+        self._next_us = first_us // DAY_US * DAY_US - DAY_US + AFTER_US
+
+    def until(self, us: int) -> Iterator[int]:
+        """Those before then that were not given yet."""
+        while self._next_us < us:
+            yield self._next_us
+            self._next_us += DAY_US
 
 
 def pair(dear_from: str, to: str) -> Key:

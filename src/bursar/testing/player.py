@@ -26,7 +26,7 @@ from ..stores.writer import Ledger
 from ..surfaces import price_sync, settings, wiring
 from .answering import Answering
 from .invoice import NOTHING, Change, Invoice
-from .planned import Fact, Planned
+from .planned import DAY_US, Fact, Midnights, Planned
 from .script import HALF, Say
 from .spoken import Speech
 from .truth import Truth
@@ -259,10 +259,12 @@ def _own_folder() -> Path:
 def simulate(
     calls: Iterable[Planned], ledger: str | Path, *, policy: str = "", changes: Sequence[Change] = (),
     prices: str | Path | None = None, on_call: Callable[[Planned], None] = lambda planned: None,
+    on_day: Callable[[int], None] | None = None,
 ) -> Simulated:  # fmt: skip
     """Play the calls into a new ledger at this path. `policy` is the text of a policy file, `changes` what becomes of the
-    provider's prices; `on_call` is told of each call before it is played (a progress bar)."""
-    now = 0
+    provider's prices; `on_call` is told of each call before it is played (a progress bar), `on_day` of ten minutes past each
+    midnight, when all rows before it are written (a clockwork)."""
+    now, midnights = 0, None
     provider = Answering(clock=lambda: now, changes=changes, keep=0)
     facts: list[Fact] = []
     played = 0
@@ -270,10 +272,19 @@ def simulate(
         books = Batched(file)
         player = Player(desk(policy, prices), books, provider)
         for planned in calls:
+            if on_day is not None:
+                midnights = midnights or Midnights(planned.ts_us)
+                for now in midnights.until(planned.ts_us):
+                    books.flush()
+                    on_day(now)
             now = planned.ts_us
             on_call(planned)
             player.play(planned)
             facts.extend(planned.facts)
             played += 1
         books.flush()
+        if on_day is not None and midnights is not None:
+            last = now
+            for now in midnights.until(last + DAY_US):
+                on_day(now)
     return Simulated(Truth(facts, provider.invoice.lines), provider.invoice, Path(ledger), played)

@@ -7,10 +7,13 @@ from typing import Any
 
 import msgspec
 
+from ...domain.alarm import Standing
 from ...domain.money import show
 from ...stores import alarms
 from ...stores.reader import Reader
 from .. import periods, tables
+from ..cli_alarms import headline_of
+from ..watch_words import headline
 from .asks import Ask
 from .blocks import Act, Block, Card, Cards, Cell, Column, Note, Page, Table, Tile, Tiles, count
 from .shelf import Shelf
@@ -88,11 +91,8 @@ def _scope(one: dict[str, Any]) -> str:
 def _open(ask: Ask, open_: list[dict[str, Any]]) -> Cards:
     cards = [
         Card(
-            f"{one['rule']}: {_scope(one)}",
-            [
-                f"{one['metric']} is {_amount(one['unit'], one['value'])}, the limit is {_amount(one['unit'], one['threshold'])}"
-                + (f", usual is {_amount(one['unit'], one['normal'])}." if one["normal"] >= 0 else ".")
-            ],
+            headline(Standing(**one)),
+            [f"{one['rule']} · {one['id']}"],
             one["state"],
             LEVELS.get(one["level"], ""),
             _amount(one["unit"], one["peak"]),
@@ -110,9 +110,9 @@ def _history(ask: Ask, past: list[dict[str, Any]]) -> Table:
         [
             Cell(ask.shown(one["fired"]), periods.iso(one["fired"]), tone="nowrap"),
             Cell(one["rule"], one["rule"]),
-            Cell(_scope(one), _scope(one)),
+            Cell(headline_of(Standing(**one)), _scope(one), tone="wide"),
             Cell(_amount(one["unit"], one["peak"]), str(one["peak"])),
-            Cell(_amount(one["unit"], one["threshold"]), str(one["threshold"])),
+            Cell(_amount(one["unit"], one["threshold"]) if one["threshold"] else "learned", str(one["threshold"])),
             Cell(one["state"], one["state"], note=one["by"]),
             Cell(one["judged"], one["judged"]),
         ]
@@ -121,7 +121,7 @@ def _history(ask: Ask, past: list[dict[str, Any]]) -> Table:
     heads = (
         Column(f"Fired ({ask.zone})", "fired"),
         Column("Rule", "rule"),
-        Column("Of", "scope"),
+        Column("What", "scope"),
         Column("At most", "peak", True),
         Column("Limit", "threshold", True),
         Column("State", "state"),
