@@ -49,6 +49,7 @@ COUNTERS = {
     for n in SIZES
 }
 DROP = "DELETE FROM holds WHERE n IN (SELECT value FROM json_each(?))"
+DROP_ONE = "DELETE FROM holds WHERE n = ?"  # without the list it takes a third of the time
 ORPHANS = f"SELECT n, hold FROM holds WHERE n / {HOLDS_EACH} <> ? AND n / {HOLDS_EACH} NOT IN (SELECT n FROM owners)"
 SEEN = """
     SELECT id, 'lapsed', amount, charges, settled FROM lapsed WHERE id IN (SELECT value FROM json_each(?1))
@@ -306,7 +307,10 @@ class Tail:
         own = {} if careful else self._open
         ours = [own[op.id] for op in books if op.id in own]
         if ours:
-            self.connection.execute(DROP, (_encode([n for n, _ in ours]).decode(),))
+            if len(ours) == 1:
+                self.connection.execute(DROP_ONE, (ours[0][0],))
+            else:
+                self.connection.execute(DROP, (_encode([n for n, _ in ours]).decode(),))
             if self.connection.changes() != len(ours):
                 raise _Gone
         rows: list[tuple[object, ...]] = []
