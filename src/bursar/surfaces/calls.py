@@ -18,7 +18,7 @@ from ..stores.writer import LedgerFault
 from ..wire import headers as lines
 from . import context, langgraph, tool
 from .books import Books, Place
-from .direct import Arrived, Origin
+from .direct import Came, Origin
 from .wiring import Shop
 
 T = TypeVar("T")
@@ -58,7 +58,8 @@ class Call:
 
     __slots__ = (
         "_plain", "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
-        "lines", "most", "ordered", "origin", "own", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
+        "lines", "most", "ordered", "origin", "own", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns",
+        "target",
     )  # fmt: skip
 
     def __init__(
@@ -115,7 +116,9 @@ class Call:
                 return None
             return origin_of(request.url), request, effect.method, request.url.raw_path, request.headers.raw, effect.body
         request = self.request
-        if effect.provider != self.place.provider or self.own or effect.target != self.target or not self._as_they_came(effect.headers):
+        if effect.provider != self.place.provider or self.own or effect.target != self.target:
+            return None
+        if not self._as_they_came(effect.headers):
             return None
         headers = request.headers.raw
         if effect.body is not self.body:
@@ -173,7 +176,7 @@ class Call:
 
     def head(self, response: Any) -> Head:
         self.response = response
-        self.raw = raw = response.raw if type(response) is Arrived else response.headers.raw
+        self.raw = raw = response.raw if type(response) is Came else response.headers.raw
         sent = self.sent_ns
         return Head(
             response.status_code, [(name.lower(), value) for name, value in raw], (sent - self.started_ns) // 1000, self.since(sent)
@@ -226,7 +229,7 @@ class Call:
     def given(self, headers: Headers, stream: Any) -> Any:
         """The provider's response as the client's own library has it, with these in it."""
         response = self.response
-        if type(response) is Arrived:
+        if type(response) is Came:
             made = self.kit.Response(response.status_code, headers=headers, stream=stream, extensions=response.extensions)
             if all([value.isascii() for _, value in headers]):
                 made.headers.encoding = "ascii"  # what it would find out by decoding each of them

@@ -161,24 +161,29 @@ def head(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], siz
     return b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (method.encode(), target, text)
 
 
-class Arrived:
+class Came(NamedTuple):
     """A response of a connection of our own, in place of the library's until all is known that will stand in it."""
 
-    __slots__ = (
-        "bodyless", "complete", "content_length", "extensions", "headers", "pieces", "raw", "size", "started", "status", "status_code",
-        "stream",
-    )  # fmt: skip
+    status_code: int
+    raw: Headers  # as they were sent
+    extensions: dict[str, Any]
+    stream: Any
+
+
+class Arrived:
+    """What has come of a response. Its connection refers to it, so it must not refer to whoever reads it: he may be forgotten."""
+
+    __slots__ = ("bodyless", "complete", "content_length", "extensions", "headers", "pieces", "raw", "size", "started", "status")
 
     def __init__(self) -> None:
-        self.status = self.status_code = 0
+        self.status = 0
         self.headers: Headers = []
-        self.raw: Headers = []  # as they were sent
+        self.raw: Headers = []
         self.content_length: int | None = None
         self.complete = self.started = self.bodyless = False
         self.pieces: list[bytes] = []
         self.size = 0
         self.extensions: dict[str, Any] = {}
-        self.stream: Any = None
 
     def put(self, data: bytes) -> None:
         self.pieces.append(data)
@@ -188,6 +193,9 @@ class Arrived:
         self.complete = True
 
     def wake(self) -> None: ...
+
+    def given(self, stream: Any) -> Came:
+        return Came(self.status, self.raw, self.extensions, stream)
 
     def taken(self) -> bytes:
         """What has come of the body and was not taken yet."""
@@ -225,7 +233,7 @@ class Told(Framing):
             return
         Framing.on_headers_complete(self)
         if response.started:
-            response.raw, response.status_code = raw, response.status
+            response.raw = raw
             version = b"HTTP/" + self._parser.get_http_version().encode()
             response.extensions = {"http_version": version, "reason_phrase": reason, "network_stream": self}
 

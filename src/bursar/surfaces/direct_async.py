@@ -21,6 +21,7 @@ from .direct import (
     NO_ANSWER,
     SPLIT_BYTES,
     Arrived,
+    Came,
     Deadlines,
     Origin,
     Plain,
@@ -53,7 +54,7 @@ class Line(Told, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(0)
 
-    async def ask(self, first: bytes, body: bytes, until: Deadlines) -> Arrived:
+    async def ask(self, first: bytes, body: bytes, until: Deadlines) -> Came:
         """One request; its response once the headers are in."""
         kit = self._lines.kit
         response = Arrived()
@@ -69,8 +70,7 @@ class Line(Told, asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait(until.read, kit.ReadTimeout)
-        response.stream = kit.AsyncComing(self, response, until)
-        return response
+        return response.given(kit.AsyncComing(self, response, until))
 
     async def hear(self, response: Arrived, until: Deadlines) -> None:
         """Wait for what comes next."""
@@ -238,7 +238,7 @@ class Lines:
         self._making = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def send(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, body: bytes) -> Arrived | None:
+    async def send(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, body: bytes) -> Came | None:
         """The response to a request; None: it is not for this way, and nothing was sent."""
         if not self.plain(request) or (origin.secure and self._terms.context is None):
             return None

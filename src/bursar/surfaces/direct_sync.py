@@ -18,6 +18,7 @@ from .direct import (
     READ_BYTES,
     SPLIT_BYTES,
     Arrived,
+    Came,
     Deadlines,
     Origin,
     Plain,
@@ -57,7 +58,7 @@ class Line(Told):
             self._socket.settimeout(seconds)
             self._seconds = seconds
 
-    def ask(self, first: bytes, body: bytes, until: Deadlines) -> Arrived:
+    def ask(self, first: bytes, body: bytes, until: Deadlines) -> Came:
         """One request; its response once the headers are in."""
         response = Arrived()
         self.await_response(response)
@@ -73,8 +74,7 @@ class Line(Told):
             self.hear(response, until)
         if response.complete:
             self.let_go()
-        response.stream = self._kit.Coming(self, response, until)
-        return response
+        return response.given(self._kit.Coming(self, response, until))
 
     def _send(self, data: bytes, until: Deadlines) -> None:
         self._within(until.write)
@@ -197,7 +197,7 @@ class Lines:
         self._open = 0  # with those that are being made
         self._resting = 0
 
-    def send(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, body: bytes) -> Arrived | None:
+    def send(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, body: bytes) -> Came | None:
         """The response to a request; None: it is not for this way, and nothing was sent."""
         if not self.plain(request) or (origin.secure and self._terms.context is None):
             return None

@@ -1,4 +1,4 @@
-"""What a provider sends on one connection, told apart by llhttp: the responses' framing, and what of it is refused. No socket, no clock."""
+"""The responses of one connection as llhttp tells them apart: their framing, and what of it is refused. No socket, no clock."""
 
 from __future__ import annotations
 

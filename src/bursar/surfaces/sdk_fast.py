@@ -1,6 +1,6 @@
 """A wrapped OpenAI client costs less CPU than a bare one: its SDK looks at every value of a request for fields to rename or reformat,
 ten milliseconds for a long conversation. Where a request's type has none of those and its values are plain JSON already, the
-answer is known beforehand: the request itself. And httpx takes the same URL apart three times for every request: that is remembered."""
+answer is known beforehand: the request itself. And httpx takes the same URL apart three times for each request: that is remembered."""
 
 from __future__ import annotations
 
@@ -53,18 +53,21 @@ def remember_urls(library: str) -> bool:
     if parser is None or urls is None or os.environ.get(OFF) == "0":
         return False
     whole: Any = getattr(parser, "urlparse", None)
-    if id(whole) in _done:
+    if hasattr(whole, "__wrapped__"):
         return True
     found = getattr(parser, "ParseResult", object)
     if whole is None or getattr(urls, "urlparse", None) is not whole or not issubclass(found, tuple):
         return False
     kept = functools.lru_cache(maxsize=URLS, typed=True)(whole)
 
+    @functools.wraps(whole)
     def urlparse(url: str = "", **parts: Any) -> Any:
-        return kept(url, **parts) if len(url) <= URL_MAX and len(parts.get("query") or "") <= URL_MAX else whole(url, **parts)
+        query = parts.get("query")
+        if len(url) > URL_MAX or (type(query) is str and len(query) > URL_MAX):
+            return whole(url, **parts)
+        return kept(url, **parts)
 
     parser.urlparse = urls.urlparse = urlparse  # pyright: ignore[reportAttributeAccessIssue]
-    _done.add(id(urlparse))
     return True
 
 
