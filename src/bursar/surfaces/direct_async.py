@@ -70,6 +70,8 @@ class Line(Told, asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait(until.read, kit.ReadTimeout)
+        if response.complete:
+            return response.given(kit.ByteStream(response.taken()))
         return response.given(kit.AsyncComing(self, response, until))
 
     async def hear(self, response: Arrived, until: Deadlines) -> None:

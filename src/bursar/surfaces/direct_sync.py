@@ -74,6 +74,7 @@ class Line(Told):
             self.hear(response, until)
         if response.complete:
             self.let_go()
+            return response.given(self._kit.ByteStream(response.taken()))
         return response.given(self._kit.Coming(self, response, until))
 
     def _send(self, data: bytes, until: Deadlines) -> None:
