@@ -20,6 +20,7 @@ import httpx
 import httpx2
 import pytest
 import trustme
+import uvloop
 from wrapped import QUESTION, Bench, bench, prices
 
 import bursar
@@ -29,7 +30,7 @@ from bursar.surfaces.direct import Arrived, Came, Told, head
 from bursar.surfaces.http_framing import Garbled
 
 __all__ = ["bench", "prices"]
-both = pytest.mark.parametrize("face", ["sync", "async"])
+faces = pytest.mark.parametrize("face", ["sync", "async", "uvloop"])
 library = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
 WHOLE = b"HTTP/1.1 200 Fine\r\nX-Their-Own: kept\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -179,6 +180,20 @@ def given(library: ModuleType, came: Came) -> Any:
     return library.Response(came.status_code, headers=came.raw, stream=came.stream, extensions=came.extensions)
 
 
+def run(face: str, work: Any) -> Any:
+    """On a loop of that kind; whatever a callback let escape is an error of the test."""
+    escaped: list[Any] = []
+
+    async def main() -> Any:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: escaped.append(context))
+        return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if face == "uvloop" else asyncio.new_event_loop) as runner:
+        result = runner.run(main())
+    assert escaped == []
+    return result
+
+
 def ask(
     face: str, server: Server, library: ModuleType = httpx2, times: int = 1, *, body: bytes = b"{}", timeout: Any = 20, **options: Any
 ) -> Any:
@@ -191,7 +206,7 @@ def ask(
         async with client(face, library, **options) as plain:
             return [await plain.post(server.url, content=body, timeout=timeout) for _ in range(times)][-1]
 
-    return asyncio.run(work())
+    return run(face, work())
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
@@ -212,7 +227,7 @@ def test_an_answer_is_the_same_at_every_cut(answer: bytes) -> None:
             assert response.status == 200 and all(name != b"link" for name, _ in response.headers)
 
 
-@both
+@faces
 @library
 @pytest.mark.parametrize("answer", GOOD.values(), ids=GOOD.keys())
 def test_every_framing_arrives_and_the_connection_is_used_again(face: str, library: ModuleType, answer: bytes) -> None:
@@ -222,14 +237,14 @@ def test_every_framing_arrives_and_the_connection_is_used_again(face: str, libra
         assert server.connections == 1 and len(server.requests) == 3
 
 
-@both
+@faces
 def test_an_answer_ended_by_the_connections_end_is_whole(face: str) -> None:
     with serving(closing(BY_EOF)) as server:
         assert ask(face, server, times=2).content == b"hello"
         assert server.connections == 2
 
 
-@both
+@faces
 @library
 def test_the_answer_says_what_the_librarys_own_would(face: str, library: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     """Version, reason, headers as they were spelled, addresses, and the library's line in the log."""
@@ -241,7 +256,7 @@ def test_the_answer_says_what_the_librarys_own_would(face: str, library: ModuleT
         assert {"network_stream", "http_version", "reason_phrase"} == got.extensions.keys()
 
 
-@both
+@faces
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD.keys())
 def test_what_is_ambiguous_or_too_large_is_refused_and_its_connection_closed(face: str, answer: bytes) -> None:
     with serving(says(answer)) as server:
@@ -250,14 +265,14 @@ def test_what_is_ambiguous_or_too_large_is_refused_and_its_connection_closed(fac
         assert server.ended.acquire(timeout=20)
 
 
-@both
+@faces
 @pytest.mark.parametrize("answer", [WHOLE[:-2], CHUNKED + b"5\r\nhel", CHUNKED + b"5\r\nhello\r\n", WHOLE[:30], b""], ids=range(5))
 def test_an_answer_that_breaks_off_is_told(face: str, answer: bytes) -> None:
     with serving(closing(answer)) as server, pytest.raises(httpx2.RemoteProtocolError):
         ask(face, server)
 
 
-@both
+@faces
 def test_what_comes_behind_an_answer_costs_the_connection(face: str) -> None:
     """The next request's answer would begin with it."""
     with serving(says(WHOLE + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")) as server:
@@ -280,7 +295,7 @@ def test_a_second_part_that_is_wrong_is_found_at_every_cut() -> None:
 # -- what is sent ------------------------------------------------------------------------------------------------------
 
 
-@both
+@faces
 def test_a_request_goes_out_as_it_was_made(face: str) -> None:
     with serving(says(WHOLE)) as server:
         ask(face, server, body=b"x" * 300_000)
@@ -312,7 +327,7 @@ def test_the_memory_of_header_names_is_bounded() -> None:
     assert len(direct._shapes) <= direct.SHAPES_MAX
 
 
-@both
+@faces
 def test_an_answer_to_a_request_that_was_not_read_is_heard(face: str) -> None:
     """A server may refuse a large body at its head, and close when its answer is out."""
 
@@ -338,7 +353,7 @@ def deaf(server: Server, connection: socket.socket) -> None:
     threading.Event().wait(20)
 
 
-@both
+@faces
 @library
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", WHOLE[:-2], CHUNKED + b"5\r\nhe"], ids=range(4))
 def test_an_answer_that_does_not_come_is_a_read_timeout(face: str, library: ModuleType, answer: bytes) -> None:
@@ -353,14 +368,14 @@ def test_an_answer_that_does_not_come_is_a_read_timeout(face: str, library: Modu
         assert server.ended.acquire(timeout=20)
 
 
-@both
+@faces
 @library
 def test_a_request_that_is_not_taken_is_a_write_timeout(face: str, library: ModuleType) -> None:
     with serving(deaf) as server, pytest.raises(library.WriteTimeout):
         ask(face, server, library, body=b"x" * (32 << 20), timeout=library.Timeout(20, write=SOON))
 
 
-@both
+@faces
 @library
 def test_a_handshake_that_nobody_answers_is_a_connect_timeout(face: str, library: ModuleType) -> None:
     with serving(deaf) as server, pytest.raises(library.ConnectTimeout):
@@ -368,7 +383,7 @@ def test_a_handshake_that_nobody_answers_is_a_connect_timeout(face: str, library
         ask(face, server, library, timeout=library.Timeout(20, connect=SOON))
 
 
-@both
+@faces
 @library
 def test_nobody_there_is_a_connect_error(face: str, library: ModuleType) -> None:
     with serving(deaf) as server, socket.socket() as nobody:
@@ -406,7 +421,7 @@ def test_no_room_in_the_pool_is_a_pool_timeout_and_room_is_waited_for(library: M
             assert (await other).content == b"hello"
 
     with serving(half) as server:
-        asyncio.run(work(server))
+        run("async", work(server))
 
 
 def half(server: Server, connection: socket.socket) -> None:
@@ -427,7 +442,7 @@ def certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return theirs, ours
 
 
-@both
+@faces
 @library
 def test_tls_is_verified_with_the_clients_own_context(face: str, library: ModuleType) -> None:
     theirs, ours = certified()
@@ -444,7 +459,7 @@ def test_tls_is_verified_with_the_clients_own_context(face: str, library: Module
 # -- the pool ------------------------------------------------------------------------------------------------------------
 
 
-@both
+@faces
 def test_a_connection_that_was_closed_meanwhile_is_noticed_before_anything_is_sent(face: str) -> None:
     with serving(closing(WHOLE)) as server:
 
@@ -466,7 +481,7 @@ def test_a_connection_that_was_closed_meanwhile_is_noticed_before_anything_is_se
                     wait_for_eof(plain)  # the loop has no turn in which it could see the end
                     assert (await plain.post(server.url, content=b"{}")).content == b"hello"
 
-            asyncio.run(work())
+            run(face, work())
         assert server.connections == 2 and len(server.requests) == 2
 
 
@@ -481,7 +496,7 @@ def wait_for_eof(plain: Any) -> None:
         assert copy.recv(1, socket.MSG_PEEK) == b""
 
 
-@both
+@faces
 @pytest.mark.parametrize("limits", [httpx2.Limits(max_keepalive_connections=0), httpx2.Limits(keepalive_expiry=0.0)], ids=["none", "0 s"])
 def test_connections_lie_idle_as_long_as_the_client_says(face: str, limits: Any) -> None:
     with serving(says(WHOLE)) as server:
@@ -489,14 +504,14 @@ def test_connections_lie_idle_as_long_as_the_client_says(face: str, limits: Any)
         assert server.connections == 3
 
 
-@both
+@faces
 def test_closing_the_client_closes_its_connections(face: str) -> None:
     with serving(says(WHOLE)) as server:
         ask(face, server)
         assert server.ended.acquire(timeout=20)
 
 
-@both
+@faces
 def test_an_answer_left_half_way_takes_its_connection_along(face: str) -> None:
     """Closed, or only let go of."""
     with serving(half) as server:
@@ -525,11 +540,12 @@ def test_an_answer_left_half_way_takes_its_connection_along(face: str) -> None:
                     assert await asyncio.to_thread(server.ended.acquire, timeout=20)
                     assert (await plain.post(server.url, content=b"{}")).content == b"hello"
 
-            asyncio.run(work())
+            run(face, work())
         assert server.connections == 3
 
 
-def test_a_cancelled_call_takes_its_connection_along() -> None:
+@pytest.mark.parametrize("face", ["async", "uvloop"])
+def test_a_cancelled_call_takes_its_connection_along(face: str) -> None:
     asked = threading.Event()
 
     def script(server: Server, connection: socket.socket) -> None:
@@ -549,7 +565,7 @@ def test_a_cancelled_call_takes_its_connection_along() -> None:
             assert (await plain.post(server.url, content=b"{}")).content == b"hello"
 
     with serving(script) as server:
-        asyncio.run(work())
+        run(face, work())
         assert server.connections == 2
 
 
@@ -623,18 +639,24 @@ def test_http2_and_the_switch_keep_the_calls(monkeypatch: pytest.MonkeyPatch) ->
     assert kit.lines(httpx2.HTTPTransport()) is None and kit.async_lines(httpx2.AsyncHTTPTransport()) is None
 
 
-def test_socket_options_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the Anthropic SDK asks for them."""
+def test_socket_options_are_set() -> None:
+    """As the Anthropic SDK asks for them; and the connection tells of itself."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    with serving(says(WHOLE)) as server:
-        for face in ("sync", "async"):
-            got = None
-            if face == "sync":
-                with client(face, httpx2, socket_options=options) as plain:
-                    with plain.stream("POST", server.url, content=b"{}") as answer:
-                        got = answer.extensions["network_stream"].get_extra_info("socket")
-                        assert got.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-                        assert answer.extensions["network_stream"].get_extra_info("server_addr") == ("127.0.0.1", server.port)
+
+    def look(answer: Any) -> None:
+        stream = answer.extensions["network_stream"]
+        assert stream.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert stream.get_extra_info("server_addr") == ("127.0.0.1", server.port) and stream.get_extra_info("ssl_object") is None
+        assert stream.get_extra_info("client_addr")[0] == "127.0.0.1" and stream.get_extra_info("no such thing") is None
+
+    async def work() -> None:
+        async with client("async", httpx2, socket_options=options) as plain, plain.stream("POST", server.url, content=b"{}") as answer:
+            look(answer)
+
+    with serving(half) as server:
+        with client("sync", httpx2, socket_options=options) as plain, plain.stream("POST", server.url, content=b"{}") as answer:
+            look(answer)
+        run("async", work())
 
 
 def test_who_puts_himself_into_the_library_has_the_calls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -675,7 +697,7 @@ def test_who_puts_himself_into_the_library_has_the_calls(bench: Bench, monkeypat
     assert len(bench.rows()) == len(bench.provider.seen) and all(row.status == "ok" for row in bench.rows())
 
 
-@both
+@faces
 def test_what_goes_the_librarys_own_way_is_booked_alike(face: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and streamed, both ways: the same rows but for their ids and times."""
     rows: list[Any] = []
@@ -690,8 +712,8 @@ def test_what_goes_the_librarys_own_way_is_booked_alike(face: str, bench: Bench,
     for switch in ("1", "0"):
         monkeypatch.setenv("BURSAR_SDK_FAST", switch)
         url = f"{bench.url('openai')}/chat/completions"
-        if face == "async":
-            asyncio.run(awaited(url))
+        if face != "sync":
+            run(face, awaited(url))
         else:
             with bursar.wrap(httpx2.Client(), **bench.wrapping()) as plain:
                 plain.post(url, json=asked)
