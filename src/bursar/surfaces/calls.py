@@ -1,4 +1,5 @@
-"""One call of a wrapped client: what was asked, the try under way, and its effects performed by the client's own transport."""
+"""One call of a wrapped client: what was asked, the try under way, and its effects performed by the client's own transport, or by
+connections of our own in its place."""
 
 from __future__ import annotations
 

@@ -29,20 +29,19 @@ class Kit:
             module.Request, module.Response, module.Headers, module.ByteStream,
         )  # fmt: skip
         self.Client, self.AsyncClient, self.TransportError = module.Client, module.AsyncClient, module.TransportError
-        self.name: str = module.__name__
         self.ConnectTimeout, self.ReadTimeout, self.WriteTimeout, self.PoolTimeout = (
             module.ConnectTimeout, module.ReadTimeout, module.WriteTimeout, module.PoolTimeout,
         )  # fmt: skip
         self.ConnectError, self.ReadError, self.RemoteProtocolError = module.ConnectError, module.ReadError, module.RemoteProtocolError
-        self.Coming: Any = None
-        self.AsyncComing: Any = None
         self._module = module
+        self.Coming: Any = None  # made when they are wanted, with the rooms they are in
+        self.AsyncComing: Any = None
         self.Body = type("Body", (SyncBody, module.SyncByteStream), {})
         self.AsyncBody = type("AsyncBody", (AsyncBody, module.AsyncByteStream), {})
 
     def lines(self, inner: Any) -> Any:
         """Connections of our own in place of a sync client's transport; None where it must be that."""
-        plain = Plain(inner, self.name, "HTTPTransport", "ConnectionPool", "handle_request")
+        plain = Plain(inner, self._module.__name__, "HTTPTransport", "ConnectionPool", "handle_request")
         if plain.terms is None:
             return None
         from . import direct_sync
@@ -53,7 +52,7 @@ class Kit:
 
     def async_lines(self, inner: Any) -> Any:
         """The same for an async client."""
-        plain = Plain(inner, self.name, "AsyncHTTPTransport", "AsyncConnectionPool", "handle_async_request")
+        plain = Plain(inner, self._module.__name__, "AsyncHTTPTransport", "AsyncConnectionPool", "handle_async_request")
         if plain.terms is None:
             return None
         from . import direct_async
