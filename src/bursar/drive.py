@@ -136,29 +136,31 @@ class Journey:
         try:
             while True:
                 effect = send(value)
-                match effect:
-                    case Hold():
-                        value = world.hold(effect)
-                    case Send():
-                        value = world.send(effect)
-                    case Gather():
-                        value = world.gather(effect)
-                        if value is None:
-                            return self._handed(effect)
-                    case Book():
-                        value = world.book(remembered(effect, self._memory))
-                    case Recall():
-                        value = self._memory.recall(effect.provider, effect.model)
-                    case Follow():
-                        value = self._memory.follow(effect.ask)
-                    case Wait():
-                        value = world.wait(effect.seconds)
-                    case Seek():
-                        value = self._waited(effect)
-                    case Keep() | Liken() | Sampled() | Consult() | Note() | Sorted():
-                        value = self._remembered(effect)
-                    case _:
+                kind = type(effect)
+                if kind is Recall:
+                    value = self._memory.recall(effect.provider, effect.model)
+                elif kind is Follow:
+                    value = self._memory.follow(effect.ask)
+                elif kind is Hold:
+                    value = world.hold(effect)
+                elif kind is Send:
+                    value = world.send(effect)
+                elif kind is Gather:
+                    value = world.gather(effect)
+                    if value is None:
                         return self._handed(effect)
+                elif kind is Book:
+                    value = world.book(remembered(effect, self._memory))
+                elif kind is Reply:
+                    return self._handed(effect)
+                elif kind is Wait:
+                    value = world.wait(effect.seconds)
+                elif isinstance(effect, Seek):
+                    value = self._waited(effect)
+                elif isinstance(effect, Keep | Liken | Sampled | Consult | Note | Sorted):
+                    value = self._remembered(effect)
+                else:
+                    return self._handed(effect)
         except StopIteration:
             self.over = True
             return None

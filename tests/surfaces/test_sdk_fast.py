@@ -123,6 +123,58 @@ def test_it_can_be_switched_off_and_an_sdk_that_looks_different_is_left_alone(sd
     assert not sdk_fast.install() and sdk.transform is before
 
 
+parts = st.dictionaries(
+    st.sampled_from(["scheme", "host", "port", "path", "query", "fragment", "netloc", "raw_path", "username", "authority"]),
+    st.one_of(st.none(), st.text(max_size=12), st.sampled_from(["http", "/v1/chat", "::1", "a.b:81", "x=1&y=é", "80", 80, True, 1])),
+    max_size=2,
+)
+addresses = st.one_of(
+    st.text(max_size=30), st.sampled_from(["", "http://a.b:80/c?d#e", "https://ü.example/é?q=%zz", "/v1/../x", "http://[::1]:8/", "http://a\nb"])
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(addresses, parts)
+def test_a_url_that_is_remembered_is_what_the_library_finds_in_it(url: str, more: dict[str, Any]) -> None:
+    """The first time and again, and the same faults."""
+    parser: Any = importlib.import_module("httpx2._urlparse")
+    urls: Any = importlib.import_module("httpx2._urls")
+    before = parser.urlparse, urls.urlparse
+    whole = getattr(before[0], "__wrapped__", before[0])
+    parser.urlparse = urls.urlparse = whole
+    try:
+        expected = _outcome(whole, url, more)
+        assert sdk_fast.remember_urls("httpx2") and parser.urlparse is urls.urlparse is not whole
+        assert sdk_fast.remember_urls("httpx2")  # once is enough
+        for _ in range(2):
+            found = _outcome(parser.urlparse, url, more)
+            assert found == expected and [type(one) for one in found] == [type(one) for one in expected]
+    finally:
+        parser.urlparse, urls.urlparse = before
+
+
+def _outcome(parse: Any, url: str, more: dict[str, Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(parse(url, **dict(more)))
+    except Exception as bad:
+        return type(bad), str(bad)
+
+
+def test_urls_are_left_alone_where_they_are_not_as_we_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched off, not loaded, or put together in another way."""
+    parser: Any = importlib.import_module("httpx2._urlparse")
+    urls: Any = importlib.import_module("httpx2._urls")
+    whole = getattr(parser.urlparse, "__wrapped__", parser.urlparse)
+    monkeypatch.setattr(parser, "urlparse", whole)
+    monkeypatch.setattr(urls, "urlparse", whole)
+    monkeypatch.setenv(sdk_fast.OFF, "0")
+    assert not sdk_fast.remember_urls("httpx2")
+    monkeypatch.delenv(sdk_fast.OFF)
+    assert not sdk_fast.remember_urls("no_such_library")
+    monkeypatch.setattr(urls, "urlparse", lambda url: whole(url))
+    assert not sdk_fast.remember_urls("httpx2") and parser.urlparse is whole
+
+
 def test_without_the_sdk_nothing_is_loaded() -> None:
     code = "import sys; from bursar.surfaces import sdk_fast; assert not sdk_fast.install(); assert 'openai' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -276,8 +276,8 @@ def test_streams_on_other_paths_are_read_if_they_speak_a_dialect_and_pass_throug
     audio = bytes(range(256)) * 100
     fed = feed("passthrough", [audio])
     assert fed.out == audio and isinstance(fed.reading.usage, Unknown)
-    assert wire.passthrough.read("/v1/audio", audio) == Asked()
-    assert wire.passthrough.read("/v1/messages/count_tokens", b'{"model":"m"}').model == ""
+    assert wire.DIALECTS["passthrough"].read("/v1/audio", audio) == Asked()
+    assert wire.DIALECTS["passthrough"].read("/v1/messages/count_tokens", b'{"model":"m"}').model == ""
 
 
 @pytest.mark.parametrize(

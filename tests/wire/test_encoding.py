@@ -68,7 +68,7 @@ def test_two_members_are_one_body_and_rubbish_is_named() -> None:
 @pytest.mark.parametrize("kind", CODED)
 def test_a_coded_stream_is_read_and_relayed_plain(kind: str) -> None:
     coding, coded = kind.split()[0], CODED[kind](CHAT)
-    reader = encoding.Decoding(wire.openai_chat.reader(Asked(), False), coding, 1 << 20)
+    reader = encoding.Decoding(wire.DIALECTS["openai_chat"].reader(Asked(), False), coding, 1 << 20)
     out = b"".join(reader.feed(coded[i : i + 7]) for i in range(0, len(coded), 7))
     reader.finish()
     assert out + reader.kept == CHAT and reader.done
@@ -76,7 +76,7 @@ def test_a_coded_stream_is_read_and_relayed_plain(kind: str) -> None:
 
 
 def test_a_stream_that_cannot_be_decoded_is_incomplete_and_says_why() -> None:
-    reader = encoding.Decoding(wire.openai_chat.reader(Asked(), False), "gzip", 1 << 20)
+    reader = encoding.Decoding(wire.DIALECTS["openai_chat"].reader(Asked(), False), "gzip", 1 << 20)
     assert reader.feed(b"plain text") == b""
     reader.finish()
     reading = reader.reading()

@@ -188,7 +188,7 @@ def test_a_stream_that_has_not_begun_can_be_ended_too(name: str) -> None:
 
 def test_an_array_stream_is_ended_as_an_array() -> None:
     for begun in (b"", b'[{"candidates":[]}', b'[{"candidates":[]}\n,\n{"candi'):
-        reader = wire.gemini_generate.reader(Asked(stream=True, model="m"), False)
+        reader = wire.DIALECTS["gemini_generate"].reader(Asked(stream=True, model="m"), False)
         out = reader.feed(begun or b"[") + reader.close_early("x")
         told = json.loads(out if begun else b"[" + out.removeprefix(b"["))
         assert told[-1]["candidates"][0]["finishReason"] == "MAX_TOKENS"

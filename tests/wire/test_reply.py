@@ -180,16 +180,16 @@ def test_one_of_several_choices_is_nobodys_reply() -> None:
     """Which of them the client takes, nobody knows."""
     answer = json.loads(whole("openai_chat", Says("a")))
     answer["choices"] *= 2
-    assert wire.openai_chat.whole(200, json.dumps(answer).encode()).reply is None
+    assert wire.DIALECTS["openai_chat"].whole(200, json.dumps(answer).encode()).reply is None
 
 
 def test_what_a_reply_hands_on_is_remembered_by_its_long_texts() -> None:
     """A task given to a sub-agent, a summary that the next history begins with."""
     task = "Find out why the parcel A-1 was not delivered on Monday."
     given = Says("", (("delegate", {"agent": "x", "tasks": [{"prompt": task}], "note": "short"}, "r", False),))
-    reply = wire.openai_chat.whole(200, whole("openai_chat", given)).reply
+    reply = wire.DIALECTS["openai_chat"].whole(200, whole("openai_chat", given)).reply
     assert reply is not None and hash(task) in reply.prompts and len(reply.prompts) == 1
     summary = "The customer asked about two parcels.\n" + "\n".join(f"Line {n} says something that is long enough to be known again" for n in range(6))
-    reply = wire.openai_chat.whole(200, whole("openai_chat", Says(summary))).reply
+    reply = wire.DIALECTS["openai_chat"].whole(200, whole("openai_chat", Says(summary))).reply
     carried = history("openai_chat", (Human(f"Here is a summary of what was said:\n<summary>\n{summary}\n</summary>\nGo on."),))
     assert reply is not None and set(long_lines(reply.text)) & set(carried.human_lines)

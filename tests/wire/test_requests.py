@@ -151,9 +151,9 @@ def test_gemini_requests_are_read_in_both_spellings() -> None:
         asked = read("gemini_generate", body, GEMINI)
         assert (asked.model, asked.stream, asked.output_cap, asked.choices) == ("gemini-3-flash", False, 5, 2)
     both = b'{"generationConfig":{},"generation_config":{"maxOutputTokens":9}}'
-    assert isinstance(wire.gemini_generate.read(GEMINI, both), Malformed)
+    assert isinstance(wire.DIALECTS["gemini_generate"].read(GEMINI, both), Malformed)
     twice = b'{"generationConfig":{"maxOutputTokens":1,"max_output_tokens":9}}'
-    assert isinstance(wire.gemini_generate.read(GEMINI, twice), Malformed)
+    assert isinstance(wire.DIALECTS["gemini_generate"].read(GEMINI, twice), Malformed)
 
 
 # --- edits ---

@@ -152,12 +152,12 @@ def test_bytes_after_the_terminal_event_are_kept_with_it() -> None:
 
 def test_gemini_keeps_back_a_finish_only_until_something_follows() -> None:
     """There is no terminal event: what names a finishReason is the last one, if nothing comes after it."""
-    reader = wire.gemini_generate.reader(Asked(), False)
+    reader = wire.DIALECTS["gemini_generate"].reader(Asked(), False)
     split = GEMINI.index(b"data:", 5)
     assert reader.feed(GEMINI[:split]) == GEMINI[:split]
     assert reader.feed(GEMINI[split:]) == b"" and not reader.done
     assert reader.feed(GEMINI[:split]) == GEMINI[split:] + GEMINI[:split]
-    assert wire.gemini_generate.whole(200, GEMINI_ARRAY).usage == wire.gemini_generate.whole(200, GEMINI).usage
+    assert wire.DIALECTS["gemini_generate"].whole(200, GEMINI_ARRAY).usage == wire.DIALECTS["gemini_generate"].whole(200, GEMINI).usage
 
 
 def test_usage_objects_of_a_stream_are_merged_and_never_added() -> None:

@@ -1,4 +1,5 @@
-"""One call of a wrapped client: what was asked, the try under way, and its effects performed by the client's own transport."""
+"""One call of a wrapped client: what was asked, the try under way, and its effects performed by the client's own transport, or by
+connections of our own in its place."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from ..stores.writer import LedgerFault
 from ..wire import headers as lines
 from . import context, langgraph, tool
 from .books import Books, Place
+from .direct import Came, Origin
 from .wiring import Shop
 
 T = TypeVar("T")
@@ -57,7 +59,8 @@ class Call:
 
     __slots__ = (
         "_plain", "away", "body", "books", "edges", "error", "first_us", "gathered", "held", "incoming", "inner", "journey", "kit",
-        "most", "ordered", "own", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns", "target",
+        "lines", "most", "ordered", "origin", "own", "pieces", "place", "raw", "request", "response", "sent_ns", "shop", "started_ns",
+        "target",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +69,8 @@ class Call:
     ) -> None:  # fmt: skip
         self.books, self.shop, self.place, self.kit, self.inner = books, shop, place, kit, inner
         self.request, self.incoming, self.target = request, incoming, target
+        self.lines: Any = None  # connections of our own, used in place of the transport's where it is a plain one
+        self.origin: Origin | None = None
         self.body = incoming.body
         self._plain: Headers | None = None
         self.started_ns = self.sent_ns = started_ns
@@ -97,12 +102,33 @@ class Call:
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def outgoing(self, effect: Send) -> Any:
-        """The request to send: the caller's own where nothing in it was changed. None: this provider cannot be reached."""
+    def begin(self, effect: Send) -> None:
         self.sent_ns = time.monotonic_ns()
         self.response = self.gathered = self.error = None
         self.first_us = 0
         self.own = effect.within_s > 0
+
+    def direct(self, effect: Send, request: Any) -> tuple[Origin, Any, str, bytes, Headers, bytes] | None:
+        """What goes out on a connection of our own; None where there is none. Without a `request`: what needs none to be made."""
+        if self.lines is None or self.origin is None or type(self.request.stream) is not self.kit.ByteStream:
+            return None
+        if request is not None:
+            if type(request.stream) is not self.kit.ByteStream:
+                return None
+            return origin_of(request.url), request, effect.method, request.url.raw_path, request.headers.raw, effect.body
+        request = self.request
+        if effect.provider != self.place.provider or self.own or effect.target != self.target:
+            return None
+        if not self._as_they_came(effect.headers):
+            return None
+        headers = request.headers.raw
+        if effect.body is not self.body:
+            length = b"%d" % len(effect.body)
+            headers = [(name, length) if name.lower() == b"content-length" else (name, value) for name, value in headers]
+        return self.origin, request, effect.method, self.target.encode("ascii"), headers, effect.body
+
+    def outgoing(self, effect: Send) -> Any:
+        """The request to send: the caller's own where nothing in it was changed. None: this provider cannot be reached."""
         request = self.request
         if effect.provider != self.place.provider:
             return self._elsewhere(effect)
@@ -151,7 +177,7 @@ class Call:
 
     def head(self, response: Any) -> Head:
         self.response = response
-        self.raw = raw = response.headers.raw
+        self.raw = raw = response.raw if type(response) is Came else response.headers.raw
         sent = self.sent_ns
         return Head(
             response.status_code, [(name.lower(), value) for name, value in raw], (sent - self.started_ns) // 1000, self.since(sent)
@@ -179,9 +205,7 @@ class Call:
         response = self.response
         if response is not None and answer.body is self.gathered:
             ours = [line for line in answer.headers if line[0].startswith(b"x-bursar-")]
-            response.headers = self.kit.Headers([*self.raw, *ours])
-            response.stream = self.kit.ByteStream(answer.body)
-            return response
+            return self.given([*self.raw, *ours], self.kit.ByteStream(answer.body))
         if self.error is not None and answer.status in (502, 504):
             raise self.error
         return refusal(self.kit, answer)
@@ -200,8 +224,18 @@ class Call:
         else:
             drop.clear()
             reader = self.edges
-        response.headers = self.kit.Headers([*[line for line in self.raw if line[0].lower() not in drop], *ours])
-        response.stream = body_class(self, reader, response.stream, self.pieces)
+        headers = [*[line for line in self.raw if line[0].lower() not in drop], *ours]
+        return self.given(headers, body_class(self, reader, response.stream, self.pieces))
+
+    def given(self, headers: Headers, stream: Any) -> Any:
+        """The provider's response as the client's own library has it, with these in it."""
+        response = self.response
+        if type(response) is Came:
+            made = self.kit.Response(response.status_code, headers=headers, stream=stream, extensions=response.extensions)
+            if all([value.isascii() for _, value in headers]):
+                made.headers.encoding = "ascii"  # what it would find out by decoding each of them
+            return made
+        response.headers, response.stream = self.kit.Headers(headers), stream
         return response
 
     def left(self) -> None:
@@ -257,12 +291,18 @@ class SyncCall(Call):
         return short
 
     def send(self, effect: Send) -> Head | Fault:
-        request = self.outgoing(effect)
-        if request is None:
-            return self.no_door(effect)
+        self.begin(effect)
+        asked, request = self.direct(effect, None), None
+        if asked is None:
+            request = self.outgoing(effect)
+            if request is None:
+                return self.no_door(effect)
+            asked = self.direct(effect, request)
         self.away = True
         try:
-            response = self.inner.handle_request(request)
+            response = self.lines.send(*asked) if asked is not None else None
+            if response is None:
+                response = self.inner.handle_request(request or self.outgoing(effect))
         except self.kit.TransportError as error:
             self.away = False
             fault = self.fault(error)
@@ -325,12 +365,18 @@ class AsyncCall(Call):
         return short
 
     async def send(self, effect: Send) -> Head | Fault:
-        request = self.outgoing(effect)
-        if request is None:
-            return self.no_door(effect)
+        self.begin(effect)
+        asked, request = self.direct(effect, None), None
+        if asked is None:
+            request = self.outgoing(effect)
+            if request is None:
+                return self.no_door(effect)
+            asked = self.direct(effect, request)
         self.away = True
         try:
-            response = await self.inner.handle_async_request(request)
+            response = await self.lines.send(*asked) if asked is not None and running_loop() else None
+            if response is None:
+                response = await self.inner.handle_async_request(request or self.outgoing(effect))
         except self.kit.TransportError as error:
             self.away = False
             fault = self.fault(error)
@@ -381,6 +427,11 @@ class AsyncCall(Call):
 
         await anyio.sleep(seconds)
         return True
+
+
+def origin_of(url: Any) -> Origin:
+    secure = url.scheme == "https"
+    return Origin(secure, url.raw_host.decode("ascii"), url.port or (443 if secure else 80))
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -227,6 +227,7 @@ class Gateway:
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
         """Listen; returns the port."""
+        wire.load()
         self._loop = asyncio.get_running_loop()
         server = self.shop.policy.server
         limits = ServerLimits(body_bytes=server.body_max, connections=server.connections_max)

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, cast
-
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+from typing import Any, Protocol, cast
 
 from .http_common import Headers, Sweep
+from .http_framing import FaultKind, Framing
 from .http_origin import Origin, Timeouts
-
-FaultKind = Literal[
-    "connect", "connect_timeout", "tls", "dns", "reset", "headers_timeout", "idle_timeout", "total_timeout", "write_timeout",
-    "protocol", "too_large", "pool_full",
-]  # fmt: skip
 
 # Body bytes that wait for a reader before the provider is not read any more. One read of uvloop's is up to 256 KiB, so
 # this and one such read bound what a stalled client costs.
@@ -161,14 +155,6 @@ class UpstreamResponse:
         raise fault
 
 
-class _Garbled(Exception):
-    """Raised in a parser callback: the response breaks the framing's rules, or our bounds."""
-
-    def __init__(self, kind: FaultKind, detail: str) -> None:
-        super().__init__(detail)
-        self.kind: FaultKind = kind
-
-
 class Lines(Protocol):
     """Whose connections they are. `place` is the owner's own, given back as it was given."""
 
@@ -179,25 +165,17 @@ class Lines(Protocol):
     def gone(self, line: Line, place: Any) -> None: ...
 
 
-class Line(asyncio.Protocol):
+class Line(Framing, asyncio.Protocol):
     """One connection. Carries one request at a time; `response` is None between them."""
 
-    __slots__ = (
-        "_by_eof", "_clean", "_header_bytes", "_headers", "_interim", "_parser", "_place", "_pool", "_quiet", "_sweep", "began",
-        "loop", "paused", "response", "since", "transport", "unsent", "usable",
-    )  # fmt: skip
+    __slots__ = ("_place", "_pool", "_sweep", "began", "loop", "paused", "since", "transport", "unsent")
+    response: UpstreamResponse | None
 
     def __init__(self, pool: Lines, place: Any, header_bytes: int) -> None:
+        Framing.__init__(self, header_bytes)
         self._pool = pool
         self._place = place
-        self._header_bytes = header_bytes
-        self._parser = HttpResponseParser(self)
-        self._headers: Headers = []
-        self._interim = self._by_eof = self._clean = False
-        self._quiet = 0  # bytes since the last body byte: headers, chunk extensions, trailers
-        self.usable = True
         self.paused = False
-        self.response: UpstreamResponse | None = None
         assert pool.sweep is not None
         self._sweep = pool.sweep
         self.began = self.since = self._sweep.now  # last sign of life, or of progress in sending
@@ -210,11 +188,9 @@ class Line(asyncio.Protocol):
         self._pool.opened(self, self._place)
 
     def begin(self, response: UpstreamResponse) -> None:
-        self.response = response
+        self.await_response(response)
         self.began = self.since = self._sweep.now
         self.unsent = 0
-        self._quiet = 0
-        self._clean = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
@@ -243,21 +219,10 @@ class Line(asyncio.Protocol):
             self.transport.abort()
             return
         self.since = self._sweep.now
-        self._quiet += len(data)
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            self._garbled("protocol", "the provider switched protocols unasked")
-        except HttpParserCallbackError as wrapped:
-            found = wrapped.__context__
-            if not isinstance(found, _Garbled):
-                raise (found or wrapped) from None  # our own bug, not the provider's
-            self._garbled(found.kind, str(found))
-        except HttpParserError as error:
-            self._garbled("protocol", f"not a well-formed HTTP/1.1 response: {error}")
-        else:
-            if self._quiet > self._header_bytes and not response.complete:
-                self._garbled("too_large", f"more than {self._header_bytes} bytes of headers, chunk extensions or trailers")
+        garbled = self.feed(response, data)
+        if garbled is not None:
+            self._clean = False
+            self.break_off(UpstreamFault(garbled.kind, str(garbled), True))
         if response.complete:
             self._let_go()
         if response.fault is None:  # who is told of a fault is told where it is found
@@ -276,10 +241,6 @@ class Line(asyncio.Protocol):
         else:
             self.usable = False
             transport.abort()
-
-    def _garbled(self, kind: FaultKind, detail: str) -> None:
-        self._clean = False
-        self.break_off(UpstreamFault(kind, detail, True))
 
     def break_off(self, fault: UpstreamFault) -> None:
         self.usable = False
@@ -322,74 +283,6 @@ class Line(asyncio.Protocol):
         elif unsent:
             self.unsent = unsent
             self.since = self._sweep.now
-
-    # -- llhttp's callbacks --------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        # A second message without a second request: what follows on this connection is not to be trusted.
-        self._clean = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come here too, into a list that is thrown away.
-        self._headers.append((name.lower(), value.rstrip()))
-
-    def on_headers_complete(self) -> None:
-        headers, self._headers = self._headers, []
-        response = self.response
-        if response is None or response.started:
-            return
-        parser = self._parser
-        status = parser.get_status_code()
-        if status < 200:
-            self._interim = True
-            return
-        index = dict(headers)
-        if self._quiet > self._header_bytes and sum(len(n) + len(v) + 4 for n, v in headers) > self._header_bytes:
-            raise _Garbled("too_large", f"the response's headers are over {self._header_bytes} bytes")
-        length = index.get(b"content-length")
-        coding = index.get(b"transfer-encoding")
-        if coding is not None and (
-            length is not None
-            or coding.lower() != b"chunked"
-            or parser.get_http_version() != "1.1"
-            or (len(index) != len(headers) and sum(name == b"transfer-encoding" for name, _ in headers) > 1)
-        ):
-            raise _Garbled("protocol", "the response's length is ambiguous")
-        ends_here = response.bodyless
-        if length is not None:
-            response.content_length = int(length)
-        if status == 204 or status == 304:
-            # llhttp believes the length of a 304, and of HEAD's response (it was not told who asked), and would wait for
-            # a body. Both are rare: the response ends here, and the connection is given up.
-            ends_here = ends_here or length is not None or coding is not None
-            response.bodyless = True
-        elif coding is None and length is None and not ends_here:
-            self._by_eof = True
-        response.status = status
-        response.headers = headers
-        response.started = True
-        self._quiet = 0
-        if ends_here:
-            self.usable = False
-            response.finish()
-        else:
-            response.wake()
-
-    def on_body(self, data: bytes) -> None:
-        self._quiet = 0
-        response = self.response
-        if response is not None and not response.complete:
-            response.put(data)
-
-    def on_message_complete(self) -> None:
-        if self._interim:
-            self._interim = False
-            return
-        response = self.response
-        if response is None or response.complete:
-            return
-        self._clean = self._parser.should_keep_alive()
-        response.finish()
 
 
 def _why(exc: Exception | None) -> str:

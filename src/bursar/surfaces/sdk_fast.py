@@ -1,6 +1,6 @@
 """A wrapped OpenAI client costs less CPU than a bare one: its SDK looks at every value of a request for fields to rename or reformat,
 ten milliseconds for a long conversation. Where a request's type has none of those and its values are plain JSON already, the
-answer is known beforehand: the request itself."""
+answer is known beforehand: the request itself. And httpx takes the same URL apart three times for each request: that is remembered."""
 
 from __future__ import annotations
 
@@ -40,6 +40,34 @@ def install() -> bool:
 
     module.transform, module.async_transform = transform, async_transform  # pyright: ignore[reportAttributeAccessIssue]
     _done.add(id(module))
+    return True
+
+
+URL_MAX = 512  # characters of a URL that is remembered
+URLS = 128
+
+
+def remember_urls(library: str) -> bool:
+    """Let httpx or httpx2 remember what it found in a URL: the same few come with every call, and what is found cannot be changed."""
+    parser, urls = sys.modules.get(f"{library}._urlparse"), sys.modules.get(f"{library}._urls")
+    if parser is None or urls is None or os.environ.get(OFF) == "0":
+        return False
+    whole: Any = getattr(parser, "urlparse", None)
+    if hasattr(whole, "__wrapped__"):
+        return True
+    found = getattr(parser, "ParseResult", object)
+    if whole is None or getattr(urls, "urlparse", None) is not whole or not issubclass(found, tuple):
+        return False
+    kept = functools.lru_cache(maxsize=URLS, typed=True)(whole)
+
+    @functools.wraps(whole)
+    def urlparse(url: str = "", **parts: Any) -> Any:
+        query = parts.get("query")
+        if len(url) > URL_MAX or (type(query) is str and len(query) > URL_MAX):
+            return whole(url, **parts)
+        return kept(url, **parts)
+
+    parser.urlparse = urls.urlparse = urlparse  # pyright: ignore[reportAttributeAccessIssue]
     return True
 
 

@@ -14,8 +14,9 @@ from .. import drive
 from ..domain.call import Answer, Ended, Fault, Incoming
 from ..drive import BROKEN
 from ..effects import Finish, Gather, Relay, Reply
-from .books import Books, plain_resolve
-from .calls import EDGE, AsyncCall, Call, SyncCall, refusal, running_loop
+from .books import ORIGINS_MAX, Books, plain_resolve
+from .calls import EDGE, AsyncCall, Call, SyncCall, origin_of, refusal, running_loop
+from .direct import Origin, Plain
 
 BODY_MAX = 20 << 20  # bytes of a request body read into memory when the client streams it; a longer upload passes unread
 
@@ -28,8 +29,37 @@ class Kit:
             module.Request, module.Response, module.Headers, module.ByteStream,
         )  # fmt: skip
         self.Client, self.AsyncClient, self.TransportError = module.Client, module.AsyncClient, module.TransportError
+        self.ConnectTimeout, self.ReadTimeout, self.WriteTimeout, self.PoolTimeout = (
+            module.ConnectTimeout, module.ReadTimeout, module.WriteTimeout, module.PoolTimeout,
+        )  # fmt: skip
+        self.ConnectError, self.ReadError, self.RemoteProtocolError = module.ConnectError, module.ReadError, module.RemoteProtocolError
+        self._module = module
+        self.Coming: Any = None  # made when they are wanted, with the rooms they are in
+        self.AsyncComing: Any = None
         self.Body = type("Body", (SyncBody, module.SyncByteStream), {})
         self.AsyncBody = type("AsyncBody", (AsyncBody, module.AsyncByteStream), {})
+
+    def lines(self, inner: Any) -> Any:
+        """Connections of our own in place of a sync client's transport; None where it must be that."""
+        plain = Plain(inner, self._module.__name__, "HTTPTransport", "ConnectionPool", "handle_request")
+        if plain.terms is None:
+            return None
+        from . import direct_sync
+
+        if self.Coming is None:
+            self.Coming = type("Coming", (direct_sync.Coming, self._module.SyncByteStream), {})
+        return direct_sync.Lines(plain, plain.terms, self)
+
+    def async_lines(self, inner: Any) -> Any:
+        """The same for an async client."""
+        plain = Plain(inner, self._module.__name__, "AsyncHTTPTransport", "AsyncConnectionPool", "handle_async_request")
+        if plain.terms is None:
+            return None
+        from . import direct_async
+
+        if self.AsyncComing is None:
+            self.AsyncComing = type("AsyncComing", (direct_async.AsyncComing, self._module.AsyncByteStream), {})
+        return direct_async.Lines(plain, plain.terms, self)
 
 
 _kits: dict[str, Kit] = {}
@@ -195,11 +225,12 @@ def _origin(url: Any) -> str:
 
 
 class Wrapped:
-    """What both transports share: the transport inside, and how a call begins."""
+    """What both transports share: the transport inside, the connections used in its place, and how a call begins."""
 
-    def __init__(self, inner: Any, books: Books, kit: Kit, only_known: bool) -> None:
-        self._inner, self._books, self._kit, self._only_known = inner, books, kit, only_known
+    def __init__(self, inner: Any, books: Books, kit: Kit, only_known: bool, lines: Any = None) -> None:
+        self._inner, self._books, self._kit, self._only_known, self._lines = inner, books, kit, only_known, lines
         self._gateway = os.environ.get("BURSAR_GATEWAY", "")
+        self._origins: dict[str, Origin] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -229,14 +260,24 @@ class Wrapped:
         if shop is None:
             return self._books.closed(request.method, path)
         started_ns = time.monotonic_ns()  # opening the books, once, is not what a call costs
-        place = self._books.place(shop, _origin(url), url, request.method, path)
+        origin = _origin(url)
+        place = self._books.place(shop, origin, url, request.method, path)
         shop.watch.look(place.desk)
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         body = request.read() if isinstance(request.stream, self._kit.ByteStream) else b""
         incoming = Incoming(
             uuid_utils.uuid7().hex, shop.clock_us(), request.method, path, query, headers, body, place.provider
         )
-        return call_class(self._books, shop, place, self._kit, self._inner, request, incoming, target, started_ns)
+        call = call_class(self._books, shop, place, self._kit, self._inner, request, incoming, target, started_ns)
+        if self._lines is not None:
+            call.lines, call.origin = self._lines, self._origins.get(origin) or self._look_at(origin, url)
+        return call
+
+    def _look_at(self, origin: str, url: Any) -> Origin:
+        if len(self._origins) >= ORIGINS_MAX:
+            self._origins.clear()
+        found = self._origins[origin] = origin_of(url)
+        return found
 
     def _untold(self, call: object) -> None:
         """The row of a call that we could not even begin to read."""
@@ -253,9 +294,9 @@ class Wrapped:
         )
         if call.error is not None:
             raise call.error
-        if response is not None and call.gathered is not None:
-            response.stream = self._kit.ByteStream(call.gathered)
-        return response
+        if response is None:
+            return None
+        return call.given(call.raw, response.stream if call.gathered is None else self._kit.ByteStream(call.gathered))
 
 
 class Transport(Wrapped):
@@ -288,9 +329,13 @@ class Transport(Wrapped):
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if self._lines is not None:
+            self._lines.close()
         self._inner.__exit__(*error)
 
     def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
         self._inner.close()
 
 
@@ -326,7 +371,11 @@ class AsyncTransport(Wrapped):
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        if self._lines is not None:
+            self._lines.close()
         await self._inner.__aexit__(*error)
 
     async def aclose(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
         await self._inner.aclose()

@@ -44,6 +44,8 @@ def wrap(client: Client, *, config: Path | None = None, ledger: Path | None = No
     for http in found:
         _take(http, kept)
     sdk_fast.install()
+    for library in ("httpx", "httpx2"):
+        sdk_fast.remember_urls(library)
     return client
 
 
@@ -82,7 +84,9 @@ def _made(client_class: Any, kept: Books, **arguments: Any) -> Any:
 def _around(http: Any, inner: Any, kept: Books, kit: Kit, only_known: bool = False) -> Any:
     if isinstance(inner, Wrapped):
         return inner
-    return (AsyncTransport if isinstance(http, kit.AsyncClient) else Transport)(inner, kept, kit, only_known)
+    if isinstance(http, kit.AsyncClient):
+        return AsyncTransport(inner, kept, kit, only_known, None if only_known else kit.async_lines(inner))
+    return Transport(inner, kept, kit, only_known, None if only_known else kit.lines(inner))
 
 
 class Instrumented:

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 
-from .anthropic_messages import anthropic_messages
 from .dialect import Dialect, Reader, Route
-from .gemini_generate import gemini_generate
-from .openai_chat import openai_chat
-from .openai_embeddings import openai_embeddings
-from .openai_responses import openai_responses
-from .passthrough import passthrough
 
-DIALECTS: dict[str, Dialect] = {
-    d.name: d
-    for d in (
-        openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_generate, passthrough,
-    )
-}  # fmt: skip
+
+class _Dialects(Mapping[str, Dialect]):
+    """Each is in the module of its name, loaded when it is first spoken: a wrapped client speaks one."""
+
+    def __init__(self, *names: str) -> None:
+        self._known: dict[str, Dialect | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Dialect:
+        found = self._known[name]
+        if found is None:
+            found = self._known[name] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+DIALECTS: Mapping[str, Dialect] = _Dialects(
+    "openai_chat", "openai_responses", "openai_embeddings", "anthropic_messages", "gemini_generate", "passthrough",
+)  # fmt: skip
+
+
+def load() -> None:
+    """All of them, now: where many clients' calls would wait for one's first."""
+    tuple(DIALECTS.values())
+
 
 # Path suffixes, so that Azure's /openai/deployments/X/…, OpenRouter's /api/v1/… and Vertex's long paths are known too.
-_POSTED: tuple[tuple[str, Dialect, str], ...] = (
-    ("/chat/completions", openai_chat, "openai"),
-    ("/responses", openai_responses, "openai"),
-    ("/embeddings", openai_embeddings, "openai"),
-    ("/messages", anthropic_messages, "anthropic"),
-    (":generateContent", gemini_generate, "gemini"),
-    (":streamGenerateContent", gemini_generate, "gemini"),
+_POSTED: tuple[tuple[str, str, str], ...] = (
+    ("/chat/completions", "openai_chat", "openai"),
+    ("/responses", "openai_responses", "openai"),
+    ("/embeddings", "openai_embeddings", "openai"),
+    ("/messages", "anthropic_messages", "anthropic"),
+    (":generateContent", "gemini_generate", "gemini"),
+    (":streamGenerateContent", "gemini_generate", "gemini"),
 )
 # Which family's default provider serves a path that names no provider.
 _FAMILIES: tuple[tuple[str, str], ...] = (("/v1/messages", "anthropic"), ("/v1beta/", "gemini"), ("/v1/", "openai"))
@@ -64,10 +82,10 @@ def resolver(families: Mapping[str, str]) -> Callable[[str, str], Route]:
 
 def _spoken(method: str, path: str) -> tuple[Dialect, str]:
     if method == "POST":
-        for suffix, dialect, family in _POSTED:
+        for suffix, name, family in _POSTED:
             if path.endswith(suffix):
-                return dialect, family
-    return passthrough, ""
+                return DIALECTS[name], family
+    return DIALECTS["passthrough"], ""
 
 
 def resolve(method: str, path: str) -> Route:
@@ -77,7 +95,4 @@ def resolve(method: str, path: str) -> Route:
 
 _BUILT_IN = resolver({"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"})
 
-__all__ = [
-    "DIALECTS", "Dialect", "Reader", "Route", "anthropic_messages", "gemini_generate", "openai_chat",
-    "openai_embeddings", "openai_responses", "passthrough", "resolve", "resolver",
-]  # fmt: skip
+__all__ = ["DIALECTS", "Dialect", "Reader", "Route", "load", "resolve", "resolver"]
