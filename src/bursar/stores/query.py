@@ -91,6 +91,11 @@ def compile_query(query: Query, dialect: str = "duckdb", within: Span | None = N
     return plan._replace(values=dict(plan.values))
 
 
+def compile_lines(query: Query, dialect: str = "duckdb", within: Span | None = None) -> Plan:
+    """The plan of a question whose answer is kept as a table: in no order, and all of it."""
+    return _Compiler(query, within, ordered=False).plan(dialect)
+
+
 def compile_gather(query: Query, dialect: str = "duckdb") -> Plan:
     """The first step of a question whose measures are additive: rows added up per combination of its dimensions and of what its
     counts look at (as `of COLUMN`, with `number` and `sum MEASURE`). Questions about some of its dimensions are answered from that."""
@@ -112,8 +117,8 @@ _NAMED, _UNNAMED, _NAMED_REFUSED, _UNNAMED_REFUSED = "named", "unnamed", "named-
 
 
 class _Compiler:
-    def __init__(self, query: Query, within: Span | None = None, gathered: str = "") -> None:
-        self._query, self._within, self._gathered = query, within, gathered
+    def __init__(self, query: Query, within: Span | None = None, gathered: str = "", ordered: bool = True) -> None:
+        self._query, self._within, self._gathered, self._ordered = query, within, gathered, ordered
         self._values: dict[str, Any] = {}
         self._columns: dict[str, None] = {}
         self._apart = False  # measures are made for the second of two steps
@@ -155,10 +160,10 @@ class _Compiler:
         else:
             for number in numbers:
                 select = select.group_by(number, copy=False)
-        if query.whole and keys:
+        if query.whole and keys and self._ordered:
             at = exp.Literal.number(len(keys) + len(query.measures) + 1)
             select = select.order_by(exp.Ordered(this=at, desc=True, nulls_first=False), copy=False)
-        for term in self._order(len(keys)):
+        for term in self._order(len(keys)) if self._ordered else ():
             select = select.order_by(term, copy=False)
         if query.top:
             if not 0 < query.top <= TOP_MAX:

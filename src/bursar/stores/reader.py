@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, liter
 from .fault import OF_DISK, LedgerFault, from_error
 from .grain import DAY, Span
 from .owner import Owner, ticks_us
-from .query import Query, compile_gather, compile_query
+from .query import Plan, Query, compile_gather, compile_lines, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
 Row = dict[str, Any]
@@ -145,13 +145,21 @@ class Reader:
     def query(self, query: Query) -> list[Row]:
         """Answer a closed question. Money is Decimal, counts are int, periods ISO text; LedgerFault(code="query") says which
         name is not known."""
+        plan = self._plan(query, compile_query)
+        return self._run(plan.sql, plan.values)
+
+    def keep(self, query: Query, name: str, columns: Sequence[str]) -> None:
+        """Keep the answer of a question as a table with these columns, in no order: who asks for many lines need not read them all."""
+        plan = self._plan(query, compile_lines)
+        self._run(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} ({', '.join(map(quoted, columns))}) AS {plan.sql}", plan.values)
+
+    def _plan(self, query: Query, made: Callable[..., Plan]) -> Plan:
+        """The plan, with the views ready for it."""
         span = (query.since_us, query.until_us)
         asked = query if None not in span and span[0] >= span[1] else query._replace(since_us=None, until_us=None)  # type: ignore[operator]
-        plan = compile_query(asked)
+        plan = made(asked)
         self._view(plan.columns, *span)
-        if query.grain:
-            plan = compile_query(asked, within=self._ends(*span))
-        return self._run(plan.sql, plan.values)
+        return made(asked, within=self._ends(*span)) if query.grain else plan
 
     def gather(self, query: Query, name: str) -> None:
         """Keep the first step of a question as a table, for several questions about some of its dimensions: see `ask`."""
