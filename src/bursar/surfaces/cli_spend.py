@@ -131,7 +131,9 @@ def ask(
 @click.command()
 @click.option("--by", metavar="A,B", help="columns or labels: tenant,operation, model, label:team …")
 @click.option("--grain", type=click.Choice(GRAINS), help="a line per hour, day, week or month (UTC) as well")
-@click.option("--top", type=click.IntRange(1, 10_000), help=f"the dearest N lines, the rest summed as (other) (default: {LINES:,}; --json: all)")
+@click.option(
+    "--top", type=click.IntRange(1, 10_000), help=f"the dearest N lines, the rest summed as (other) (default: {LINES:,}; --json: all)"
+)
 @click.option("--full", "loaded", is_flag=True, help="one number per customer: its own cost and its share of what is nobody's")
 @click.option("--key", type=click.Choice(KEYS), help="how --full divides shared cost (default: the policy's, else cost)")
 @click.option("--close", metavar="MONTH", help="close a month, 2026-10: later changes are shown as its adjustments")
@@ -150,7 +152,8 @@ def spend(
         _customers(common, names, grain, top, loaded, key, close, closed, skip_damaged)
         return
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
-        found = ask(reader, names, where, period, grain=grain or "", top=top or (LINES if (names or grain) and not common.json else None))
+        most = top or (LINES if (names or grain) and not common.json else None)
+        found = ask(reader, names, where, period, grain=grain or "", top=most)
     if common.json:
         tables.document(**record(found, period))
         return

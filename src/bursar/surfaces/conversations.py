@@ -173,14 +173,15 @@ THERE = "HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0"  # what was named awa
 # Conversations with the same turns can be added up turn by turn: everything that is asked of turns is a sum over them. Their turns are
 # a number, a bit for each; a conversation with a later turn, with corrections or with credits is looked at by itself.
 BITS = 60
-PLAIN = f"max(coalesce(turn, 1)) <= {BITS} AND min(coalesce(turn, 1)) >= 1 AND NOT bool_or(attempt_kind = 'correction' OR coalesce(cost, 0) < 0)"
+PLAIN = f"""max(coalesce(turn, 1)) <= {BITS} AND min(coalesce(turn, 1)) >= 1
+            AND NOT bool_or(attempt_kind = 'correction' OR coalesce(cost, 0) < 0)"""
 THERE_BIT = f"""bit_or(CASE WHEN ("try" = 1 OR cost > 0) AND coalesce(turn, 1) BETWEEN 1 AND {BITS}
                 THEN 1::BIGINT << (coalesce(turn, 1) - 1) ELSE 0 END)"""
 
 
 def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, resolved: Sequence[str]) -> None:
-    """Tables `talks` (a line a conversation), `shapes` (one for all conversations with the same turns and the same end) and `steps` (one
-    a turn of a shape, with what was spent on what). Everything per turn of every conversation would be as many lines as there are rows."""
+    """Tables `talks` (a line a conversation), `shapes` (one for all conversations with the same turns and the same end) and `steps`
+    (one a turn of a shape, with what was spent on what). Each turn of each conversation would be as many lines as there are rows."""
     only = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
     columns = ("conversation", "turn", "tool_depth", "try_no", LABEL + OUTCOME, "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
     reader.totals(dict.fromkeys((*columns, *only.columns)), period.since, period.until)
@@ -195,7 +196,8 @@ def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, re
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE talks AS
             SELECT * EXCLUDE (alike, mask),
-                   CASE WHEN alike THEN mask * 4 + (outcome <> '')::BIGINT * 2 + resolved::BIGINT ELSE -row_number() OVER () END AS shape
+                   CASE WHEN alike THEN mask * 4 + (outcome <> '')::BIGINT * 2 + resolved::BIGINT
+                        ELSE -row_number() OVER () END AS shape
             FROM (SELECT *, list_contains(${RESOLVED_AS}::VARCHAR[], outcome) AS resolved FROM (
                 SELECT conversation, {", ".join(who)}, max(coalesce(turn, 1)) AS turns, max(coalesce(tool_depth, 0)) AS depth, {CALLS},
                        sum({READ} + {WRITTEN}) AS tokens, coalesce(sum(cost), 0) AS cost, epoch_us(min(ts)) AS first_us,
@@ -212,7 +214,8 @@ def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, re
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE steps AS
             SELECT shape, {TURN} AS turn, {sums}, {CALLS}
-            FROM (SELECT * FROM calls WHERE ({only.sql}) AND conversation <> '') JOIN (SELECT conversation, shape FROM talks) USING (conversation)
+            FROM (SELECT * FROM calls WHERE ({only.sql}) AND conversation <> '')
+                 JOIN (SELECT conversation, shape FROM talks) USING (conversation)
             GROUP BY shape, {TURN} {THERE}""",
         only.values,
     )
