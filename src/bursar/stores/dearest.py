@@ -33,24 +33,24 @@ def dearest(reader: Reader, query: Query, top: int, before: tuple[int | None, in
     not in this one is one too: what stopped costing is news. All measures are sums and counts."""
     keys = [f"k{n}" for n in range(len(query.by) + bool(query.grain))]
     sums = [f"m{n}" for n in range(len(query.measures))]
-    ask = query._replace(top=0)
-    reader.keep(ask, "lines", (*keys, *sums))
+    ask = query._replace(top=0, whole=True)
+    reader.keep(ask, "lines", (*keys, *sums, "whole"))
     names = [f"coalesce(CAST({key} AS VARCHAR), '')" for key in keys]
     named = ", ".join(f"{name} AS {key}" for name, key in zip(names, keys))
     every, table = list(sums), "lines"
     if before is not None:
-        reader.keep(ask._replace(since_us=before[0], until_us=before[1]), "lines_before", (*keys, *sums))
+        reader.keep(ask._replace(since_us=before[0], until_us=before[1]), "lines_before", (*keys, *sums, "whole"))
         was = [f"w{one}" for one in sums]
-        both = f"""SELECT {named}, {", ".join(sums)} FROM lines UNION ALL BY NAME
-                   SELECT {named}, {", ".join(map(" AS ".join, zip(sums, was)))} FROM lines_before"""
+        both = f"""SELECT {named}, whole, {", ".join(sums)} FROM lines UNION ALL BY NAME
+                   SELECT {named}, whole, {", ".join(map(" AS ".join, zip(sums, was)))} FROM lines_before"""
         every, table = [*sums, *was], "lines_both"
         added = ", ".join(f"sum({one}) AS {one}" for one in every)
-        reader.duck.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {', '.join(keys)}, {added} FROM ({both}) GROUP BY ALL")
+        told = ", ".join([*keys, "whole", added])
+        reader.duck.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {told} FROM ({both}) GROUP BY ALL")
     order = ", ".join([*[f"coalesce({sums[n]}, 0) DESC" for n in (0, 2)[: len(sums)]], *names])
-    picked = f"SELECT rowid AS n FROM {table} ORDER BY {order} LIMIT {int(top)}"
+    picked = f"SELECT rowid AS n FROM {table} WHERE whole = 0 ORDER BY {order} LIMIT {int(top)}"
     reader.duck.execute(f"CREATE OR REPLACE TEMP TABLE lines_shown AS {picked}")
     told = ", ".join([*names, *every])
-    spans = [(query.since_us, query.until_us), *([] if before is None else [before])]
 
     def made(values: Sequence[Any]) -> Line:
         at = len(keys), len(keys) + len(sums)
@@ -59,11 +59,7 @@ def dearest(reader: Reader, query: Query, top: int, before: tuple[int | None, in
     shown = reader.duck.execute(f"SELECT {told} FROM {table} JOIN lines_shown ON {table}.rowid = n ORDER BY {order}").fetchall()
     empty, added = ", ".join("''" for _ in keys), ", ".join(f"sum({one})" for one in every)
     others, *rest = reader.duck.execute(
-        f"SELECT count(*), {empty}, {added} FROM {table} WHERE rowid NOT IN (SELECT n FROM lines_shown)"
+        f"SELECT count(*), {empty}, {added} FROM {table} WHERE whole = 0 AND rowid NOT IN (SELECT n FROM lines_shown)"
     ).fetchall()[0]
-    return Dearest([made(row) for row in shown], made(rest), others, Line((), *[_total(reader, query, span) for span in spans]))
-
-
-def _total(reader: Reader, query: Query, span: tuple[int | None, int | None]) -> Amounts:
-    (row,) = reader.query(query._replace(by=(), grain="", since_us=span[0], until_us=span[1]))
-    return tuple([row[name] for name in query.measures])
+    (total,) = reader.duck.execute(f"SELECT {empty}, {', '.join(every)} FROM {table} WHERE whole = 1").fetchall()
+    return Dearest([made(row) for row in shown], made(rest), others, made(total))

@@ -169,8 +169,8 @@ class _Compiler:
         if ADDITIVE.issuperset(query.measures):
             # What is only added up is added up per combination of the columns that counts look at, which are few: the
             # conditions of the counts are then judged on those and not on every row.
-            self._coded = not self._gathered and not self._of_sums
-            select, keys = self._twice(source, keys, grouped=not self._gathered and not self._of_sums)
+            self._coded = not self._gathered
+            select, keys = self._twice(source, keys, grouped=self._coded)
         else:
             measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
             select = source.select(*measures, copy=False)
@@ -225,9 +225,8 @@ class _Compiler:
             columns = kinds | {name: column for name, column in columns.items() if not name.startswith("of ")}
         for name, column in columns.items():
             given = exp.column(name, quoted=True) if self._gathered else column
-            if self._of_sums and not name.startswith("of "):
-                added = exp.column(name, quoted=True)  # rows that are sums already: to add up what is asked for, one step is enough
-                given = exp.Sum(this=added) if grouped else added
+            if self._of_sums and name != "kinds" and not name.startswith("of "):
+                given = exp.Sum(this=exp.column(name, quoted=True))
             source = source.select(exp.alias_(given, exp.to_identifier(name, quoted=True)), copy=False)
         looked_at = min(len(self._looked_at), 1) if self._coded else len(self._looked_at)
         for number in range(1, len(keys) + looked_at + 1 if grouped else 0):

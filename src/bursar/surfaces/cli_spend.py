@@ -121,7 +121,7 @@ def ask(
     if names or grain:
         made = [statement(reader, names, where, period, grain=grain, top=top)]
     else:
-        now, before = drivers.look(reader, where, period)
+        now, before = drivers.look(reader, where, period, top)
         said = drivers.tell(now, before, top)
         made = [part(name, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
     origin = provenance.parts(reader, where, period)

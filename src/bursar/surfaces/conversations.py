@@ -173,8 +173,7 @@ THERE = "HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0"  # what was named awa
 # Conversations with the same turns can be added up turn by turn: everything that is asked of turns is a sum over them. Their turns are
 # a number, a bit for each; a conversation with a later turn, with corrections or with credits is looked at by itself.
 BITS = 60
-PLAIN = f"""max(coalesce(turn, 1)) <= {BITS} AND min(coalesce(turn, 1)) >= 1
-            AND NOT bool_or(attempt_kind = 'correction' OR coalesce(cost, 0) < 0)"""
+PLAIN = f"max(coalesce(turn, 1)) <= {BITS} AND min(coalesce(turn, 1)) >= 1 AND coalesce(min(cost), 0) >= 0"
 THERE_BIT = f"""bit_or(CASE WHEN ("try" = 1 OR cost > 0) AND coalesce(turn, 1) BETWEEN 1 AND {BITS}
                 THEN 1::BIGINT << (coalesce(turn, 1) - 1) ELSE 0 END)"""
 
@@ -186,22 +185,28 @@ def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, re
     columns = ("conversation", "turn", "tool_depth", "try_no", LABEL + OUTCOME, "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
     reader.totals(dict.fromkeys((*columns, *only.columns)), period.since, period.until)
     said = label_column(OUTCOME)
-    judged = reader.duck.execute(f"SELECT 1 FROM calls WHERE ({only.sql}) AND {said} <> '' LIMIT 1", only.values).fetchall()
+    judged, corrected = [
+        reader.duck.execute(f"SELECT 1 FROM calls WHERE ({only.sql}) AND {there} LIMIT 1", only.values).fetchall()
+        for there in (f"{said} <> ''", "attempt_kind = 'correction'")
+    ]
     outcome = "''"
     if judged:
         # A row named afterwards stands at the time of the one it names, and says more.
         at = "epoch_us(ts) * 2 + starts_with(flags, 'named')::BIGINT"
         outcome = f"coalesce(arg_max({said}, {at}) FILTER ({said} <> '' AND NOT starts_with(flags, 'unnamed')), '')"
-    who = [f"coalesce(max({name}) FILTER (starts_with(flags, 'named')), any_value({name})) AS {name}" for name in WHO]
+    who, calls, alike = [f"any_value({name}) AS {name}" for name in WHO], 'count(*) FILTER ("try" = 1) AS calls', PLAIN
+    if corrected:
+        who = [f"coalesce(max({name}) FILTER (starts_with(flags, 'named')), any_value({name})) AS {name}" for name in WHO]
+        calls, alike = CALLS, f"{PLAIN} AND NOT bool_or(attempt_kind = 'correction')"
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE talks AS
             SELECT * EXCLUDE (alike, mask),
                    CASE WHEN alike THEN mask * 4 + (outcome <> '')::BIGINT * 2 + resolved::BIGINT
                         ELSE -row_number() OVER () END AS shape
             FROM (SELECT *, list_contains(${RESOLVED_AS}::VARCHAR[], outcome) AS resolved FROM (
-                SELECT conversation, {", ".join(who)}, max(coalesce(turn, 1)) AS turns, max(coalesce(tool_depth, 0)) AS depth, {CALLS},
+                SELECT conversation, {", ".join(who)}, max(coalesce(turn, 1)) AS turns, max(coalesce(tool_depth, 0)) AS depth, {calls},
                        sum({READ} + {WRITTEN}) AS tokens, coalesce(sum(cost), 0) AS cost, epoch_us(min(ts)) AS first_us,
-                       epoch_us(max(ts)) AS last_us, {outcome} AS outcome, {PLAIN} AS alike, {THERE_BIT} AS mask
+                       epoch_us(max(ts)) AS last_us, {outcome} AS outcome, {alike} AS alike, {THERE_BIT} AS mask
                 FROM calls WHERE {only.sql} GROUP BY conversation {THERE}))""",
         {**only.values, RESOLVED_AS: list(resolved)},
     )
@@ -213,7 +218,7 @@ def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, re
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in ("cost", *SPLIT, "cost_output"))
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE steps AS
-            SELECT shape, {TURN} AS turn, {sums}, {CALLS}
+            SELECT shape, {TURN} AS turn, {sums}, {calls}
             FROM (SELECT * FROM calls WHERE ({only.sql}) AND conversation <> '')
                  JOIN (SELECT conversation, shape FROM talks) USING (conversation)
             GROUP BY shape, {TURN} {THERE}""",

@@ -18,6 +18,8 @@ PARTS = 2  # of everything else that are named
 COMBINATIONS = 2_000  # that are looked at whole
 DEAR = 20  # a conversation is dear with a twentieth of the bill
 TALKS = 3  # so many of them are looked at
+MANY = "tenant"  # of which there may be thousands …
+FEW = 50  # … and so many are told apart in combinations
 BARE = tuple(name for name in ORDER if name != "conversation" and not name.startswith(LABEL))
 # Free labels that say more of one purpose's rows.
 OF_PURPOSE = {"label:suite": "eval", "label:corpus": "embedding"}
@@ -52,8 +54,16 @@ class Answer(NamedTuple):
 class Looked:
     """One look at a period: what each combination of `dims` cost, and all of it. What is kept of it in the reader answers more."""
 
-    def __init__(self, reader: Reader, name: str, ask: Query) -> None:
+    def __init__(self, reader: Reader, name: str, ask: Query, most: int | None, earlier: Looked | None = None) -> None:
+        """`most`: so many lines may be asked for. `earlier`: a look whose lines are wanted of this period too."""
         self._reader, self._name = reader, name
+        self._by: dict[str, list[tuple[tuple[str | None], Sum]]] = {}
+        # Customers are many: the others are told apart only in the sums of each.
+        reader.keep(ask._replace(by=(MANY,), keep=()), f"{name}_each", (MANY, *ask.measures))
+        self._by[MANY] = self._each(f"{name}_each", MANY)
+        self.few = earlier.few if earlier is not None else self._dearest(max(FEW, (most or MOST) + PARTS))
+        if self.few is not None:
+            ask = ask._replace(keep=(*ask.keep, (MANY, self.few)))
         reader.keep(ask, name, (*ask.by, *ask.measures))
         # Whether rows of its purpose carry the label: who has one of that name for something else does not mean this.
         said = ", ".join(f"coalesce(bool_or(purpose = '{of}' AND {quoted(label)} <> ''), false)" for label, of in OF_PURPOSE.items())
@@ -61,7 +71,6 @@ class Looked:
         silent = {label for label, heard in zip(OF_PURPOSE, amounts) if not heard}
         self.dims = tuple([one for one in ask.by if one not in silent])
         self.total = _sum(amounts[len(OF_PURPOSE) :])
-        self._by: dict[str, list[tuple[tuple[str | None], Sum]]] = {}
 
     def cells(self, most: int | None) -> list[Cell]:
         """What each combination cost. Where they are too many, only those values of a dimension are told apart that can be a line,
@@ -70,19 +79,30 @@ class Looked:
         if self._combinations > COMBINATIONS:
             least, first = LEAST[1] // LEAST[0], (most or MOST) + PARTS
             for name in [one for one in self.dims if one != "conversation"]:
-                found = self.by(name)
-                if len(found) > first:
-                    tops = sorted(found, key=lambda one: (-one[1].cost, one[0][0] or ""))[: max(first, least) + 1]
-                    keep[name] = [
-                        value or "" for n, ((value,), its) in enumerate(tops) if n < first or its.cost * least >= self.total.cost
-                    ]
+                tops = self._ranked(name)
+                if len(tops) > first:
+                    some = enumerate(tops[: max(first, least) + 1])
+                    keep[name] = [value for n, (value, cost) in some if n < first or cost * least >= self.total.cost]
         return [Cell(tuple(values), _pico(cost)) for *values, cost in self._added(self.dims, "sum(cost)", keep)]
 
     def by(self, name: str) -> list[tuple[tuple[str | None], Sum]]:
         """Per value of one dimension but the conversation; None: nobody said."""
         if name not in self._by:
-            self._by[name] = [((value or None,), _sum(amounts)) for value, *amounts in self._added((name,), SUMS, {})]
+            self._by[name] = self._each(self._name, name)
         return self._by[name]
+
+    def _each(self, table: str, name: str) -> list[tuple[tuple[str | None], Sum]]:
+        rows = self._reader.duck.execute(f"SELECT {quoted(name)}, {SUMS} FROM {table} GROUP BY 1").fetchall()
+        return [((value or None,), _sum(amounts)) for value, *amounts in rows]
+
+    def _ranked(self, name: str) -> list[tuple[str, int]]:
+        """The values of a dimension with what they cost, dearest first."""
+        return sorted(((value or "", its.cost) for (value,), its in self.by(name)), key=lambda one: (-one[1], one[0]))
+
+    def _dearest(self, most: int) -> tuple[str, ...] | None:
+        """So many customers; None: there are no more."""
+        ranked = self._ranked(MANY)
+        return tuple([value for value, _ in ranked[:most]]) if len(ranked) > most else None
 
     def lines(self, found: Sequence[Driver]) -> list[Sum]:
         """What each line came to, everything else last. They are the total, or DoesNotFoot."""
@@ -108,9 +128,11 @@ class Looked:
         return self._reader.duck.execute(f"SELECT {', '.join([*keys, sums])} FROM {self._name}{grouped}", bound).fetchall()
 
 
-def look(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> tuple[Looked, Looked | None]:
-    """The period, and the one before it where there is one: all dimensions at once, of conversations the dearest alone. Good as long
-    as the reader is open."""
+def look(
+    reader: Reader, where: tuple[Filter, ...], period: periods.Period, most: int | None = None
+) -> tuple[Looked, Looked | None]:  # fmt: skip
+    """The period, and the one before it where there is one: all dimensions at once, of conversations the dearest alone. Good for
+    `most` lines, as long as the reader is open."""
     span = (period.since, period.until)
     threaded = (*where, Filter("conversation", ("",), True))
     talks = reader.query(Query(("cost",), ("conversation",), threaded, *span, top=TALKS, whole=True))
@@ -118,10 +140,10 @@ def look(reader: Reader, where: tuple[Filter, ...], period: periods.Period) -> t
     dear = tuple(row["conversation"] for row in talks[1:] if _pico(row["cost"]) * DEAR >= whole)
     apart = ("conversation",) if dear else ()  # without it, no row need be read
     ask = Query(MEASURES, (*apart, *BARE, *OF_PURPOSE), where, *span, keep=(("conversation", dear),) if dear else ())
-    now = Looked(reader, "spent", ask)
+    now = Looked(reader, "spent", ask, most)
     if period.before is None:
         return now, None
-    return now, Looked(reader, "spent_before", ask._replace(since_us=period.before[0], until_us=period.before[1]))
+    return now, Looked(reader, "spent_before", ask._replace(since_us=period.before[0], until_us=period.before[1]), most, now)
 
 
 def tell(now: Looked, before: Looked | None, most: int | None = None) -> Answer:
