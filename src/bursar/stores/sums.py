@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from . import engine
 from .columns import LABEL, MONEY, label_column, literal, of_map, shown
 from .query import ADDITIVE, MONEY_SUMS, TOKEN_SUMS, Query, table
 from .schema import quoted
@@ -84,7 +85,7 @@ def select(path: Path) -> str:
 def make(path: Path, rows: int) -> None:
     """The file of one segment, whole and on the disk when it has its name."""
     temporary = path.with_name(f"{path.name}{SUFFIX}.tmp")
-    with duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB"}) as work:
+    with engine.connect("1GB", 2) as work:
         work.execute("SET enable_progress_bar = false")
         work.execute(f"CREATE TEMP TABLE sums AS {select(path)}")
         worth = work.execute("SELECT count(*) FROM sums").fetchall()[0][0] * FEWER <= rows
