@@ -46,9 +46,17 @@ lock: .venv/test.stamp ## pin every dependency anew, with hashes (UPGRADE=--upgr
 	@$(LOCK) $(UPGRADE) pyproject.toml --group build --group test -o requirements-test.txt
 	@$(LOCK) pyproject.toml -c requirements-test.txt -o requirements.txt
 	@$(LOCK) --group build -c requirements-test.txt -o requirements-build.txt
+	@$(LOCK:3.11=3.12) $(UPGRADE) --group focus -o requirements-focus.txt
+
+.focus/stamp: requirements-focus.txt
+	@echo "installing the FOCUS validator (half a gigabyte, only once)"
+	@rm -rf .focus && $(PYTHON) -m venv .focus
+	@.focus/bin/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python --require-hashes -r $<
+	@.focus/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || .focus/bin/python tests/exports/focus_on_311.py .focus/lib/python3.11/site-packages
+	@touch $@
 
 clean: ## remove the environment and everything made by the commands above
-	rm -rf .venv build dist demo-ledger .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .focus build dist demo-ledger .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/pyvenv.cfg:

@@ -28,9 +28,9 @@ BESIDE = WEEK._replace(before=(END_US - 21 * DAY_US, END_US - 14 * DAY_US))
 WARM = 9
 
 
-def by(*names: str, grain: str = "", period: Period = WEEK) -> Callable[[Reader], object]:
+def by(*names: str, grain: str = "", period: Period = WEEK, every: bool = False) -> Callable[[Reader], object]:
     def act(reader: Reader) -> object:
-        made = cli_spend.statement(reader, names, (), period, grain=grain)
+        made = cli_spend.statement(reader, names, (), period, grain=grain, top=None if every else cli_spend.LINES)
         return made, provenance.parts(reader, (), period)
 
     return act
@@ -51,6 +51,8 @@ ACTS: dict[str, Callable[[Reader], object]] = {
     "spend --by label:team": by("team"),
     "spend --by label:team,label:region": by("team", "region"),
     "spend --by conversation": by("conversation"),
+    "spend --by conversation --json (all lines)": by("conversation", every=True),
+    "spend --by conversation, the week before too": by("conversation", period=BESIDE),
     "spend --by operation --grain day": by("operation", grain="day"),
     "spend --by tenant --grain hour": by("tenant", grain="hour"),
     "spend --by tenant --full": lambda reader: full.full(reader, (), WEEK.since, WEEK.until, "cost"),
@@ -78,12 +80,12 @@ def main(arguments: list[str]) -> int:
     try:
         if not (folder / "ledger.db").exists():
             make(folder, count)
-        print(f"{f'a week (load {os.getloadavg()[0]:.1f})':<42}{'first ms':>10}{'warm ms':>10}{'best':>8}{'CPU':>8}")
+        print(f"{f'a week (load {os.getloadavg()[0]:.1f})':<46}{'first ms':>10}{'warm ms':>10}{'best':>8}{'CPU':>8}")
         for name in ACTS:
             told = subprocess.check_output([sys.executable, "-m", "bench.spend", "--one", name, str(folder)])
             first, *warm = json.loads(told.splitlines()[-1])
             middle, best, cpu = statistics.median(w for w, _ in warm), min(w for w, _ in warm), min(c for _, c in warm)
-            print(f"{name:<42}{first[0] * 1000:>10.0f}{middle * 1000:>10.0f}{best * 1000:>8.0f}{cpu * 1000:>8.0f}", flush=True)
+            print(f"{name:<46}{first[0] * 1000:>10.0f}{middle * 1000:>10.0f}{best * 1000:>8.0f}{cpu * 1000:>8.0f}", flush=True)
     finally:
         if given is None:
             shutil.rmtree(folder)

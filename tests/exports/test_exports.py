@@ -231,7 +231,7 @@ def test_focus_keeps_the_published_rules_that_apply_to_it(run: Run, book: Path, 
 
 
 def test_focus_passes_the_foundations_validator(run: Run, book: Path, tmp_path: Path) -> None:
-    """It needs Python 3.12 and half a gigabyte, so it lives in an environment of its own: FOCUS_VALIDATOR names its command.
+    """It needs half a gigabyte, so it lives in an environment of its own (`make .focus/stamp`): FOCUS_VALIDATOR names its command.
     One of the two rules on InvoiceId always fails: it checks them both, and they are each other's opposite."""
     command = os.environ.get("FOCUS_VALIDATOR") or shutil.which("focus-validator")
     if not command:

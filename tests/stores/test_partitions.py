@@ -14,8 +14,9 @@ import ledger_rows
 from bursar.stores import segments
 from bursar.stores.query import DIMENSIONS, GRAINS, Filter, Query
 from bursar.stores.reader import Reader
-from bursar.surfaces import naming
+from bursar.surfaces import cli_spend, naming
 from bursar.surfaces.periods import Period
+from bursar.surfaces.statement import state
 from ledger_rows import DAY, END, HOUR
 
 MEASURES = ("cost", "calls", "tries", "tokens", "unpriced", "estimated", "estimated_cost", "errors", "rows")
@@ -116,3 +117,25 @@ def test_a_window_has_the_rows_of_its_time_and_no_others(reader: Reader, since: 
         "SELECT sum(cost) AS cost, count(*) AS n FROM calls WHERE epoch_us(ts) >= ? AND epoch_us(ts) < ?", [since, until]
     )
     assert (row["cost"], row["rows"]) == (own["cost"], own["n"])
+
+
+spans = st.tuples(st.integers(0, 25), st.integers(0, 25)).map(lambda n: (END - max(n) * DAY, END - min(n) * DAY))
+
+
+@quick
+@given(
+    st.lists(names, min_size=1, max_size=3, unique=True), filters, spans, st.none() | spans, st.integers(1, 40), st.sampled_from(["", *GRAINS])
+)
+def test_lines_that_the_engine_picks_are_those_of_all_lines(
+    reader: Reader, by: list[str], where: tuple, now: tuple[int, int], before: tuple[int, int] | None, top: int, grain: str
+) -> None:
+    """Whatever is asked, the dearest lines and the sum of the others are what comes of reading every line."""
+    if len({DIMENSIONS.get(name, name) for name in by}) < len(by):
+        return
+    period = Period(*now, before)
+    picked = cli_spend.statement(reader, by, where, period, grain=grain, top=top)
+    lines, total = cli_spend.groups(reader, by, where, *now, grain)
+    earlier, earlier_total = (None, None) if before is None or grain else cli_spend.groups(reader, by, where, *before)
+    named = [*(["period"] if grain else []), *by]
+    read = state(named, lines, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
+    assert picked == read

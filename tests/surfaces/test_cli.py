@@ -22,7 +22,7 @@ import ledger_rows
 from bursar.domain.entry import COLUMNS, Entry
 from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
-from bursar.surfaces import keys
+from bursar.surfaces import cli_spend, keys
 from bursar.surfaces.cli import COMMANDS, main
 from bursar.surfaces.periods import iso
 from commands import Run
@@ -245,6 +245,16 @@ def test_top_sums_the_rest_in_a_line_that_no_label_can_imitate(run: Run, book: P
     assert [row["other"] for row in document["rows"]] == [False, False, False, True]
     assert sums(document) == cost(past)
     assert document["total"]["cost"] == plain(cost(past))
+
+
+def test_a_table_has_so_many_lines_that_it_can_be_read_and_json_has_all(
+    run: Run, book: Path, past: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_spend, "LINES", 4)
+    every = told(run("spend", "--by", "conversation", "--json", "--ledger", book))["rows"]
+    shown = run("spend", "--by", "conversation", "--ledger", book).stdout
+    assert len(every) == len({e.conversation for e in past}) and f"the dearest 4 of {len(every)} lines" in shown and "(other)" in shown
+    assert "the dearest" not in run("spend", "--by", "operation", "--top", "2", "--ledger", book).stdout
 
 
 def test_unpriced_calls_stand_beside_the_total_and_estimated_ones_are_told(run: Run, book: Path, past: list[Entry]) -> None:

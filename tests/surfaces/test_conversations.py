@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bursar
 import demo_rows
@@ -15,6 +18,9 @@ import ledger_rows
 from bursar.domain.entry import Entry
 from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
+from bursar.stores.reader import Reader
+from bursar.surfaces import conversations
+from bursar.surfaces.periods import Period
 from commands import Run
 from ledger_rows import DAY, END, HOUR, entry
 
@@ -177,3 +183,55 @@ def test_calls_that_are_alike_are_one_line(run: Run, demo: Path) -> None:
 @pytest.mark.parametrize("words", [("conversations",), ("conversation", "runaway"), ("conversation", "research-2610-00346")])
 def test_people_read_it_at_eighty_columns(run: Run, demo: Path, words: tuple[str, ...]) -> None:
     assert max(map(len, run(*words, "--ledger", demo).stdout.splitlines())) <= 84
+
+
+@st.composite
+def odd_rows(draw: st.DrawFn) -> list[Entry]:
+    """Conversations with gaps, hundreds of turns, second tries without a first, credits, corrections, and ends."""
+    rows: list[Entry] = []
+    for n in range(draw(st.integers(1, 16))):
+        kind = draw(st.sampled_from(["first", "first", "retry", "correction"]))
+        cost = draw(st.sampled_from([None, 0, 0, 3, 500, 10**12, -500 if kind == "correction" or draw(st.booleans()) else 7]))
+        said = draw(st.sampled_from(["", "", "", "resolved", "gave up"]))
+        row = entry(n, END - HOUR + n, Tokens(input=1), "gpt-5", conversation=draw(st.sampled_from(["", "a", "b", "c", "d", "e"])))
+        rows.append(row._replace(
+            turn=draw(st.sampled_from([None, 1, 1, 1, 2, 2, 2, 60, 61, 499, 700])), try_no={"first": 1, "retry": 2}.get(kind) or draw(st.integers(1, 2)), attempt_kind=kind,
+            flags=draw(st.sampled_from(["named", "unnamed", "", "named-refused"])) if kind == "correction" else "", cost=cost,
+            cost_input=cost, cost_new=cost, labels=json.dumps({"outcome": said} if said else {}),
+        ))  # fmt: skip
+    for row in draw(st.lists(st.sampled_from(rows), max_size=4)):  # named away, perhaps to nothing
+        less = None if row.cost is None else -row.cost
+        rows.append(row._replace(id=f"{row.id}-{len(rows)}", attempt_kind="correction", flags="unnamed", cost=less, cost_input=less, cost_new=less))
+    return rows
+
+
+@settings(max_examples=120, deadline=None)
+@given(odd_rows())
+def test_a_curve_is_what_reading_every_conversation_comes_to(rows: list[Entry]) -> None:
+    """However odd the turns are: conversations that are added up together come to the same as one by one."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger_rows.write(Path(folder) / "ledger", rows)
+        with Reader(Path(folder) / "ledger") as reader:
+            made = conversations.overview(reader, (), Period())
+    talks: dict[str, dict[int, tuple[int, int]]] = {}
+    for name, talk in by_talk(rows).items():
+        steps: dict[int, tuple[int, int]] = {}
+        for row in talk:
+            named = row.flags in ("named", "named-refused")
+            calls = (row.try_no == 1) * ((row.attempt_kind != "correction" or named) - (row.flags == "unnamed"))
+            at = min(1 if row.turn is None else row.turn, 500)
+            had = steps.get(at, (0, 0))
+            steps[at] = (had[0] + calls, had[1] + (row.cost or 0))
+        if any(map(sum, zip(*steps.values()))):
+            talks[name] = {at: step for at, step in steps.items() if any(step)}
+    if made is None:
+        assert not talks
+        return
+    assert (made.conversations, made.cost) == (len(talks), sum(m for steps in talks.values() for _, m in steps.values()))
+    wanted = []
+    for at in sorted({at for steps in talks.values() for at in steps}):
+        there = [steps for steps in talks.values() if at in steps]
+        so_far = sum(m for steps in there for turn, (_, m) in steps.items() if turn <= at)
+        wanted.append((at, len(there), sum(steps[at][0] for steps in there), sum(steps[at][1] for steps in there),
+                       sum(steps[min(steps)][1] for steps in there), so_far))  # fmt: skip
+    assert [(one.turn, one.reached, one.calls, one.cost, one.first, one.so_far) for one in made.curve] == wanted

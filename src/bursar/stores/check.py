@@ -13,7 +13,7 @@ import msgspec
 
 from ..domain.entry import MONEY_COLUMNS
 from ..domain.money import amount, plain
-from . import standing
+from . import standing, sums
 from .columns import literal
 from .fault import OF_DISK, LedgerFault, from_error
 from .reader import Reader
@@ -63,7 +63,7 @@ def check(path: str | Path, clock_us: Callable[[], int] = wall_us) -> Checked:
     """All proofs on the ledger at `path`, as of one moment. Changes nothing. LedgerFault when it cannot even be opened."""
     with Reader(path, skip_damaged=True) as reader:
         try:
-            findings = [*_database(reader), *_files(reader), *_holds(reader, clock_us())]
+            findings = [*_database(reader), *_files(reader), *_sums(reader), *_holds(reader, clock_us())]
             rows, of_rows = _rows(reader)
             findings += of_rows
             cost, of_totals = _totals(reader)
@@ -131,6 +131,28 @@ def _files(reader: Reader) -> Iterator[Finding]:
         found = reader.duck.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()[0][0]
         if found != segment.rows:
             yield Finding("segment_corrupt", f"{path}: {found} rows, listed with {segment.rows}", "report this")
+
+
+def _sums(reader: Reader) -> Iterator[Finding]:
+    """What stands beside a segment is what its rows come to, line by line."""
+    for segment in reader.segments:
+        path = reader.place.segments / segment.name
+        beside = sums.beside(path)
+        if not beside.exists():
+            continue
+        rows, columns = sums.told(reader.duck, [str(beside)]).get(str(beside), (-1, frozenset[str]()))
+        if rows != segment.rows:
+            yield Finding("sums_wrong", f"{beside}: {rows} rows in it, {segment.rows} in the segment", sums.REMEDY)
+        elif columns:
+            kept, found = f"SELECT * FROM read_parquet({literal(str(beside))})", sums.select(path)
+            text = f"SELECT count(*) FROM (({kept} EXCEPT ALL {found}) UNION ALL ({found} EXCEPT ALL {kept}))"
+            try:
+                (other,) = reader.duck.execute(text).fetchall()[0]
+            except duckdb.Error as error:
+                yield Finding("sums_wrong", f"{beside}: {str(error).splitlines()[0]}", sums.REMEDY)
+                continue
+            if other:
+                yield Finding("sums_wrong", f"{beside}: {other} lines are not what the segment's rows come to", sums.REMEDY)
 
 
 def _holds(reader: Reader, now: int) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -26,8 +27,8 @@ DIMENSIONS = {
     )
 } | {"try": "try_no", "model": "model_served"}  # fmt: skip
 
-_TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
-_MONEY = (
+TOKEN_SUMS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
+MONEY_SUMS = (
     "cost", "cost_input", "cost_cache_read", "cost_cache_write", "cost_output", "cost_other", "cost_new", "cost_history",
     "cost_tools", "cost_system", "hold", "saved",
 )  # fmt: skip
@@ -84,22 +85,33 @@ def compile_filter(query: Query, dialect: str = "duckdb") -> Plan:
     return _Compiler(query).condition(dialect)
 
 
-def compile_query(query: Query, dialect: str = "duckdb", within: Span | None = None, gathered: str = "") -> Plan:
+def compile_query(query: Query, dialect: str = "duckdb", within: Span | None = None, gathered: str = "", summed: bool = False) -> Plan:
     """The plan of a question. LedgerFault(code="query") names what is not known and what is. `within`: no row is from another time,
-    so that hours and days can be told by a division. `gathered`: the answer is in that table, which was made by `compile_gather`."""
-    plan = _compiled(query, dialect, within, gathered)
-    return plan._replace(values=dict(plan.values))
+    so that hours and days can be told by a division. `gathered`: the answer is in that table, which was made by `compile_gather`.
+    `summed`: it is about the view `sums` (stores/sums.py)."""
+    return _compiled("plan", query, dialect, within, gathered, summed)
 
 
-def compile_gather(query: Query, dialect: str = "duckdb") -> Plan:
+def compile_lines(query: Query, dialect: str = "duckdb", within: Span | None = None, summed: bool = False) -> Plan:
+    """The plan of a question whose answer is kept as a table: in no order, and all of it."""
+    return _compiled("lines", query, dialect, within, "", summed)
+
+
+def compile_gather(query: Query, dialect: str = "duckdb", summed: bool = False) -> Plan:
     """The first step of a question whose measures are additive: rows added up per combination of its dimensions and of what its
     counts look at (as `of COLUMN`, with `number` and `sum MEASURE`). Questions about some of its dimensions are answered from that."""
-    return _Compiler(query).gather(dialect)
+    return _compiled("gather", query, dialect, None, "", summed)
 
 
 @lru_cache(maxsize=256)
-def _compiled(query: Query, dialect: str, within: Span | None, gathered: str) -> Plan:
-    return _Compiler(query, within, gathered).plan(dialect)
+def _made(what: str, query: Query, dialect: str, within: Span | None, gathered: str, summed: bool) -> Plan:
+    compiler = _Compiler(query, within, gathered, ordered=what != "lines", summed=summed)
+    return compiler.gather(dialect) if what == "gather" else compiler.plan(dialect)
+
+
+def _compiled(what: str, query: Query, dialect: str, within: Span | None, gathered: str, summed: bool) -> Plan:
+    plan = _made(what, query, dialect, within, gathered, summed)
+    return plan._replace(values=dict(plan.values))
 
 
 def _refuse(reason: str, remedy: str) -> LedgerFault:
@@ -109,14 +121,31 @@ def _refuse(reason: str, remedy: str) -> LedgerFault:
 # Words in the flags of rows that name past ones: booked again under new labels, and taken back under the old ones. What was a
 # try counts with the new ones; a refused one is a call, and no try.
 _NAMED, _UNNAMED, _NAMED_REFUSED, _UNNAMED_REFUSED = "named", "unnamed", "named-refused", "unnamed-refused"
+_UNNAMED_ELSE = "unnamed…"  # whatever else begins so
+
+# The values that counts look at; all others of a column are one to them.
+CODES: dict[str, tuple[str | int, ...]] = {
+    "attempt_kind": ("correction", "tool", "retry", "fallback"), "status": ("ok", "error", "unknown", "refused"),
+    "price_status": ("unpriced", "estimated"), "flags": (_NAMED, _NAMED_REFUSED, _UNNAMED, _UNNAMED_REFUSED, _UNNAMED_ELSE),
+    "try_no": (1,), "conversation": ("",),
+}  # fmt: skip
+BITS = 3  # of the number for each of them
+_PLACES = {column: n for n, column in enumerate(CODES)}
+
+
+def _literal(value: str | int) -> exp.Expression:
+    return exp.Literal.string(value) if isinstance(value, str) else exp.Literal.number(value)
 
 
 class _Compiler:
-    def __init__(self, query: Query, within: Span | None = None, gathered: str = "") -> None:
-        self._query, self._within, self._gathered = query, within, gathered
+    def __init__(
+        self, query: Query, within: Span | None = None, gathered: str = "", ordered: bool = True, summed: bool = False
+    ) -> None:  # fmt: skip
+        self._query, self._within, self._gathered, self._ordered, self._of_sums = query, within, gathered, ordered, summed
         self._values: dict[str, Any] = {}
         self._columns: dict[str, None] = {}
         self._apart = False  # measures are made for the second of two steps
+        self._coded = False  # … and what counts look at is one number there
 
     def plan(self, dialect: str) -> Plan:
         query = self._query
@@ -134,13 +163,14 @@ class _Compiler:
         if query.grain:
             period, numbered = self._period()
             keys.insert(0, exp.alias_(period, exp.to_identifier("period", quoted=True)))
-        source = exp.select(*keys, copy=False).from_(exp.to_table(self._gathered or table(query.where)), copy=False)
+        source = exp.select(*keys, copy=False).from_(exp.to_table(self._gathered or self._table()), copy=False)
         for condition in self._conditions():
             source = source.where(condition, copy=False)
         if ADDITIVE.issuperset(query.measures):
             # What is only added up is added up per combination of the columns that counts look at, which are few: the
             # conditions of the counts are then judged on those and not on every row.
-            select, keys = self._twice(source, keys)
+            self._coded = not self._gathered
+            select, keys = self._twice(source, keys, grouped=self._coded)
         else:
             measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in query.measures]
             select = source.select(*measures, copy=False)
@@ -155,10 +185,10 @@ class _Compiler:
         else:
             for number in numbers:
                 select = select.group_by(number, copy=False)
-        if query.whole and keys:
+        if query.whole and keys and self._ordered:
             at = exp.Literal.number(len(keys) + len(query.measures) + 1)
             select = select.order_by(exp.Ordered(this=at, desc=True, nulls_first=False), copy=False)
-        for term in self._order(len(keys)):
+        for term in self._order(len(keys)) if self._ordered else ():
             select = select.order_by(term, copy=False)
         if query.top:
             if not 0 < query.top <= TOP_MAX:
@@ -171,25 +201,35 @@ class _Compiler:
     def gather(self, dialect: str) -> Plan:
         kept = dict(self._query.keep)
         keys = [exp.alias_(self._kept(name, kept.get(name)), self._alias(name)) for name in self._query.by]
-        source = exp.select(*keys, copy=False).from_(exp.to_table(table(self._query.where)), copy=False)
+        source = exp.select(*keys, copy=False).from_(exp.to_table(self._table()), copy=False)
         for condition in self._conditions():
             source = source.where(condition, copy=False)
-        self._twice(source, keys)
+        self._twice(source, keys, grouped=True)
         return Plan(source.sql(dialect=dialect), self._values, tuple(self._columns))
 
-    def _twice(self, source: exp.Select, keys: list[exp.Expression]) -> tuple[exp.Select, list[exp.Expression]]:
+    def _table(self) -> str:
+        return "sums" if self._of_sums else table(self._query.where)
+
+    def _twice(self, source: exp.Select, keys: list[exp.Expression], grouped: bool) -> tuple[exp.Select, list[exp.Expression]]:
         """The question in two steps; gives the second and its keys."""
         names = self._query.measures
         self._summed: dict[str, exp.Expression] = {}
         self._looked_at: dict[str, exp.Expression] = {}
         self._apart = True
+        self._told_apart: set[tuple[str, str | int]] = set()
         measures = [exp.alias_(self._measure(name), exp.to_identifier(name, quoted=True)) for name in names]
         columns = {f"of {name}": column for name, column in self._looked_at.items()} | {"number": exp.Count(this=exp.Star())}
         columns |= {f"sum {name}": summed for name, summed in self._summed.items()}
+        if self._coded:
+            kinds = {"kinds": self._kinds()} if self._looked_at else {}
+            columns = kinds | {name: column for name, column in columns.items() if not name.startswith("of ")}
         for name, column in columns.items():
             given = exp.column(name, quoted=True) if self._gathered else column
+            if self._of_sums and name != "kinds" and not name.startswith("of "):
+                given = exp.Sum(this=exp.column(name, quoted=True))
             source = source.select(exp.alias_(given, exp.to_identifier(name, quoted=True)), copy=False)
-        for number in range(1, len(keys) + len(self._looked_at) + 1 if not self._gathered else 0):
+        looked_at = min(len(self._looked_at), 1) if self._coded else len(self._looked_at)
+        for number in range(1, len(keys) + looked_at + 1 if grouped else 0):
             source = source.group_by(exp.Literal.number(number), copy=False)
         outer = [exp.column(key.alias, quoted=True) for key in keys]
         select = exp.select(*[exp.alias_(one, exp.to_identifier(one.name, quoted=True)) for one in outer], *measures, copy=False)
@@ -247,7 +287,7 @@ class _Compiler:
         return exp.Case().when(inside, dimension.copy())
 
     def _measure(self, name: str) -> exp.Expression:
-        if name == "cost" or name in _MONEY or name in _TOKENS:
+        if name == "cost" or name in MONEY_SUMS or name in TOKEN_SUMS:
             return self._sum(self._column(name), name)
         share, colon, column = name.partition(":")
         if colon and column in (*_TIMES, "turn", "tool_depth") and share in ("p50", "p95", "p99", "max"):
@@ -268,8 +308,40 @@ class _Compiler:
         self._looked_at[column] = found
         return exp.column(f"of {column}", quoted=True)
 
-    def _is(self, column: str, *values: str) -> exp.Expression:
-        return self._look(column).isin(*[exp.Literal.string(v) for v in values])
+    def _is(self, column: str, *values: str | int) -> exp.Expression:
+        looked = self._look(column)
+        if not self._coded:
+            return looked.isin(*[_literal(value) for value in values])
+        return self._code(column, values)
+
+    def _taken_back(self) -> exp.Expression:
+        looked = self._look("flags")
+        if not self._coded:
+            return looked.like(exp.Literal.string(f"{_UNNAMED}%"))
+        return self._code("flags", [word for word in CODES["flags"] if str(word).startswith(_UNNAMED)])
+
+    def _code(self, column: str, values: Sequence[str | int]) -> exp.Expression:
+        """Whether a column had one of these values, from the number of all that is told apart."""
+        self._told_apart |= {(column, value) for value in values}
+        at = BITS * _PLACES[column]
+        part = exp.BitwiseAnd(this=exp.column("kinds", quoted=True), expression=exp.Literal.number((2**BITS - 1) << at))
+        return exp.Paren(this=part).isin(*[exp.Literal.number((CODES[column].index(value) + 1) << at) for value in values])
+
+    def _kinds(self) -> exp.Expression:
+        """What counts look at as one number: it is grouped by in half the time that its columns would take."""
+        number: exp.Expression | None = None
+        for name, column in self._looked_at.items():
+            case = exp.Case(default=exp.Literal.number(0))
+            for code, value in enumerate(CODES[name], 1):
+                if (name, value) not in self._told_apart:
+                    continue
+                found: exp.Expression = exp.EQ(this=column.copy(), expression=_literal(value))
+                if value == _UNNAMED_ELSE:
+                    found = column.copy().like(exp.Literal.string(f"{_UNNAMED}%"))
+                case = case.when(found, exp.Literal.number(code << BITS * _PLACES[name]))
+            number = case if number is None else exp.Add(this=number, expression=case)
+        assert number is not None
+        return number
 
     def _count(self, condition: exp.Expression) -> exp.Expression:
         if not self._apart:
@@ -295,13 +367,13 @@ class _Compiler:
 
     def _priced(self, word: str) -> exp.Expression:
         """Rows with that price status, those that take a named one back taken off: an unpriced try is one before and after."""
-        back = self._look("flags").like(exp.Literal.string(f"{_UNNAMED}%"))
+        back = self._taken_back()
         twice = exp.Mul(this=exp.Literal.number(2), expression=self._count(exp.and_(self._is("price_status", word), back)))
         return exp.Paren(this=exp.Sub(this=self._count(self._is("price_status", word)), expression=twice))
 
     def _m_calls(self) -> exp.Expression:
         # Every call has exactly one first try, and a retry's dollars are not another call: so calls foot over any partition.
-        first = exp.EQ(this=self._look("try_no"), expression=exp.Literal.number(1))
+        first = self._is("try_no", 1)
         its = self._count(exp.and_(first, exp.not_(self._is("attempt_kind", "correction"))))
         return self._renamed(its, first, _NAMED_REFUSED, _UNNAMED_REFUSED)
 
@@ -346,7 +418,7 @@ class _Compiler:
 
     def _m_tokens(self) -> exp.Expression:
         total: exp.Expression | None = None
-        for name in _TOKENS:
+        for name in TOKEN_SUMS:
             part = exp.Coalesce(this=self._column(name), expressions=[exp.Literal.number(0)])
             total = part if total is None else exp.Add(this=total, expression=part)
         assert total is not None
@@ -433,11 +505,11 @@ class _Compiler:
 
 
 MEASURES: frozenset[str] = (
-    frozenset(n.removeprefix("_m_") for n in vars(_Compiler) if n.startswith("_m_")) | frozenset(_TOKENS) | frozenset(_MONEY)
+    frozenset(n.removeprefix("_m_") for n in vars(_Compiler) if n.startswith("_m_")) | frozenset(TOKEN_SUMS) | frozenset(MONEY_SUMS)
 )
 
 # Measures that are sums and counts over rows: they can be added up in two steps.
-ADDITIVE: frozenset[str] = frozenset(_TOKENS) | frozenset(_MONEY) | {
+ADDITIVE: frozenset[str] = frozenset(TOKEN_SUMS) | frozenset(MONEY_SUMS) | {
     "tokens", "calls", "tries", "errors", "refused", "unknown", "corrections", "retries", "fallbacks", "unpriced", "estimated",
     "estimated_cost", "rows",
 }  # fmt: skip

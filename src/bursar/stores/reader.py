@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ import duckdb
 
 from ..domain.alarm import SCALE, WHOLE, Standing
 from ..domain.entry import COLUMNS, MONEY_COLUMNS, Hold
-from . import alarms, closed, drills, engine, incidents, marks
+from . import alarms, closed, drills, engine, incidents, marks, sums
 from .columns import ALL, LABEL, LABELS_TOLD, MONEY, append, label_column, literal, load, money_of, of_map, shape, shown
 from .fault import OF_DISK, LedgerFault, from_error
 from .grain import DAY, Span
 from .owner import Owner, ticks_us
-from .query import Query, compile_gather, compile_query
+from .query import Plan, Query, compile_gather, compile_lines, compile_query
 from .schema import HOLDS_EACH, INT_COLUMNS, Place, connect, quoted, read_hold
 
 Row = dict[str, Any]
@@ -28,6 +28,9 @@ Row = dict[str, Any]
 AMOUNTS = ("value", "peak", "normal", "threshold", "said_value")
 MOMENTS = ("since", "fired", "seen", "resolved", "said", "acknowledged", "judged_at", "heard")
 TEXTS = ("id", "rule", "scope", "metric", "unit", "state", "level", "owner", "by", "judged", "judged_by")
+
+
+CALLS = " WHERE attempt_kind IS DISTINCT FROM 'aggregate'"
 
 
 class Segment(NamedTuple):
@@ -50,6 +53,7 @@ class _Engine:
     def __init__(self, memory: str, threads: int) -> None:
         self._duck = engine.connect(memory, threads)
         self._told: dict[str, tuple[frozenset[str], bool]] = {}
+        self._sums: dict[str, tuple[int, frozenset[str]]] = {}
 
     def connection(self) -> duckdb.DuckDBPyConnection:
         made = self._duck.cursor()
@@ -70,6 +74,16 @@ class _Engine:
                 told = found.get(path, {"names": [], "all": False})
                 self._told[path] = (frozenset(told["names"]), told["all"])
         return self._told
+
+    def sums(self, duck: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Mapping[str, tuple[int, frozenset[str]]]:
+        """What each of these files says of itself: see stores/sums.py."""
+        new = [path for path in paths if path not in self._sums]
+        if new:
+            if len(self._sums) + len(new) > self.FILES_MAX:
+                self._sums.clear()
+                new = list(paths)
+            self._sums |= sums.told(duck, new)
+        return self._sums
 
 
 _engines: dict[tuple[str, int], _Engine] = {}
@@ -112,6 +126,7 @@ class Reader:
         self._shown: tuple[str, ...] = ()
         self._money = MONEY
         self._made: object = None  # columns and files that the views are made of
+        self._made_sums: object = None
         self._side_views = False
         self.sqlite = connect(self.place, busy_ms=5_000, read_only=True)
         try:
@@ -145,19 +160,32 @@ class Reader:
     def query(self, query: Query) -> list[Row]:
         """Answer a closed question. Money is Decimal, counts are int, periods ISO text; LedgerFault(code="query") says which
         name is not known."""
+        plan = self._plan(query, compile_query)
+        return self._run(plan.sql, plan.values)
+
+    def keep(self, query: Query, name: str, columns: Sequence[str]) -> None:
+        """Keep the answer of a question as a table with these columns, in no order: who asks for many lines need not read them all."""
+        plan = self._plan(query, compile_lines)
+        self._run(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} ({', '.join(map(quoted, columns))}) AS {plan.sql}", plan.values)
+
+    def _plan(self, query: Query, made: Callable[..., Plan]) -> Plan:
+        """The plan, with the views ready for it."""
         span = (query.since_us, query.until_us)
         asked = query if None not in span and span[0] >= span[1] else query._replace(since_us=None, until_us=None)  # type: ignore[operator]
-        plan = compile_query(asked)
+        plan = made(asked)
+        if sums.fits(asked, plan.columns) and self._view_sums(plan.columns, *span):
+            return made(asked, summed=True)
         self._view(plan.columns, *span)
-        if query.grain:
-            plan = compile_query(asked, within=self._ends(*span))
-        return self._run(plan.sql, plan.values)
+        return made(asked, within=self._ends(*span)) if query.grain else plan
 
     def gather(self, query: Query, name: str) -> None:
         """Keep the first step of a question as a table, for several questions about some of its dimensions: see `ask`."""
         asked = query._replace(since_us=None, until_us=None)
         plan = compile_gather(asked)
-        self._view(plan.columns, query.since_us, query.until_us)
+        if sums.fits(asked, plan.columns) and self._view_sums(plan.columns, query.since_us, query.until_us):
+            plan = compile_gather(asked, summed=True)
+        else:
+            self._view(plan.columns, query.since_us, query.until_us)
         self.duck.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS {plan.sql}", plan.values)
 
     def ask(self, query: Query, name: str) -> list[Row]:
@@ -233,6 +261,12 @@ class Reader:
                 self.duck.execute(f"SELECT count(COLUMNS({columns})) FROM read_parquet({literal(str(path))})").fetchall()
             except duckdb.Error:
                 raise _damaged(path, segment, str(error).splitlines()[0]) from error
+            beside = sums.beside(path)
+            try:
+                if beside.exists():
+                    self.duck.execute(f"SELECT count(COLUMNS(*)) FROM read_parquet({literal(str(beside))})").fetchall()
+            except duckdb.Error:
+                raise LedgerFault("sums_wrong", f"{beside}: {str(error).splitlines()[0]}", sums.REMEDY) from error
 
     # -- views -------------------------------------------------------------------------------------------------------
 
@@ -240,6 +274,25 @@ class Reader:
         """`entries`, with at least these columns, the rows of this time in segments and tail; and `calls`, all of them but the
         buckets of providers' reports: those are sums, and may be over the same calls. Most segments lie within the time as they are,
         and then nobody has to look at the times of their rows."""
+        self._load(columns)
+        files, whole, within = self._within(since_us, until_us)
+        made = (self._shown, tuple([s.name for s in files]), tuple([s.name for s in whole]), within)
+        if made == self._made:
+            return  # DuckDB opens every file to make a view of them
+        parts: list[str] = []
+        tail = f"SELECT * FROM (SELECT {', '.join(shape(c, self._money) for c in self._shown)} FROM raw_tail){within}"
+        try:
+            for some, only in ((whole, ""), ([s for s in files if s not in whole], within)):
+                parts += [f"SELECT {names} FROM {read}{only}" for names, read in self._reads(some)]
+            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW entries AS {' UNION ALL '.join([*parts, tail])}")
+            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW calls AS SELECT * FROM entries{CALLS}")
+            self._made = made
+        except duckdb.Error as error:
+            self._blame(error)
+            raise _unanswerable(error) from error
+
+    def _load(self, columns: Sequence[str]) -> None:
+        """The tail's rows with at least these columns."""
         wanted = frozenset(columns) | {"ts", "attempt_kind"}
         try:
             if not wanted <= self._loaded:
@@ -252,25 +305,46 @@ class Reader:
                 self._shown = (*stored, *free)
         except OF_DISK as error:
             raise from_error(error, self.place.file) from error
+
+    def _within(self, since_us: int | None, until_us: int | None) -> tuple[list[Segment], list[Segment], str]:
+        """Segments with rows of this time, those that lie within it whole, and the condition for rows of the others."""
         files = [s for s in self.segments if (until_us is None or s.min_ts < until_us) and (since_us is None or s.max_ts >= since_us)]
         whole = [s for s in files if (since_us is None or s.min_ts >= since_us) and (until_us is None or s.max_ts < until_us)]
         bounds = [f"ts {sign} make_timestamptz({us})" for sign, us in ((">=", since_us), ("<", until_us)) if us is not None]
-        within = f" WHERE {' AND '.join(bounds)}" if bounds else ""
-        made = (self._shown, tuple([s.name for s in files]), tuple([s.name for s in whole]), within)
-        if made == self._made:
-            return  # DuckDB opens every file to make a view of them
-        parts: list[str] = []
-        tail = f"SELECT * FROM (SELECT {', '.join(shape(c, self._money) for c in self._shown)} FROM raw_tail){within}"
+        return files, whole, f" WHERE {' AND '.join(bounds)}" if bounds else ""
+
+    def _view_sums(self, columns: Sequence[str], since_us: int | None, until_us: int | None) -> bool:
+        """`sums`, with these columns, for the calls of this time: segments that lie within it and have sums of them by these, and the
+        others row by row. False where those are most."""
+        files, whole, within = self._within(since_us, until_us)
+        told = self._engine.sums(self.duck, [str(path) for s in whole if (path := sums.beside(self.place.segments / s.name)).exists()])
+        kept = {c for c in columns if c in sums.KEPT}
+        have: list[tuple[Segment, str]] = []
+        for segment in whole:
+            path = str(sums.beside(self.place.segments / segment.name))
+            rows, known = told.get(path, (0, frozenset[str]()))
+            if rows == segment.rows and known and kept <= known:
+                have.append((segment, path))
+        if sum(s.rows for s, _ in have) * 2 <= sum(s.rows for s in files):
+            return False
+        self._load(columns)
+        names = {segment.name for segment, _ in have}
+        made = (self._shown, tuple(columns), tuple(sorted(names)), tuple([s.name for s in files]), within)
+        if made == self._made_sums:
+            return True
+        listed, rows = ", ".join(literal(path) for _, path in have), sums.of_rows(columns)
+        parts = [f"SELECT {sums.of_sums(columns)} FROM read_parquet([{listed}], union_by_name = true)"]
         try:
-            for some, only in ((whole, ""), ([s for s in files if s not in whole], within)):
-                parts += [f"SELECT {names} FROM {read}{only}" for names, read in self._reads(some)]
-            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW entries AS {' UNION ALL '.join([*parts, tail])}")
-            rows = "SELECT * FROM entries WHERE attempt_kind IS DISTINCT FROM 'aggregate'"
-            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW calls AS {rows}")
-            self._made = made
+            for some, only in (([s for s in whole if s.name not in names], ""), ([s for s in files if s not in whole], within)):
+                parts += [f"SELECT {rows} FROM (SELECT {columns_} FROM {read}{only}){CALLS}" for columns_, read in self._reads(some)]
+            tail = f"SELECT * FROM (SELECT {', '.join(shape(c, self._money) for c in self._shown)} FROM raw_tail){within}"
+            parts.append(f"SELECT {rows} FROM ({tail}){CALLS}")
+            self.duck.execute(f"CREATE OR REPLACE TEMP VIEW sums AS {' UNION ALL '.join(parts)}")
+            self._made_sums = made
         except duckdb.Error as error:
             self._blame(error)
             raise _unanswerable(error) from error
+        return True
 
     def _reads(self, segments: Sequence[Segment]) -> Iterable[tuple[str, str]]:
         """(what to select, from where) for all rows of these files. A free label that has its own column is read from there, which

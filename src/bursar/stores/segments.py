@@ -19,7 +19,7 @@ import apsw
 import duckdb
 import msgspec
 
-from . import engine
+from . import engine, sums
 from .columns import ALL, LABELS_MAX, LABELS_TOLD, label_column, literal, load, money_of, of_map, shape
 from .fault import OF_DISK, LedgerFault, from_error
 from .owner import LEASE_US, Owner, ticks_us
@@ -39,6 +39,7 @@ LANDED_KEEP_US = 3_600_000_000
 LAPSED_KEEP_US = 7 * DAY_US
 COUNTER_KEEP_US = 40 * DAY_US
 ROW_GROUP = 122_880
+SUMS_MAX = 20  # files made in one run, of a tenth of a second each
 
 
 class Compacted(NamedTuple):
@@ -81,6 +82,7 @@ def compact(
             swept = work.sweep()
             rows, files = work.empty_tail(0 if everything else round(older_s * 1_000_000), everything)
             merged = work.merge()
+            work.sum_up()
             work.tidy()
             return Compacted(rows, files, merged, swept)
     except _Lost:
@@ -140,8 +142,10 @@ class _Work:
         old = [name for (name,) in connection.execute("SELECT name FROM retired WHERE at < ?", (self._now - GRACE_US,)).fetchall()]
         for name in old:
             (folder / name).unlink(missing_ok=True)
+            sums.beside(folder / name).unlink(missing_ok=True)
         known = {name for (name,) in connection.execute("SELECT name FROM segments UNION ALL SELECT name FROM retired")}
-        orphans = [path for path in folder.iterdir() if path.name not in known and path.suffix in (".parquet", ".tmp")]
+        ours = (".parquet", ".tmp", sums.SUFFIX)
+        orphans = [path for path in folder.iterdir() if path.name.removesuffix(sums.SUFFIX) not in known and path.suffix in ours]
         with transaction(connection):
             self._still_ours()  # before anything is removed: only the holder of the lease writes files here
             for name in old:
@@ -224,6 +228,21 @@ class _Work:
                 self._merge_day(day, [name for name, _ in files], sum(rows for _, rows in files))
                 merged += len(files)
         return merged
+
+    def sum_up(self) -> None:
+        """The segment of a closed day gets its sums; where there are many to make, the oldest later."""
+        made = 0
+        listed = "SELECT name, rows FROM segments WHERE rows >= ? AND (day + 1) * ? + ? < ? ORDER BY day DESC, name"
+        for name, rows in self._connection.execute(listed, (sums.ROWS_MIN, DAY_US, CLOSED_US, self._now)).fetchall():
+            path = self._place.segments / name
+            if not sums.beside(path).exists():
+                with transaction(self._connection):
+                    self._still_ours()
+                sums.make(path, rows)
+                self._step("summed up")
+                made += 1
+                if made == SUMS_MAX:
+                    return
 
     def _merge_day(self, day: int, names: list[str], rows: int) -> None:
         folder = self._place.segments

@@ -23,33 +23,33 @@ from .exports import FORMS
 @click.argument("form", metavar="FORMAT", type=click.Choice(list(FORMS)))
 @click.option("--out", metavar="FILE", help="the file to write, .gz for gzip (default: standard output)")
 @click.option(
-    "--grain", type=click.Choice(["day", "hour"]), default="day", show_default=True, help="focus: a line per day or per hour"
+    "--grain", type=click.Choice(["day", "hour"]), help="a line per day or per hour (focus: day; otlp-metrics: hour)"
 )
 @click.option("--tags", metavar="A,B", help="focus: only these free labels as tags (default: all)")
 @click.option("--account", metavar="ID", help="focus: the billing account's id (default: the provider's name)")
 @click.option(
-    "--endpoint", metavar="URL", help="otlp: send to this address, such as http://localhost:4318/v1/traces, instead of writing"
+    "--endpoint", metavar="URL", help="send to this address instead of writing, such as http://localhost:4318/v1/traces"
 )
-@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="otlp: a header for the endpoint; repeat for more")
+@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="a header for the endpoint; repeat for more")
 @common("as_json", "ledger", "since", "until", "where")
 def export(
     common: Common,
     form: str,
     out: str | None,
-    grain: str,
+    grain: str | None,
     tags: str | None,
     account: str | None,
     endpoint: str | None,
     headers: tuple[str, ...],
 ) -> None:
-    """The ledger's rows for other tools. Formats: jsonl, csv, parquet, focus, otlp. Money is exact; a file appears when it is
-    whole."""
+    """The ledger's rows for other tools. Formats: jsonl, csv, parquet, focus, otlp, otlp-metrics. Money is exact; a file appears
+    when it is whole."""
     from ..stores.query import Query
     from ..stores.reader import Reader
     from .exports.rows import Asked, Written
 
-    if endpoint and form != "otlp":
-        raise click.UsageError(f"--endpoint is for otlp; {form} is written to a file")
+    if endpoint and not form.startswith("otlp"):
+        raise click.UsageError(f"--endpoint is for otlp and otlp-metrics; {form} is written to a file")
     if not FORMS[form].pipe and not out:
         raise click.UsageError(f"{form} cannot go to a pipe; name a file: --out ledger.{form}")
     if common.json and not (out or endpoint):
@@ -60,6 +60,7 @@ def export(
     with Reader(common.existing()) as reader:
         total = reader.query(query)[0]["rows"]
         with _progress(total, quiet=not (out or endpoint)) as step:
+            grain = grain or ("hour" if form == "otlp-metrics" else "day")
             asked = Asked(query, grain, tuple(t.strip() for t in tags.split(",") if t.strip()) if tags else (), account or "", step)
             if endpoint:
                 written: Written = writer.send(reader, asked, endpoint, _headers(headers))

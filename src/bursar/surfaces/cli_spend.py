@@ -10,15 +10,18 @@ from rich.console import Console
 
 from ..domain.money import plain
 from ..rules.full import KEYS
+from ..stores.dearest import Line as Dear
+from ..stores.dearest import dearest
 from ..stores.query import GRAINS, LABEL, TOP_MAX, Filter, Query
 from ..stores.reader import Reader
 from . import drivers, periods, provenance, tables
 from .cli_common import Common, common, dimension, filters, pico
-from .statement import Key, Line, Statement, Sum, state
+from .statement import Key, Line, Statement, Sum, footed, state
 
 OVERVIEW = ("feature", "tenant", "operation", "cause")
 OVERVIEW_TOP = 10
 DIMENSIONS_MAX = 6
+LINES = 1_000  # of a table: more are summed as (other)
 MEASURES = ("cost", "calls", "tries", "tokens", "unpriced", "estimated", "estimated_cost")
 
 
@@ -37,10 +40,12 @@ def groups(
 
 def summed(row: dict[str, Any]) -> Sum:
     """MEASURES as they come, with money in pico-dollars."""
-    return Sum(
-        _pico(row["cost"]), row["calls"], row["tries"], int(row["tokens"] or 0), row["unpriced"], row["estimated"],
-        _pico(row["estimated_cost"]),
-    )  # fmt: skip
+    return _sum([row[name] for name in MEASURES])
+
+
+def _sum(amounts: Sequence[Any]) -> Sum:
+    cost, *counts, estimated_cost = amounts
+    return Sum(_pico(cost), *[int(count or 0) for count in counts], _pico(estimated_cost))
 
 
 def _key(row: dict[str, Any], names: Sequence[str]) -> Key:
@@ -59,11 +64,28 @@ def statement(
     ledger's own total."""
     dimensions = [dimension(name) for name in by]
     names = [*(["period"] if grain else []), *by]
+    if top is not None and names:
+        return _dearest(reader, names, Query(MEASURES, tuple(dimensions), where, period.since, period.until, grain), period, top)
     earlier = earlier_total = None
     if period.before is not None and not grain:
         earlier, earlier_total = groups(reader, dimensions, where, *period.before)
     now, total = groups(reader, dimensions, where, period.since, period.until, grain)
     return state(names, now, total, top=top, earlier=earlier, earlier_total=earlier_total, in_time=bool(grain))
+
+
+def _dearest(reader: Reader, names: Sequence[str], ask: Query, period: periods.Period, top: int) -> Statement:
+    """The statement with `top` lines and the sum of the others, which are never read one by one."""
+    found = dearest(reader, ask, top, None if ask.grain else period.before)
+    compared = bool(found.total.before)
+
+    def line(one: Dear, other: bool = False) -> Line:
+        return Line(tuple(name or None for name in one.key), _sum(one.now), _sum(one.before) if compared else None, other)
+
+    lines = [line(one) for one in found.lines]
+    if found.others:
+        lines.append(line(found.rest, other=True))
+    earlier_total = _sum(found.total.before) if compared else None
+    return footed(names, lines, _sum(found.total.now), earlier_total, others=found.others, in_time=bool(ask.grain))
 
 
 def part(name: str, now: drivers.Looked, before: drivers.Looked | None, top: int) -> Statement:
@@ -99,7 +121,7 @@ def ask(
     if names or grain:
         made = [statement(reader, names, where, period, grain=grain, top=top)]
     else:
-        now, before = drivers.look(reader, where, period)
+        now, before = drivers.look(reader, where, period, top)
         said = drivers.tell(now, before, top)
         made = [part(name, now, before, top or OVERVIEW_TOP) for name in OVERVIEW]
     origin = provenance.parts(reader, where, period)
@@ -109,7 +131,9 @@ def ask(
 @click.command()
 @click.option("--by", metavar="A,B", help="columns or labels: tenant,operation, model, label:team …")
 @click.option("--grain", type=click.Choice(GRAINS), help="a line per hour, day, week or month (UTC) as well")
-@click.option("--top", type=click.IntRange(1, 10_000), help="the dearest N lines, the rest summed as (other)")
+@click.option(
+    "--top", type=click.IntRange(1, 10_000), help=f"the dearest N lines, the rest summed as (other) (default: {LINES:,}; --json: all)"
+)
 @click.option("--full", "loaded", is_flag=True, help="one number per customer: its own cost and its share of what is nobody's")
 @click.option("--key", type=click.Choice(KEYS), help="how --full divides shared cost (default: the policy's, else cost)")
 @click.option("--close", metavar="MONTH", help="close a month, 2026-10: later changes are shown as its adjustments")
@@ -128,7 +152,8 @@ def spend(
         _customers(common, names, grain, top, loaded, key, close, closed, skip_damaged)
         return
     with Reader(common.existing(), skip_damaged=skip_damaged) as reader:
-        found = ask(reader, names, where, period, grain=grain or "", top=top)
+        most = top or (LINES if (names or grain) and not common.json else None)
+        found = ask(reader, names, where, period, grain=grain or "", top=most)
     if common.json:
         tables.document(**record(found, period))
         return
@@ -150,6 +175,8 @@ def spend(
             continue
         out.print()
         _table(out, one)
+        if one.others and not top:
+            tables.line(out, f"the dearest {LINES:,} of {one.others + LINES:,} lines; --json gives them all", "dim")
     for name in names:
         at, label = made[0].by.index(name), dimension(name)
         named = [line for line in made[0].lines if not line.other]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..rules.conversations import Turn, knee, not_worth
 from ..rules.drivers import phrase
+from ..stores.columns import LABEL, label_column
 from ..stores.query import Filter, Query, compile_filter
 from ..stores.reader import Reader
 from . import periods, settings, wiring
@@ -169,67 +170,85 @@ TURN = f"least(coalesce(turn, 1), {TURNS_MAX})"
 THERE = "HAVING calls <> 0 OR coalesce(sum(cost), 0) <> 0"  # what was named away is there no more
 
 
+# Conversations with the same turns can be added up turn by turn: everything that is asked of turns is a sum over them. Their turns are
+# a number, a bit for each; a conversation with a later turn, with corrections or with credits is looked at by itself.
+BITS = 60
+PLAIN = f"max(coalesce(turn, 1)) <= {BITS} AND min(coalesce(turn, 1)) >= 1 AND coalesce(min(cost), 0) >= 0"
+THERE_BIT = f"""bit_or(CASE WHEN ("try" = 1 OR cost > 0) AND coalesce(turn, 1) BETWEEN 1 AND {BITS}
+                THEN 1::BIGINT << (coalesce(turn, 1) - 1) ELSE 0 END)"""
+
+
 def _stage(reader: Reader, where: tuple[Filter, ...], period: periods.Period, resolved: Sequence[str]) -> None:
-    """Tables `talks` (a line a conversation), `steps` (one a turn of a conversation, with its cost) and `turns` (one a turn's number,
-    with what was spent on what). Three looks: everything per turn of every conversation would be as many lines as there are rows."""
+    """Tables `talks` (a line a conversation), `shapes` (one for all conversations with the same turns and the same end) and `steps`
+    (one a turn of a shape, with what was spent on what). Each turn of each conversation would be as many lines as there are rows."""
     only = compile_filter(Query(where=where, since_us=period.since, until_us=period.until))
-    columns = ("conversation", "turn", "tool_depth", "try_no", "labels", "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
+    columns = ("conversation", "turn", "tool_depth", "try_no", LABEL + OUTCOME, "flags", "cost", "cost_output", *WHO, *SPLIT, *TOKENS)
     reader.totals(dict.fromkeys((*columns, *only.columns)), period.since, period.until)
-    said = f"map_extract_value(labels, '{OUTCOME}')"
-    judged = reader.duck.execute(f"SELECT 1 FROM calls WHERE ({only.sql}) AND {said} <> '' LIMIT 1", only.values).fetchall()
+    said = label_column(OUTCOME)
+    judged, corrected = [
+        reader.duck.execute(f"SELECT 1 FROM calls WHERE ({only.sql}) AND {there} LIMIT 1", only.values).fetchall()
+        for there in (f"{said} <> ''", "attempt_kind = 'correction'")
+    ]
     outcome = "''"
     if judged:
         # A row named afterwards stands at the time of the one it names, and says more.
         at = "epoch_us(ts) * 2 + starts_with(flags, 'named')::BIGINT"
         outcome = f"coalesce(arg_max({said}, {at}) FILTER ({said} <> '' AND NOT starts_with(flags, 'unnamed')), '')"
-    who = [f"coalesce(max({name}) FILTER (starts_with(flags, 'named')), any_value({name})) AS {name}" for name in WHO]
+    who, calls, alike = [f"any_value({name}) AS {name}" for name in WHO], 'count(*) FILTER ("try" = 1) AS calls', PLAIN
+    if corrected:
+        who = [f"coalesce(max({name}) FILTER (starts_with(flags, 'named')), any_value({name})) AS {name}" for name in WHO]
+        calls, alike = CALLS, f"{PLAIN} AND NOT bool_or(attempt_kind = 'correction')"
     reader.duck.execute(
         f"""CREATE OR REPLACE TEMP TABLE talks AS
-            SELECT *, list_contains(${RESOLVED_AS}::VARCHAR[], outcome) AS resolved FROM (
-                SELECT conversation, {", ".join(who)}, max(coalesce(turn, 1)) AS turns, max(coalesce(tool_depth, 0)) AS depth, {CALLS},
+            SELECT * EXCLUDE (alike, mask),
+                   CASE WHEN alike THEN mask * 4 + (outcome <> '')::BIGINT * 2 + resolved::BIGINT
+                        ELSE -row_number() OVER () END AS shape
+            FROM (SELECT *, list_contains(${RESOLVED_AS}::VARCHAR[], outcome) AS resolved FROM (
+                SELECT conversation, {", ".join(who)}, max(coalesce(turn, 1)) AS turns, max(coalesce(tool_depth, 0)) AS depth, {calls},
                        sum({READ} + {WRITTEN}) AS tokens, coalesce(sum(cost), 0) AS cost, epoch_us(min(ts)) AS first_us,
-                       epoch_us(max(ts)) AS last_us, {outcome} AS outcome
-                FROM calls WHERE {only.sql} GROUP BY conversation {THERE})""",
+                       epoch_us(max(ts)) AS last_us, {outcome} AS outcome, {alike} AS alike, {THERE_BIT} AS mask
+                FROM calls WHERE {only.sql} GROUP BY conversation {THERE}))""",
         {**only.values, RESOLVED_AS: list(resolved)},
     )
     reader.duck.execute(
-        f"""CREATE OR REPLACE TEMP TABLE steps AS
-            SELECT conversation, {TURN} AS turn, coalesce(sum(cost), 0) AS cost, {CALLS}
-            FROM calls WHERE ({only.sql}) AND conversation <> '' GROUP BY conversation, {TURN} {THERE}""",
-        only.values,
+        """CREATE OR REPLACE TEMP TABLE shapes AS
+           SELECT shape, count(*) AS talks, any_value(outcome) <> '' AS known, any_value(resolved) AS resolved
+           FROM talks WHERE conversation <> '' GROUP BY shape"""
     )
-    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in (*SPLIT, "cost_output"))
+    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in ("cost", *SPLIT, "cost_output"))
     reader.duck.execute(
-        f"""CREATE OR REPLACE TEMP TABLE turns AS
-            SELECT {TURN} AS turn, {CALLS}, {sums} FROM calls WHERE ({only.sql}) AND conversation <> '' GROUP BY {TURN}""",
+        f"""CREATE OR REPLACE TEMP TABLE steps AS
+            SELECT shape, {TURN} AS turn, {sums}, {calls}
+            FROM (SELECT * FROM calls WHERE ({only.sql}) AND conversation <> '')
+                 JOIN (SELECT conversation, shape FROM talks) USING (conversation)
+            GROUP BY shape, {TURN} {THERE}""",
         only.values,
     )
 
 
 def _curve(reader: Reader) -> tuple[tuple[Curve, ...], list[Turn]]:
+    sums = ", ".join(f"sum({name}) AS {name}" for name in ("calls", "cost_output", *SPLIT))
     rows = _ask(reader, f"""
         WITH placed AS (
-            SELECT turn, cost, known, resolved, first_value(cost) OVER earlier AS first_cost,
-                   sum(cost) OVER earlier - cost AS before, row_number() OVER earlier - 1 AS turns_before,
-                   sum(cost) OVER whole AS all_cost, count(*) OVER whole AS all_turns
-            FROM steps JOIN (SELECT conversation, outcome <> '' AS known, resolved FROM talks) USING (conversation)
-            WINDOW whole AS (PARTITION BY conversation),
-                   earlier AS (PARTITION BY conversation ORDER BY turn ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
-        ), reached AS (
-            SELECT turn, count(*) AS reached, sum(cost) AS cost, sum(before) AS before, sum(first_cost) AS first,
-                   sum(all_cost - before) AS after, sum(all_turns - turns_before) AS turns_after, count(*) FILTER (known) AS known,
-                   count(*) FILTER (resolved) AS resolved, sum(all_cost - before) FILTER (known) AS known_after
-            FROM placed GROUP BY turn
+            SELECT steps.*, talks, known, resolved, first_value(cost) OVER earlier AS first_cost,
+                   sum(cost) OVER earlier - cost AS before, (row_number() OVER earlier - 1) * talks AS turns_before,
+                   sum(cost) OVER whole AS all_cost, count(*) OVER whole * talks AS all_turns
+            FROM steps JOIN shapes USING (shape)
+            WINDOW whole AS (PARTITION BY shape),
+                   earlier AS (PARTITION BY shape ORDER BY turn ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
         )
-        SELECT reached.*, turns.calls, turns.cost_output AS output, {", ".join(SPLIT)}
-        FROM reached JOIN turns USING (turn) ORDER BY turn""")
+        SELECT turn, sum(talks) AS reached, sum(cost) AS cost, sum(before) AS before, sum(first_cost) AS first,
+               sum(all_cost - before) AS after, sum(all_turns - turns_before) AS turns_after,
+               coalesce(sum(talks) FILTER (known), 0) AS known, coalesce(sum(talks) FILTER (resolved), 0) AS resolved,
+               sum(all_cost - before) FILTER (known) AS known_after, {sums}
+        FROM placed GROUP BY turn ORDER BY turn""")
     turns = [
-        Turn(row["turn"], row["reached"], _pico(row["cost"]), _pico(row["first"]), _pico(row["after"]), int(row["turns_after"]),
-             row["known"], row["resolved"], _pico(row["known_after"]))
+        Turn(row["turn"], int(row["reached"]), _pico(row["cost"]), _pico(row["first"]), _pico(row["after"]), int(row["turns_after"]),
+             int(row["known"]), int(row["resolved"]), _pico(row["known_after"]))
         for row in rows
     ]  # fmt: skip
     curve = [
-        Curve(turn.n, turn.reached, int(row["calls"]), turn.cost, *[_pico(row[name]) for name in SPLIT], _pico(row["output"]),
+        Curve(turn.n, turn.reached, int(row["calls"]), turn.cost, *[_pico(row[name]) for name in SPLIT], _pico(row["cost_output"]),
               turn.first, _pico(row["before"]) + turn.cost)
         for turn, row in zip(turns, rows)
     ]  # fmt: skip

@@ -39,6 +39,7 @@ class Statement(NamedTuple):
     lines: tuple[Line, ...]
     total: Sum
     before: Sum | None = None
+    others: int = 0  # lines that are one: the last
 
 
 class DoesNotFoot(ArithmeticError):
@@ -57,8 +58,9 @@ def state(
     keys = list(now) + [k for k in was or () if k not in now]
     lines = [Line(k, now.get(k, Sum()), None if was is None else was.get(k, Sum())) for k in keys]
     lines.sort(key=lambda line: (-line.now.cost, -line.now.tries, tuple(part or "" for part in line.key)))
+    others = 0
     if top is not None and len(lines) > top:
-        rest = lines[top:]
+        rest, others = lines[top:], len(lines) - top
         folded = Sum()
         before = None if was is None else Sum()
         for line in rest:
@@ -66,12 +68,19 @@ def state(
             if before is not None and line.before is not None:
                 before = before.plus(line.before)
         lines = [*lines[:top], Line((None,) * len(by), folded, before, other=True)]
+    return footed(by, lines, total, earlier_total, others=others, in_time=in_time)
+
+
+def footed(
+    by: Sequence[str], lines: list[Line], total: Sum, earlier_total: Sum | None = None, *, others: int = 0, in_time: bool = False
+) -> Statement:
+    """The statement of these lines, the sum of `others` among them. DoesNotFoot when they are not the totals."""
     if in_time:
         lines.sort(key=lambda line: (line.other, line.key[0] or ""))
     foot([line.now for line in lines], total)
     if earlier_total is not None:
         foot([line.before for line in lines if line.before is not None], earlier_total, "the lines of the period before")
-    return Statement(tuple(by), tuple(lines), total, earlier_total)
+    return Statement(tuple(by), tuple(lines), total, earlier_total, others)
 
 
 def foot(parts: Sequence[Sum], total: Sum, what: str = "the lines") -> None:

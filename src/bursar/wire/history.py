@@ -40,7 +40,7 @@ from .failure import Sign
 from .opening import Begun, Opening
 
 LOOK = 12  # messages at the end among which a cache marker is looked for
-MARKS = 33  # ends of messages, the newest, that are kept with an opening: what rules/thread.py looks at
+MARKS = 33  # ends of messages, the newest, that are kept with an opening: what rules/thread_search.py looks at
 RUNS = 32  # messages at the end whose place among the cached tokens is worked out one by one
 OPEN_MAX = 64  # unanswered calls, and results of calls that are not there, that are kept
 # What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those, and an

@@ -19,4 +19,5 @@ FORMS: dict[str, Form] = {
     "parquet": Form("parquet", "the calls with their types, for DuckDB, pandas, Spark", pipe=False),
     "focus": Form("focus", "FinOps' cost and usage table (FOCUS 1.2 with the provider columns of 1.3), by day or hour"),
     "otlp": Form("otlp", "OpenTelemetry GenAI spans, OTLP as JSON; to a file or an endpoint"),
+    "otlp-metrics": Form("otlp_metrics", "OpenTelemetry GenAI metrics (tokens, durations, cost) an hour, OTLP as JSON; the same"),
 }

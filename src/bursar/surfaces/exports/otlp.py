@@ -43,12 +43,10 @@ def write(reader: Reader, asked: Asked, out: IO[bytes]) -> Written:
 
 def send(reader: Reader, asked: Asked, endpoint: str, headers: dict[str, str]) -> Written:
     """The same to an OTLP/HTTP endpoint. What it rejects is told; what it cannot take now is sent again a few times."""
-    if not endpoint.startswith(("http://", "https://")):
-        raise click.UsageError(f"--endpoint {endpoint!r} is not an http:// or https:// address")
     count = cost = rejected = 0
     why = ""
     for request, spans, pico in _requests(reader, asked):
-        answer = _post(endpoint, headers, request)
+        answer = post(endpoint, headers, request)
         partial = answer.get("partialSuccess") or {}
         lost = int(partial.get("rejectedSpans") or 0)
         rejected, why = rejected + lost, why or str(partial.get("errorMessage") or "")
@@ -56,7 +54,10 @@ def send(reader: Reader, asked: Asked, endpoint: str, headers: dict[str, str]) -
     return Written(count, cost, rejected, f"the endpoint rejected them: {why}" if rejected else "")
 
 
-def _post(endpoint: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+def post(endpoint: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    """One request; what the endpoint cannot take now is sent again a few times."""
+    if not endpoint.startswith(("http://", "https://")):
+        raise click.UsageError(f"--endpoint {endpoint!r} is not an http:// or https:// address")
     request = urllib.request.Request(endpoint, body, {"Content-Type": "application/json", **headers}, method="POST")
     for left in reversed(range(TRIES)):
         try:
@@ -77,7 +78,7 @@ def _post(endpoint: str, headers: dict[str, str], body: bytes) -> dict[str, Any]
 
 
 def _stopped(what: str) -> click.ClickException:
-    told = click.ClickException(f"{what}; spans sent before this stay there: a collector knows them again by their ids")
+    told = click.ClickException(f"{what}; what was sent before this stays there; spans are known again by their ids")
     told.exit_code = 2
     return told
 
@@ -105,7 +106,7 @@ def _requests(reader: Reader, asked: Asked) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _body(spans: list[dict[str, Any]]) -> bytes:
-    resource = {"attributes": [_pair("service.name", "bursar")]}
+    resource = {"attributes": [pair("service.name", "bursar")]}
     return msgspec.json.encode(
         {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "bursar"}, "spans": spans}]}]}
     )
@@ -114,35 +115,35 @@ def _body(spans: list[dict[str, Any]]) -> bytes:
 def span(row: dict[str, Any]) -> dict[str, Any]:
     """One try as a span. Its ids follow from the row's: sent twice it is one. Tries of a call share a trace."""
     operation = OPERATIONS.get(row["dialect"], "embeddings" if row["purpose"] == "embedding" else "chat")
-    attributes = [_pair("gen_ai.operation.name", operation)]
-    attributes += [_pair(name, row[column]) for column, name in PLAIN.items() if row[column]]
+    attributes = [pair("gen_ai.operation.name", operation)]
+    attributes += [pair(name, row[column]) for column, name in PLAIN.items() if row[column]]
     if row["input"] is not None:
         read = [row[name] or 0 for name in ("input", "cache_read", "cache_write", "cache_write_1h")]
         attributes += [
-            _pair("gen_ai.usage.input_tokens", sum(read)), _pair("gen_ai.usage.cache_read.input_tokens", read[1]),
-            _pair("gen_ai.usage.cache_write.input_tokens", read[2] + read[3]),
-            _pair("gen_ai.usage.output_tokens", (row["output"] or 0) + (row["reasoning"] or 0)),
-            _pair("gen_ai.usage.reasoning.output_tokens", row["reasoning"] or 0),
+            pair("gen_ai.usage.input_tokens", sum(read)), pair("gen_ai.usage.cache_read.input_tokens", read[1]),
+            pair("gen_ai.usage.cache_write.input_tokens", read[2] + read[3]),
+            pair("gen_ai.usage.output_tokens", (row["output"] or 0) + (row["reasoning"] or 0)),
+            pair("gen_ai.usage.reasoning.output_tokens", row["reasoning"] or 0),
         ]  # fmt: skip
         if read[3]:
-            attributes.append(_pair("gen_ai.usage.cache_creation.ephemeral_1h_input_tokens", read[3]))
+            attributes.append(pair("gen_ai.usage.cache_creation.ephemeral_1h_input_tokens", read[3]))
     if row["cost"]:
         # A double is what the convention has; the exact amount is in bursar.cost.
         attributes += [
             {"key": "gen_ai.usage.cost.amount", "value": {"doubleValue": msgspec.Raw(row["cost"].encode())}},
-            _pair("gen_ai.usage.cost.currency", "USD"), _pair("gen_ai.usage.cost.source", "local"),
+            pair("gen_ai.usage.cost.currency", "USD"), pair("gen_ai.usage.cost.source", "local"),
         ]  # fmt: skip
     if row["finish"]:
         attributes.append(
             {"key": "gen_ai.response.finish_reasons", "value": {"arrayValue": {"values": [{"stringValue": row["finish"]}]}}}
         )
     if row["http_status"]:
-        attributes.append(_pair("http.response.status_code", row["http_status"]))
+        attributes.append(pair("http.response.status_code", row["http_status"]))
     failed = row["status"] in ("error", "unknown")
     if failed:
-        attributes.append(_pair("error.type", row["error"] or row["status"]))
+        attributes.append(pair("error.type", row["error"] or row["status"]))
     for name, value in msgspec.json.decode(row["labels"]).items():
-        attributes.append(_pair(f"bursar.{name}", value))
+        attributes.append(pair(f"bursar.{name}", value))
     start = row["ts"] * 1000
     return {
         "traceId": _id(row["call"], 16), "spanId": _id(row["id"], 8), "parentSpanId": "",
@@ -152,8 +153,10 @@ def span(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pair(name: str, value: str | int) -> dict[str, Any]:
-    return {"key": name, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+def pair(name: str, value: str | int | bool) -> dict[str, Any]:
+    """An attribute."""
+    kind = "boolValue" if isinstance(value, bool) else "intValue" if isinstance(value, int) else "stringValue"
+    return {"key": name, "value": {kind: str(value) if kind == "intValue" else value}}
 
 
 def _id(text: str, size: int) -> str:
