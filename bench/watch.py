@@ -116,15 +116,16 @@ def slices() -> None:
 
 
 def forecast() -> None:
-    """Ranges on real clients, hour by hour, a day as the season."""
-    from rules.alarm_made import clients
-    from rules.test_forecast import HOURS, held, hourly
+    """Ranges on real clients, hour by hour, a day as the season: all of them, and the half that nothing was chosen on."""
+    from rules.test_forecast import held, other_half, real, widths
 
-    series = {one.name: hourly(one) for one in clients(DATA)}
-    series = {name: hours for name, hours in series.items() if sum(hours[HOURS // 2 :])}
-    for horizon in (6, 12, 24, 48):
-        shares, trials = held(series, horizon)
-        say(f"forecast {horizon} hours ahead: 80% and 95% ranges held", f"{shares[0]:.1%}, {shares[1]:.1%} of {trials:,}")
+    series = real(DATA)
+    for name, some in (("", series), (", other half", other_half(series))):
+        for horizon in (6, 12, 24, 48, 72):
+            shares, trials = held(some, horizon)
+            wide = " and ".join(f"{width:.1f}" for width in widths(some, horizon))
+            found = f"{shares[0]:.1%}, {shares[1]:.1%} of {trials:,}; {wide} points wide"
+            say(f"forecast {horizon} hours ahead{name}: 80% and 95% ranges held", found)
 
 
 def hang() -> None:

@@ -49,6 +49,15 @@ def test_whatever_is_summed_up_the_calls_and_dollars_stay_to_the_digit(
         sums = incidents.summed(connection)
         assert sum(one.calls for one in left) + sum(day.calls for day in sums) == len(made)
         assert len(left) + sum(day.incidents for day in sums) == len(made)
+        assert incidents.total(connection) == (len(made), len(made), sum(one[-1] for one in made), False)
+        stopped = [one for one in made if one[1] == "stopped"]
+        assert incidents.total(connection, ["stopped"]) == (len(stopped), len(stopped), sum(one[-1] for one in stopped), False)
+        of_team = [one for one in left if one.budget == "team"]
+        wanted = (len(of_team), len(of_team), sum(one.kept for one in of_team), bool(sums))
+        assert incidents.total(connection, where=[("budget", ["team"], False)]) == wanted
+        assert incidents.total(connection, where=[("budget", ["", "other"], True)]) == wanted
+        assert incidents.total(connection, where=[("", ["x"], False)]).incidents == 0  # of a free label they hold nothing
+        assert incidents.total(connection, where=[("", [""], False), ("latency", ["x"], True)]).incidents == len(left)
         assert sum(one.kept for one in left) + sum(day.kept for day in sums) == sum(one[-1] for one in made)
         assert sum(one.state == "open" for one in left) == sum(state == "open" for _, _, state, _, _ in made)
         assert all(one.last_ts >= before or one.state == "open" for one in left)

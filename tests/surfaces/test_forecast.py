@@ -13,7 +13,7 @@ import ledger_rows
 from bursar.domain.entry import Entry
 from bursar.domain.money import PICO, plain
 from bursar.domain.usage import Tokens
-from bursar.surfaces.forecast import PLAN, assumed, planned
+from bursar.surfaces.forecast import PLAN, assumed, launch, planned
 from commands import Run
 
 DAY = ledger_rows.DAY
@@ -221,6 +221,25 @@ def test_a_plan_is_filled_with_what_the_ledger_measured(run: Run, book: Path) ->
     twice = json.loads(run("forecast", plan, "--assume", "volume=2x", "--ledger", book, "--json").stdout)["rows"][0]
     assert pico(twice["a_day"]) == 2 * pico(made["a_day"])
     assert "as measured on 56 days here" in run("forecast", plan, "--ledger", book).stdout
+
+
+def test_few_measured_days_make_no_range_that_they_cannot_know() -> None:
+    """Of nine days the lightest and the heaviest are an 80% range, and 95% is beyond what any of them says."""
+    plan = planned("10 calls a day at $3 per million tokens")
+    said = {}
+    for days in (8, 9, 38, 39):
+        made = launch(plan, [(1_000 + n, 1) for n in range(days)])
+        assert made is not None
+        said[days] = [level for level, _, _ in made.between]
+        assert all(low <= made.a_month <= high for _, low, high in made.between)
+    assert said == {8: [], 9: [0.8], 38: [0.8], 39: [0.8, 0.95]}
+
+
+def test_an_end_of_all_calls_can_be_assumed(run: Run, book: Path, tmp_path: Path) -> None:
+    """Nothing more comes, and no limit that still stands is passed."""
+    made = json.loads(run("forecast", "--ledger", book, "--config", budgets(tmp_path, LIMITS), "--assume", "volume=0x", "--json").stdout)
+    assert made["total"]["expected"] == made["total"]["spent"]
+    assert {one["chance"] for one in made["budgets"]} <= {0.0, 1.0}
 
 
 def test_a_plan_that_nothing_was_measured_for_asks_for_the_number(run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import web_rig
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -20,11 +21,15 @@ from web_rig import Book, Seen, numbers
 import demo_rows
 import ledger_rows
 from bursar.domain.entry import Entry
+from bursar.domain.incident import Incident
 from bursar.domain.money import plain, show, usd
+from bursar.stores import incidents
 from bursar.stores.query import DIMENSIONS, Filter
 from bursar.stores.reader import Reader
+from bursar.stores.schema import opened, transaction
 from bursar.stores.writer import Ledger
 from bursar.surfaces import tables
+from bursar.surfaces.cli import main
 from bursar.surfaces.web import asks, blocks
 from bursar.surfaces.web.app import PAGES, safe_path
 from bursar.testing import company
@@ -96,6 +101,27 @@ def test_without_a_period_a_page_is_about_the_newest_month_that_has_rows(web: Te
     found = web.get("/bill.json").json()
     assert (found["since"], found["until"]) == ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z")
     assert found["figures"]["total"] == web.get("/bill.json?since=2026-10").json()["figures"]["total"]
+
+
+def test_what_stopped_calls_could_have_cost_is_of_all_of_them(tmp_path: Path) -> None:
+    """However many incidents there are: the page lists the newest and adds all, those of which only a day's sum is left too."""
+    with Ledger.open(tmp_path, node="test", clock_us=lambda: NOW):
+        pass
+    day = NOW - 30 * 86_400_000_000
+    with opened(tmp_path) as connection, transaction(connection):
+        incidents.write(connection, [
+            Incident(f"k{n}", day + n, "stopped" if n % 2 else "warned", "budget_exceeded", "why", "team", f"t{n % 3}", kept=n * 10**9)
+            for n in range(3_000)
+        ])  # fmt: skip
+        incidents.sum_up(connection, 0, most=2_400)
+    web = web_rig.client(tmp_path, NOW)
+    web_page, kept = web.get("/guards?since=2026-10").text, sum(n * 10**9 for n in range(1, 3_000, 2))
+    assert web.get("/guards.json?since=2026-10").json()["figures"]["stopped"] in (1_500, "1500")
+    assert f"could have cost up to {tables.money(kept)}" in web_page and "the newest 25 of 3,000" in web_page
+    one = sum(n * 10**9 for n in range(600, 3_000) if n % 2 and n % 3 == 1)
+    assert f"could have cost up to {tables.money(one)}; without older ones" in web.get("/guards?since=2026-10&tenant=t1").text
+    said = CliRunner().invoke(main, ["guard", "incidents", "--where", "tenant=t1", "--ledger", str(tmp_path)]).output
+    assert f"The newest 200 of 800; in all 800 calls, at most {tables.money(sum(n * 10**9 for n in range(601, 3_000, 3)))} stopped" in said
 
 
 # -- numbers lead to their rows --------------------------------------------------------------------------------------------

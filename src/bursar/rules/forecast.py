@@ -4,11 +4,13 @@ Point: what there is, plus level x rhythm over the time that is left. The level 
 season) of the amounts with their rhythm taken out; the rhythm is each phase's share of the last eight seasons, drawn to 1 by
 three pseudo-days. Interval: the forecast is repeated at every past moment with the same time left, and the quantiles of what
 came over what was forecast are put on today's (conformal prediction); their level is adapted by how often they missed (adaptive
-conformal inference, Gibbs and Candes 2021). A series with less than forty such errors borrows those of the others."""
+conformal inference, Gibbs and Candes 2021). Horizons that overlap are nearly one: as many units as a horizon has are one error in
+whatever counts errors (weight, the step of the adapting, the room left for the error to come). A series with less than forty such
+errors borrows those of the others: of those as calm or as wild as itself, where there are enough."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from math import ceil, exp, log
 from typing import NamedTuple
@@ -20,8 +22,10 @@ ERRORS_MAX = 365
 ERRORS_HALF_LIFE = 180  # units of time until an error counts half
 ERRORS_ENOUGH = 40  # below it the others' errors fill up
 ERRORS_LEAST = 12  # below it, with all that can be borrowed, there is no interval
+COMMON = 0.05  # of what makes an error is in the errors of all series of that time
 SMALL = 0.02  # of a mean amount: what makes the ratio of nothing to nothing one
-STEP = 0.02  # of adaptive conformal inference
+STEP = 0.02  # of adaptive conformal inference, for a whole horizon
+ALPHA_LEAST = 0.005  # what it may come down to: no history says more
 LEVELS = (0.8, 0.95)
 
 
@@ -58,10 +62,18 @@ class Outlook(NamedTuple):
             return None
         if room < 0:
             return 1.0
-        least = log((room + self.small) / (self.point + self.small))
+        if not self.point + self.small:
+            return 0.0  # nothing ever came
+        least = log((room + self.small) / (self.point + self.small)) if room + self.small else float("-inf")
         whole = sum(weight for _, weight in self.errors)
         above = sum(weight for error, weight in self.errors if error > least)
-        return min(max((above + 0.5) / (whole + 1.0), 0.0), 1.0)
+        chance = (above + 0.5) / (whole + 1.0)
+        (lowest, under), (highest, beyond) = _ends(self.errors, whole)
+        if least > highest and beyond:
+            return chance * exp((highest - least) / beyond)
+        if least < lowest and under:
+            return 1.0 - (1.0 - chance) * exp((least - lowest) / -under)
+        return chance
 
     def crossing(self, room: float, share: float = 0.5) -> int | None:
         """The unit of time left, from 0, in which `room` is used up in at least `share` of the ways it may go; None when it is not
@@ -92,14 +104,18 @@ def outlooks(series: Mapping[str, Sequence[float]], phase: int, left: Sequence[f
     if any(len(values) != length for values in series.values()):
         raise ValueError("series of different lengths")
     skip = max(0, length - HISTORY_MAX)
-    tracks = {name: _Track(values[skip:], (phase + skip) % season, season) for name, values in series.items()}
+    # A total of one part is that part: its errors are not to count twice.
+    same: dict[tuple[float, ...], str] = {}
+    first = {name: same.setdefault(tuple(values[skip:]), name) for name, values in series.items()}
+    tracks = {name: _Track(values, (phase + skip) % season, season) for values, name in same.items()}
     horizon = max(1, ceil(sum(left) - 1e-9)) if left else 1
     made = _intervals(tracks, horizon)
     found: dict[str, Outlook] = {}
-    for name, track in tracks.items():
+    for name in series:
+        track = tracks[first[name]]
         path = tuple(track.at(len(track.values), n) * part for n, part in enumerate(left))
         point = sum(path)
-        errors, intervals = made[name]
+        errors, intervals = made[first[name]]
         small = track.small * max(sum(left), 1e-9)
         whole = [
             Interval(level, max(0.0, (point + small) * exp(low) - small), max(0.0, (point + small) * exp(high) - small), hits, trials)
@@ -167,19 +183,47 @@ def _intervals(tracks: Mapping[str, _Track], horizon: int) -> dict[str, tuple[Er
     are walked through together, so that at every past moment only errors that were known by then are used, also the others'."""
     length = max((len(track.values) for track in tracks.values()), default=0)
     states = {name: _State(horizon) for name in tracks}
-    pool: list[float] = []
+    pools = _Pools()
     for origin in range(length + 1):
+        _halve(tracks, states, origin)
         closed = origin - horizon
         if closed >= 0:
+            before = len(pools.all)
             for name, track in tracks.items():
                 if closed >= track.first + track.season:
                     error = track.error(closed, horizon)
                     states[name].close(closed, error)
-                    insort(pool, error)
+                    insort(pools.all, error)
+                    insort(pools.wild if states[name].wild[closed] else pools.calm, error)
+            pools.origins += len(pools.all) > before
         for name, track in tracks.items():
             if track.first + track.season <= origin <= length - horizon:
-                states[name].open(origin, pool)
-    return {name: state.end(length, pool) for name, state in states.items()}
+                states[name].open(origin, pools)
+    return {name: state.end(length, pools) for name, state in states.items()}
+
+
+class _Pools:
+    """The errors of all series, smallest first, and those of the calmer and of the wilder half."""
+
+    def __init__(self) -> None:
+        self.all: list[float] = []
+        self.calm: list[float] = []
+        self.wild: list[float] = []
+        self.origins = 0  # moments that they are of
+
+
+def _halve(tracks: Mapping[str, _Track], states: Mapping[str, _State], origin: int) -> None:
+    """Which half of the series each is in at this moment, by how wrong forecasts of the next unit have been so far: those are
+    known long before the first horizon is over. A series that has none yet counts as wild."""
+    for name, track in tracks.items():
+        if track.first + track.season < origin:
+            states[name].step(abs(track.error(origin - 1, 1)))
+    known = [state for state in states.values() if state.steps]
+    mean = sum(state.wrong for state in known) / sum(state.steps for state in known) if known else 0.0
+    known.sort(key=lambda state: (state.wrong + mean) / (state.steps + 1))
+    calm = {id(state) for state in known[: (len(known) + 1) // 2]}
+    for state in states.values():
+        state.wild.append(id(state) not in calm)
 
 
 class _State:
@@ -192,6 +236,12 @@ class _State:
         self.given: dict[int, list[tuple[float, float]]] = {}
         self.hits = [0] * len(LEVELS)
         self.trials = 0
+        self.wrong, self.steps = 0.0, 0  # of the forecasts of one unit
+        self.wild: list[bool] = []  # by origin
+
+    def step(self, wrong: float) -> None:
+        self.wrong += wrong
+        self.steps += 1
 
     def close(self, origin: int, error: float) -> None:
         """A horizon is over: was it in its intervals, and what does that say of their level?"""
@@ -203,49 +253,65 @@ class _State:
             self.hits[n] += hit
             self.trials += n == 0
             wanted = 1 - LEVELS[n]
-            self.alpha[n] = min(max(self.alpha[n] + STEP * (wanted - (not hit)), 0.0), 1.0)
+            self.alpha[n] = min(max(self.alpha[n] + STEP / self.horizon * (wanted - (not hit)), ALPHA_LEAST), 1.0)
 
-    def weighted(self, now: int, pool: Sequence[float]) -> Errors:
-        own = [(error, 0.5 ** ((now - origin) / ERRORS_HALF_LIFE)) for error, origin in self.errors]
-        # Errors of horizons that overlap are nearly one: so many units of time are worth one independent error.
+    def weighted(self, now: int, pools: _Pools) -> Errors:
+        """The errors to go by, of a weight that is as many as they would be if none overlapped; nothing where they are too few."""
+        own = [(error, 0.5 ** ((now - origin) / ERRORS_HALF_LIFE) / self.horizon) for error, origin in self.errors]
         sure = len(own) / self.horizon
-        if sure >= ERRORS_ENOUGH or not pool:
+        if sure >= ERRORS_ENOUGH:
             return tuple(own)
+        half = pools.wild if self.wild[now] else pools.calm
+        pool = half if len(half) >= max(ERRORS_ENOUGH * self.horizon, ERRORS_LEAST) else pools.all
+        # What all have in common at a time does not become less by counting it in each of them.
+        windows = pools.origins / self.horizon
+        each = len(pool) / max(1, pools.origins)
+        apart = windows * each / (1 + max(0.0, each - 1) * COMMON)
+        if len(pool) < ERRORS_LEAST:
+            return ()
         # A hundred quantiles of the others stand for all of them, and weigh as much as is missing.
         few = [pool[min(len(pool) - 1, (2 * n + 1) * len(pool) // 200)] for n in range(100)] if len(pool) > 100 else pool
-        weight = (ERRORS_ENOUGH - sure) / len(few)
-        return tuple(sorted([*[(error, part / self.horizon) for error, part in own], *[(error, weight) for error in few]]))
+        both = sorted([*own, *[(error, (ERRORS_ENOUGH - sure) / len(few)) for error in few]])
+        scale = apart / sum(weight for _, weight in both)
+        return tuple([(error, weight * scale) for error, weight in both])
 
-    def open(self, origin: int, pool: Sequence[float]) -> None:
+    def open(self, origin: int, pools: _Pools) -> None:
         """Give the intervals that would have been given then."""
-        if len(self.errors) + len(pool) >= ERRORS_LEAST:
-            errors = self.weighted(origin, pool)
+        errors = self.weighted(origin, pools)
+        if errors:
             self.given[origin] = [_quantiles(errors, alpha) for alpha in self.alpha]
 
-    def end(self, now: int, pool: Sequence[float]) -> tuple[Errors, list[tuple[float, float, float, int, int]]]:
-        if len(self.errors) + len(pool) < ERRORS_LEAST:
-            return (), []
-        errors = self.weighted(now, pool)
-        made = [_quantiles(errors, alpha) for alpha in self.alpha]
+    def end(self, now: int, pools: _Pools) -> tuple[Errors, list[tuple[float, float, float, int, int]]]:
+        errors = self.weighted(now, pools)
+        made = [_quantiles(errors, alpha) for alpha in self.alpha] if errors else []
         return errors, [(level, low, high, hits, self.trials) for level, (low, high), hits in zip(LEVELS, made, self.hits)]
 
 
 def _quantiles(errors: Errors, alpha: float) -> tuple[float, float]:
-    """The errors that alpha/2 of the weight is below and above, with one unit of weight for the error to come, which nobody
-    has seen: at the ends the range is drawn out by as much as its last tenth is wide."""
+    """The errors that alpha/2 is below and above, with one unit of weight for the error to come, which nobody has seen: half of it
+    may be beyond them all, at either end."""
     whole = sum(weight for _, weight in errors)
-    runs: list[float] = []
-    run = 0.0
-    for _, weight in errors:
-        run += weight
-        runs.append(run)
     part = alpha / 2 * (whole + 1.0)
+    if part >= 0.5:
+        return _reach(errors[::-1], whole + 0.5 - part), _reach(errors, whole + 0.5 - part)
+    (lowest, under), (highest, beyond) = _ends(errors, whole)
+    more = log(0.5 / part)
+    return lowest + under * more, highest + beyond * more
 
-    def up(target: float) -> float:
-        return errors[min(len(errors) - 1, bisect_left(runs, target))][0]
 
-    low, high = up(part), up(whole + 1.0 - part)
-    if part < 1.0:
-        low -= (1.0 - part) * (up(0.1 * whole) - errors[0][0])
-        high += (1.0 - part) * (errors[-1][0] - up(0.9 * whole))
-    return low, high
+def _ends(errors: Errors, whole: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The lowest and the highest error, each with how much farther out an error is that is e times as rare. Beyond the ends the
+    tail goes on as it went from the middle to them (exponentially): few errors make a wide range."""
+    middle, grown = _reach(errors, whole / 2), log(whole + 1.0)
+    lowest, highest = errors[0][0], errors[-1][0]
+    return (lowest, (lowest - middle) / grown), (highest, (highest - middle) / grown)
+
+
+def _reach(errors: Sequence[tuple[float, float]], target: float) -> float:
+    """The first error with which so much weight is reached; the last when there is less."""
+    run = 0.0
+    for error, weight in errors:
+        run += weight
+        if run >= target - 1e-9:
+            return error
+    return errors[-1][0]

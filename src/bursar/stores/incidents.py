@@ -18,6 +18,7 @@ COLUMNS = (
 ROWS_MAX = 200_000  # incidents that are kept one by one
 LOT = 5_000  # that are summed up in one transaction
 DAY_US = 86_400_000_000
+PICO = 10**12  # of a dollar
 _NAMES = ", ".join(f'"{c}"' for c in COLUMNS)
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _messages = msgspec.json.Decoder(list[dict[str, str]])
@@ -134,6 +135,43 @@ def summed(connection: apsw.Connection, since_us: int = 0, until_us: int = 2**62
         (-(-since_us // DAY_US), -(-until_us // DAY_US)),
     )
     return [Day(*row[:-1], int(row[-1])) for row in rows]
+
+
+class Total(NamedTuple):
+    """What all incidents of some kind came to. `blind`: older ones, of which only a day's sum is left, could not be told by what was
+    asked for, and are not in it."""
+
+    incidents: int
+    calls: int
+    kept: int
+    blind: bool
+
+
+def total(
+    connection: apsw.Connection, acts: Sequence[str] = (), *, since_us: int = 0, until_us: int = 2**62,
+    where: Sequence[tuple[str, Sequence[str], bool]] = (),
+) -> Total:  # fmt: skip
+    """Of all that were seen in [since, until), however many. `where`: column, values, and whether it must be none of them. A column
+    without a name holds nothing ('') in every incident, and one that incidents do not have is like no value."""
+    conditions, given = ["last_ts >= ?", "ts < ?"], [since_us, until_us]
+    words: list[str] = []
+    for name, values, negate in (*([("act", acts, False)] if acts else ()), *where):
+        column = f'"{name}"' if name in COLUMNS else "x''" if name else "''"
+        conditions.append(f"{column} {'NOT ' * negate}IN ({','.join('?' * len(values))})")
+        words += values
+    # Dollars in two parts: their sum may pass 64 bits.
+    row = connection.execute(
+        f"""SELECT count(*), coalesce(sum(calls), 0), coalesce(sum(kept / {PICO}), 0), coalesce(sum(kept % {PICO}), 0)
+            FROM incidents WHERE {" AND ".join(conditions)}""",
+        (*given, *words),
+    ).fetchall()[0]
+    number, calls, kept = int(row[0]), int(row[1]), int(row[2]) * PICO + int(row[3])
+    older = [day for day in summed(connection, since_us, until_us) if not acts or day.act in acts]
+    if where:
+        return Total(number, calls, kept, bool(older))
+    for day in older:
+        number, calls, kept = number + day.incidents, calls + day.calls, kept + day.kept
+    return Total(number, calls, kept, False)
 
 
 def listed(

@@ -40,6 +40,14 @@ def mine(filters: Sequence[Filter], one: Any) -> bool:
     return True
 
 
+def columns(filters: Sequence[Filter]) -> list[tuple[str, tuple[str, ...], bool]]:
+    """The same for a question about all incidents: column, values, whether none of them. Of a free label an incident holds nothing."""
+    return [
+        ("" if f.name.startswith(LABEL) else "model" if f.name == "model_served" else f.name, tuple(map(str, f.values)), f.negate)
+        for f in filters
+    ]
+
+
 def values(counter: str) -> list[str]:
     """The labels' values that a budget's counter stands for."""
     return [v.replace("%7C", "|").replace("%40", "@").replace("%25", "%") for v in counter.rpartition("@")[0].split("|")[1:]]

@@ -145,6 +145,8 @@ def listed(common: Common, number: int | None, state: str) -> None:
     found = glance.ask(lambda c: incidents.listed(c, since_us=since or 0, states=states, where=where, most=MOST), [])
     whole = number is None and not where and state == "all"
     before = glance.ask(lambda c: incidents.summed(c, since or 0), []) if whole else []
+    chosen = [*((name, (value,), False) for name, value in where), *([("state", states, False)] if states else [])]
+    all_ = glance.ask(lambda c: incidents.total(c, since_us=since or 0, where=chosen), incidents.Total(0, 0, 0, False))
     said = [] if number is None or not found else glance.ask(lambda c: incidents.said(c, found[0], wiring.now_us()), [])
     glance.close()
     if number is not None and not found:
@@ -175,6 +177,9 @@ def listed(common: Common, number: int | None, state: str) -> None:
     columns = [tables.number("n"), tables.Column("last", True, True), tables.Column("act"), tables.Column("why"), tables.Column("who"),
                tables.number("calls"), tables.number("stopped"), tables.Column("state")]  # fmt: skip
     out.print(tables.table(columns, cells))
+    if all_.incidents > len(found):
+        more = f"in all {all_.calls:,} calls, at most {tables.money(all_.kept)} stopped"
+        tables.line(out, f"\nThe newest {len(found):,} of {all_.incidents:,}; {more}", "dim")
     tables.line(out, "\nAll of one: bursar guard incidents N · go on: bursar guard resume N · take it: bursar guard take N", "dim")
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..domain.money import usd
 from ..domain.policy import SCALE, Policy
 from ..rules.budget import FOREVER_US, BudgetRule, compile_budgets
-from ..rules.forecast import Outlook, outlooks
+from ..rules.forecast import LEVELS, Outlook, outlooks
 from ..rules.price import spread
 from ..stores.query import Filter, Query
 from ..stores.reader import Reader
@@ -298,9 +298,6 @@ class Launch(NamedTuple):
     days: int
 
 
-DAYS_ENOUGH = 7  # of measured days, below which they make no range
-
-
 def launch(plan: Plan, measured: Sequence[tuple[int, int]]) -> Launch | None:
     """None when nobody says how many tokens each takes: the plan does not, and the ledger has none."""
     tokens = plan.tokens
@@ -315,9 +312,11 @@ def launch(plan: Plan, measured: Sequence[tuple[int, int]]) -> Launch | None:
         return plan.count * times * days * each * plan.price // (by * 1_000_000)
 
     between: list[tuple[float, int, int]] = []
-    if plan.tokens is None and len(measured) >= DAYS_ENOUGH:
+    if plan.tokens is None:
         each = sorted(used // number for used, number in measured)
-        for level in (0.8, 0.95):
-            cut = int((1 - level) / 2 * len(each))
-            between.append((level, cost(each[cut], 30), cost(each[-1 - cut], 30)))
+        for level in LEVELS:
+            # Of nine days and one to come, one in ten is beyond either end: fewer say nothing of 80%, and fewer than 39 of 95.
+            cut = int(round((1 - level) / 2 * (len(each) + 1), 9))
+            if cut:
+                between.append((level, cost(each[cut - 1], 30), cost(each[-cut], 30)))
     return Launch(tokens, cost(tokens, 1), cost(tokens, 30), tuple(between), len(measured))

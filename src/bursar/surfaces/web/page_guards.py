@@ -20,6 +20,7 @@ from .shelf import Shelf
 
 SHOWN = 12  # scopes of one budget
 LISTED = 25
+LOOKED_AT = 1_000  # incidents, the newest, for the table; what they come to is asked of all
 ACTED = ("stopped", "refused")
 
 
@@ -33,12 +34,17 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
     since = ask.period.since or 0
     logged = [
         one
-        for one in incidents.listed(reader.sqlite, since_us=since, most=1_000)
+        for one in incidents.listed(reader.sqlite, since_us=since, most=LOOKED_AT)
         if bounds.mine(ask.filters, one) and one.ts < (ask.period.until or 2**62)
     ]
+    until, where = ask.period.until or 2**62, bounds.columns(ask.filters)
+    all_ = incidents.total(reader.sqlite, ACTED, since_us=since, until_us=until, where=where)
+    seen = len(logged)
+    if seen > LISTED:
+        seen = incidents.total(reader.sqlite, since_us=since, until_us=until, where=where).incidents
     open_ = [one for one in incidents.listed(reader.sqlite, states=("open", "taken"), most=100) if bounds.mine(ask.filters, one)]
-    stopped = sum(one.calls for one in logged if one.act in ACTED)
-    kept = sum(one.kept for one in logged if one.act in ACTED)
+    stopped, kept = all_.calls, all_.kept
+    saved = f"could have cost up to {tables.money(kept)}" if kept else "in this period"
     tight = [m for m in budgets.meters if m.share >= 0.8]
     figures = Tiles(
         "figures",
@@ -66,7 +72,7 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
                 tables.count(stopped),
                 stopped,
                 "",
-                f"could have cost up to {tables.money(kept)}" if kept else "in this period",
+                f"{saved}; without older ones, which are sums by day" if all_.blind else saved,
             ),
             Tile("open", "Waiting for a person", tables.count(len(open_)), len(open_), "", "hand-offs", "bad" if open_ else ""),
         ),
@@ -76,7 +82,7 @@ def page(ask: Ask, reader: Reader, shelf: Shelf) -> Page:
         _handoffs(ask, reader, open_),
         budgets,
         _holds(ask, held),
-        _incidents(ask, logged),
+        _incidents(ask, logged, seen),
         _orders(ask, orders),
         _stop(),
         _drill(ask, reader, policy_hash),
@@ -198,7 +204,7 @@ def _who(one: Logged) -> str:
     return " · ".join(part for part in (one.feature, one.tenant, one.conversation) if part) or tables.UNATTRIBUTED
 
 
-def _incidents(ask: Ask, logged: list[Logged]) -> Table:
+def _incidents(ask: Ask, logged: list[Logged], seen: int) -> Table:
     rows = [
         [
             Cell(ask.shown(one.last_ts), periods.iso(one.last_ts), tone="nowrap"),
@@ -220,7 +226,7 @@ def _incidents(ask: Ask, logged: list[Logged]) -> Table:
         Column("Kept", "kept", True),
         Column("State", "state"),
     )
-    note = f"the newest {LISTED} of {len(logged):,}" if len(logged) > LISTED else ""
+    note = f"the newest {len(rows)} of {seen:,}" if seen > len(rows) else ""
     return Table(
         "incidents",
         "Incidents",
