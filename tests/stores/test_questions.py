@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from bursar.stores import engine
 from bursar.stores.fault import LedgerFault
-from bursar.stores.query import MEASURES, Filter, Query, compile_query
+from bursar.stores.measures import MEASURES
+from bursar.stores.query import Filter, Query, compile_query
 from bursar.stores.reader import Reader
 from bursar.stores.segments import compact
 

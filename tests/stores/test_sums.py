@@ -16,7 +16,8 @@ import ledger_rows
 from bursar.stores import segments, sums
 from bursar.stores.check import check
 from bursar.stores.columns import literal
-from bursar.stores.query import ADDITIVE, Filter, Query
+from bursar.stores.measures import ADDITIVE
+from bursar.stores.query import Filter, Query
 from bursar.stores.reader import Reader
 from bursar.surfaces import naming
 from bursar.surfaces.periods import Period

@@ -12,7 +12,8 @@ import duckdb
 
 from . import engine
 from .columns import LABEL, MONEY, label_column, literal, of_map, shown
-from .query import ADDITIVE, MONEY_SUMS, TOKEN_SUMS, Query, table
+from .measures import ADDITIVE, MONEY_SUMS, TOKEN_SUMS
+from .query import Query, table
 from .schema import quoted
 
 SUFFIX = ".sums"
