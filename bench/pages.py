@@ -155,7 +155,8 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[1] if len(arguments) > 1 else tempfile.mkdtemp(prefix="bursar-pages-")) / f"ledger-{rows}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     build(folder, rows)
-    found, peak = view(folder, ["/bill?since=30d", "/bill?since=30d&by=tenant", "/bill?since=all&by=label:team", "/calls?since=30d", "/tools?since=30d", "/guards"])
+    found, peak = view(folder, ["/bill?since=30d", "/bill?since=30d&by=tenant", "/bill?since=all&by=label:team", "/calls?since=30d", "/tools?since=30d", "/conversations?since=30d", "/savings?since=30d",
+                                "/why?since=30d", "/audit?since=30d", "/guards"])
     for path, seconds, cpu, size in found:
         print(f"{rows:>10,} rows  {path:<32} {seconds:6.2f} s  {cpu:6.2f} s CPU  {size / 1000:7.0f} kB")
     print(f"{rows:>10,} rows  largest memory {peak:.0f} MB, load {os.getloadavg()[0]:.1f}")

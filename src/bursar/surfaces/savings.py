@@ -183,30 +183,38 @@ def _control(one: Saving) -> Control:
 
 
 def _repeats(reader: Reader, condition: str, values: dict[str, object], ttl_us: int) -> Repeats | None:
-    """From the hashes of requests. What calls tools is left out; so is what nobody's name stands on."""
-    found = reader.duck.execute(
-        f"""WITH asked AS (
-              SELECT epoch_us(ts) AS asked_us, cost,
-                     hash(CASE WHEN tenant <> '' THEN 'tenant ' || tenant ELSE 'key ' || key END, request_hash) AS question
-              FROM calls WHERE ({condition}) AND NOT starts_with(saved_by, 'cache') AND saved_by <> 'near'
+    """From the hashes of requests. What calls tools is left out; so is what is nobody's. Of many, the first whole hours."""
+    question = "hash(CASE WHEN tenant <> '' THEN 'tenant ' || tenant ELSE 'key ' || key END, request_hash)"
+    asked = f"""calls WHERE ({condition}) AND NOT starts_with(saved_by, 'cache') AND saved_by <> 'near'
                 AND operation <> 'control' AND attempt_kind = 'first' AND status = 'ok' AND request_hash <> ''
                 AND (tenant <> '' OR key <> '')
-                AND finish NOT IN ('tool_calls', 'tool_use', 'function_call'))
-            SELECT asked_us, question, cost, (SELECT count(*) FROM asked)
-            FROM asked SEMI JOIN (SELECT question FROM asked GROUP BY 1 HAVING count(*) > 1) USING (question)
-            ORDER BY asked_us LIMIT {REPEATS_MAX}""",
+                AND finish NOT IN ('tool_calls', 'tool_use', 'function_call')"""
+    duck, hour = reader.duck, f"epoch_us(ts) // {reuse.HOUR_US}"
+    duck.execute(
+        f"""CREATE OR REPLACE TEMP TABLE asked_again AS
+            SELECT {question} AS question FROM {asked} GROUP BY 1 HAVING count(*) > 1""",
         values,
     )
-    calls = 0
+    again = f"{question} IN (SELECT question FROM asked_again)"
+    hours = duck.execute(f"SELECT {hour}, count(*), count(*) FILTER ({again}) FROM {asked} GROUP BY 1 ORDER BY 1", values).fetchall()
+    calls = repeated = until = 0
+    for number, all_asked, twice in hours:
+        if repeated and repeated + twice > REPEATS_MAX:
+            break
+        calls, repeated, until = calls + all_asked, repeated + twice, (number + 1) * reuse.HOUR_US
+    if not repeated:
+        return None
+    found = duck.execute(
+        f"SELECT epoch_us(ts) AS asked_us, {question}, cost FROM {asked} AND epoch_us(ts) < $until AND {again} ORDER BY asked_us",
+        {**values, "until": until},
+    )
 
-    def asked() -> Iterator[reuse.Past]:
-        nonlocal calls
+    def past() -> Iterator[reuse.Past]:
         while rows := found.fetchmany(10_000):  # a page has no memory for half a million rows
-            calls = rows[0][3]
-            for at, question, cost, _ in rows:
-                yield reuse.Past(at, "", question, pico(cost) if cost is not None else 0)
+            for at, what, cost in rows:
+                yield reuse.Past(at, "", what, pico(cost) if cost is not None else 0)
 
-    have = reuse.would_have(asked(), ttl_us)
+    have = reuse.would_have(past(), ttl_us)
     return Repeats(ttl_us, calls, have.hits, have.pico) if have.hits else None
 
 

@@ -16,11 +16,12 @@ from ...stores.schema import Place
 from .. import settings, wiring
 from ..cli_common import pico
 
-MEMORY = "200MB"  # of one question, beside some 150 MB that the process is by itself
+MEMORY = "240MB"  # of one question, beside some 150 MB that the process is by itself
 
 
 class Shelf:
-    """The ledger and the policy as pages read them. One question at a time: ten viewers make no more work at once than one."""
+    """The ledger and the policy as pages read them. One question at a time, by one thread: ten viewers make no more work at once than
+    one, and what a question needs of its memory is not left to chance."""
 
     def __init__(self, ledger: Path, config: Path | None, clock_us: Callable[[], int] = wiring.now_us) -> None:
         self.place = Place.at(ledger)
@@ -36,7 +37,7 @@ class Shelf:
     @contextmanager
     def open(self) -> Iterator[Reader]:
         """A reader of the ledger as it is now. LedgerFault says what is wrong with it."""
-        with self._gate, Reader(self.place.file, skip_damaged=True, memory=MEMORY) as reader:
+        with self._gate, Reader(self.place.file, skip_damaged=True, memory=MEMORY, threads=1) as reader:
             yield reader
 
     def policy(self) -> tuple[Policy, str]:
