@@ -213,6 +213,11 @@ class Reader:
         self._side()
         return self._run(text, values)
 
+    def fetch(self, columns: Iterable[str]) -> None:
+        """Have these columns of the tail's rows at hand. Who asks many questions says beforehand what all of them look at: with each
+        column that is new all the rows are fetched once more."""
+        self._load(tuple(columns))
+
     def totals(self, columns: Iterable[str], since_us: int | None = None, until_us: int | None = None) -> None:
         """Make `calls` and `entries` ready with these columns and the rows of this time, for statements of our own on `duck`."""
         self._view(tuple(columns), since_us, until_us)

@@ -13,7 +13,7 @@ from ..rules.alarm_judge import MINUTE_US, Judge, judge_of
 from ..rules.alarm_policy import AlarmRule, compile_alarms, owner_of
 from ..rules.alarm_state import Look, calm, scope_text, silenced, step
 from ..stores.reader import Reader
-from .watch_rows import DAY, creeping, rows, standing_looks
+from .watch_rows import DAY, creeping, needed, rows, standing_looks
 
 AT_ONCE = 5 * DAY // MINUTE_US  # minutes of history that are asked for together: bounds memory
 
@@ -49,8 +49,13 @@ class Bench:
         self._judges: dict[str, Judge] = {r.name: judge_of(r) for r in self.rules if r.metric.kind in ("sum", "share", "talks")}
         self._crept = -1  # the last day that was looked at for slow growth
 
+    def _fetch(self, reader: Reader) -> None:
+        """What all rules look at, at once."""
+        reader.fetch({column for rule in self.rules if rule.name in self._judges for column in needed(rule)})
+
     def warm(self, reader: Reader) -> None:
         """Feed the past that a first look needs: nothing comes of it."""
+        self._fetch(reader)
         for rule in self.rules:
             judge = self._judges.get(rule.name)
             if judge is None:
@@ -65,6 +70,7 @@ class Bench:
 
     def looks(self, reader: Reader, until: int) -> Iterator[tuple[int, AlarmRule, dict[str, str], Look]]:
         """Every scope that is over in minutes up to `until` (exclusive), in the order of time."""
+        self._fetch(reader)
         found: list[tuple[int, int, AlarmRule, dict[str, str], Look]] = []
         for n, rule in enumerate(self.rules):
             judge = self._judges.get(rule.name)

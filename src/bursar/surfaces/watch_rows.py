@@ -68,25 +68,28 @@ ALWAYS = (
 )  # fmt: skip
 
 
+def needed(rule: AlarmRule) -> set[str]:
+    """The stored columns that its rows are made of."""
+    named = [dimension(label) for label in (*rule.keys, *dict(rule.fixed)) if label != TOOL]
+    stored = ["labels" if name.startswith(LABEL) else DIMENSIONS[name] for name in named]
+    return {*ALWAYS, *SUMS[rule.metric.name].columns, *stored}
+
+
 def rows(reader: Reader, rule: AlarmRule, grain: int, since: int, until: int) -> Iterator[Fed]:
     """What happened to each scope in minutes [since, until) since the epoch, summed over `grain` of them, in order. A row counts
     in the minute its try ended, which is when the ledger has it: so live and replayed time see the same."""
     asked = SUMS[rule.metric.name]
     values: dict[str, object] = {"low": since, "high": until}
-    columns = [*ALWAYS, *asked.columns]
 
     def sql(label: str) -> str:
         if label == TOOL:
             return TOOL
         name = dimension(label)
         if name.startswith(LABEL):
-            columns.append("labels")
             bound = f"l{len(values)}"
             values[bound] = name.removeprefix(LABEL)
             return f"coalesce(map_extract_value(labels, ${bound}), '')"
-        stored = DIMENSIONS[name]
-        columns.append(stored)
-        return f"CAST({quoted(shown(stored))} AS VARCHAR)"
+        return f"CAST({quoted(shown(DIMENSIONS[name]))} AS VARCHAR)"
 
     keys = [f"{sql(label)} AS k{n}" for n, label in enumerate(rule.keys)]
     conditions = ["attempt_kind <> 'correction'", asked.where, "closing >= $low AND closing < $high"]
@@ -102,7 +105,7 @@ def rows(reader: Reader, rule: AlarmRule, grain: int, since: int, until: int) ->
         source = "(SELECT *, substr(cause, 6) AS tool FROM calls WHERE starts_with(cause, 'tool:'))"
     talk = "conversation" if rule.metric.kind == "talks" else "''"
     # A try is looked for by when it began, which is what files are told apart by.
-    reader.totals(dict.fromkeys(columns), (since * MINUTE_US) - LONGEST_US, until * MINUTE_US)
+    reader.totals(needed(rule), (since * MINUTE_US) - LONGEST_US, until * MINUTE_US)
     text = f"""
         WITH timed AS (SELECT *, CAST(epoch_us(ts) + 1000 * coalesce(latency_ms, 0) AS BIGINT) // {MINUTE_US} AS closing FROM {source}
                        WHERE ts >= make_timestamptz($begin) AND ts < make_timestamptz($end))
