@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import IO, Any
 
@@ -34,24 +34,36 @@ PLAIN = {"provider": "gen_ai.provider.name", "model_requested": "gen_ai.request.
 
 def write(reader: Reader, asked: Asked, out: IO[bytes]) -> Written:
     """The tries that reached a provider. One line is one ExportTraceServiceRequest."""
-    count = cost = 0
-    for request, spans, pico in _requests(reader, asked):
-        out.write(request + b"\n")
-        count, cost = count + spans, cost + pico
-    return Written(count, cost)
+    return put(_requests(reader, asked), out)
 
 
 def send(reader: Reader, asked: Asked, endpoint: str, headers: dict[str, str]) -> Written:
     """The same to an OTLP/HTTP endpoint. What it rejects is told; what it cannot take now is sent again a few times."""
+    count, cost, rejected, why = sent(_requests(reader, asked), endpoint, headers, "rejectedSpans")
+    return Written(count - rejected, cost, rejected, f"the endpoint rejected them: {why}" if rejected else "")
+
+
+Requests = Iterable[tuple[bytes, int, int]]  # a body, the tries in it, their pico-dollars
+
+
+def put(requests: Requests, out: IO[bytes]) -> Written:
+    """Each as a line."""
+    count = cost = 0
+    for request, tries, pico in requests:
+        out.write(request + b"\n")
+        count, cost = count + tries, cost + pico
+    return Written(count, cost)
+
+
+def sent(requests: Requests, endpoint: str, headers: dict[str, str], refused: str) -> tuple[int, int, int, str]:
+    """(tries, pico-dollars, what the endpoint says under `refused`, and why) once all have been sent."""
     count = cost = rejected = 0
     why = ""
-    for request, spans, pico in _requests(reader, asked):
-        answer = post(endpoint, headers, request)
-        partial = answer.get("partialSuccess") or {}
-        lost = int(partial.get("rejectedSpans") or 0)
-        rejected, why = rejected + lost, why or str(partial.get("errorMessage") or "")
-        count, cost = count + spans - lost, cost + pico
-    return Written(count, cost, rejected, f"the endpoint rejected them: {why}" if rejected else "")
+    for request, tries, pico in requests:
+        partial = post(endpoint, headers, request).get("partialSuccess") or {}
+        rejected, why = rejected + int(partial.get(refused) or 0), why or str(partial.get("errorMessage") or "")
+        count, cost = count + tries, cost + pico
+    return count, cost, rejected, why
 
 
 def post(endpoint: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:

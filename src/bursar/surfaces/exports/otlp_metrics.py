@@ -60,21 +60,12 @@ METRICS = (
 
 def write(reader: Reader, asked: Asked, out: IO[bytes]) -> Written:
     """The tries that reached a provider. One line is one ExportMetricsServiceRequest."""
-    tries = cost = 0
-    for request, counted, pico in _requests(reader, asked):
-        out.write(request + b"\n")
-        tries, cost = tries + counted, cost + pico
-    return Written(tries, cost)
+    return otlp.put(_requests(reader, asked), out)
 
 
 def send(reader: Reader, asked: Asked, endpoint: str, headers: dict[str, str]) -> Written:
     """The same to an OTLP/HTTP endpoint. What it rejects is told."""
-    tries = cost = rejected = 0
-    why = ""
-    for request, counted, pico in _requests(reader, asked):
-        partial = otlp.post(endpoint, headers, request).get("partialSuccess") or {}
-        rejected, why = rejected + int(partial.get("rejectedDataPoints") or 0), why or str(partial.get("errorMessage") or "")
-        tries, cost = tries + counted, cost + pico
+    tries, cost, rejected, why = otlp.sent(_requests(reader, asked), endpoint, headers, "rejectedDataPoints")
     return Written(tries, cost, rejected, f"data points that the endpoint rejected: {why}" if rejected else "")
 
 
