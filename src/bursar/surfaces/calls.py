@@ -108,6 +108,16 @@ class Call:
         self.first_us = 0
         self.own = effect.within_s > 0
 
+    def goes_out(self, effect: Send) -> tuple[Any, Any] | None:
+        """What goes out on a connection of our own, if it may go there, and the request for the client's own transport, if one had to
+        be made. None: this provider cannot be reached."""
+        self.begin(effect)
+        asked = self.direct(effect, None)
+        if asked is not None:
+            return asked, None
+        request = self.outgoing(effect)
+        return None if request is None else (self.direct(effect, request), request)
+
     def direct(self, effect: Send, request: Any) -> tuple[Origin, Any, str, bytes, Headers, bytes] | None:
         """What goes out on a connection of our own; None where there is none. Without a `request`: what needs none to be made."""
         if self.lines is None or self.origin is None or type(self.request.stream) is not self.kit.ByteStream:
@@ -291,13 +301,10 @@ class SyncCall(Call):
         return short
 
     def send(self, effect: Send) -> Head | Fault:
-        self.begin(effect)
-        asked, request = self.direct(effect, None), None
-        if asked is None:
-            request = self.outgoing(effect)
-            if request is None:
-                return self.no_door(effect)
-            asked = self.direct(effect, request)
+        out = self.goes_out(effect)
+        if out is None:
+            return self.no_door(effect)
+        asked, request = out
         self.away = True
         try:
             response = self.lines.send(*asked) if asked is not None else None
@@ -365,13 +372,10 @@ class AsyncCall(Call):
         return short
 
     async def send(self, effect: Send) -> Head | Fault:
-        self.begin(effect)
-        asked, request = self.direct(effect, None), None
-        if asked is None:
-            request = self.outgoing(effect)
-            if request is None:
-                return self.no_door(effect)
-            asked = self.direct(effect, request)
+        out = self.goes_out(effect)
+        if out is None:
+            return self.no_door(effect)
+        asked, request = out
         self.away = True
         try:
             response = await self.lines.send(*asked) if asked is not None and running_loop() else None

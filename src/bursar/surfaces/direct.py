@@ -161,6 +161,19 @@ def head(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], siz
     return b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (method.encode(), target, text)
 
 
+class Pool:
+    """What the connections of one client's transport share, whichever way they wait."""
+
+    def __init__(self, plain: Plain, terms: Terms, kit: Any) -> None:
+        self.plain, self.kit, self._terms = plain, kit, terms
+
+    def _first(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, size: int) -> bytes | None:
+        """What a request begins with; None: it is not for this way."""
+        if not self.plain(request) or (origin.secure and self._terms.context is None):
+            return None
+        return head(method, target, headers, size)
+
+
 class Came(NamedTuple):
     """A response of a connection of our own, in place of the library's until all is known that will stand in it."""
 

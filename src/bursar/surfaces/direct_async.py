@@ -25,10 +25,10 @@ from .direct import (
     Deadlines,
     Origin,
     Plain,
+    Pool,
     Terms,
     Told,
     deadlines,
-    head,
 )
 
 BUFFER_BYTES = 128 << 10  # of a body that wait for their reader before the provider is not read any more
@@ -226,11 +226,11 @@ class AsyncComing:
             line.loop.call_soon_threadsafe(line.leave, self._response)  # a garbage collection may run in any thread
 
 
-class Lines:
+class Lines(Pool):
     """The connections of one client's transport. Those of a loop are used by it alone."""
 
     def __init__(self, plain: Plain, terms: Terms, kit: Any) -> None:
-        self.plain, self.kit, self._terms = plain, kit, terms
+        Pool.__init__(self, plain, terms, kit)
         self._fresh()
         _live.add(self)
 
@@ -242,9 +242,7 @@ class Lines:
 
     async def send(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, body: bytes) -> Came | None:
         """The response to a request; None: it is not for this way, and nothing was sent."""
-        if not self.plain(request) or (origin.secure and self._terms.context is None):
-            return None
-        first = head(method, target, headers, len(body))
+        first = self._first(origin, request, method, target, headers, len(body))
         if first is None:
             return None
         until = deadlines(request.extensions)

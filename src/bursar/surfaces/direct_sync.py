@@ -22,10 +22,10 @@ from .direct import (
     Deadlines,
     Origin,
     Plain,
+    Pool,
     Terms,
     Told,
     deadlines,
-    head,
 )
 
 
@@ -183,11 +183,11 @@ class Coming:
         self.close()
 
 
-class Lines:
+class Lines(Pool):
     """The connections of one client's transport."""
 
     def __init__(self, plain: Plain, terms: Terms, kit: Any) -> None:
-        self.plain, self.kit, self._terms = plain, kit, terms
+        Pool.__init__(self, plain, terms, kit)
         self._fresh()
         _live.add(self)
 
@@ -200,9 +200,7 @@ class Lines:
 
     def send(self, origin: Origin, request: Any, method: str, target: bytes, headers: Headers, body: bytes) -> Came | None:
         """The response to a request; None: it is not for this way, and nothing was sent."""
-        if not self.plain(request) or (origin.secure and self._terms.context is None):
-            return None
-        first = head(method, target, headers, len(body))
+        first = self._first(origin, request, method, target, headers, len(body))
         if first is None:
             return None
         until = deadlines(request.extensions)
