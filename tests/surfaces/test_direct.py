@@ -273,6 +273,24 @@ def test_an_answer_that_breaks_off_is_told(face: str, answer: bytes) -> None:
 
 
 @faces
+@pytest.mark.parametrize("before", [0, 1], ids=["new", "used before"])
+@pytest.mark.parametrize("answer", [b"", WHOLE[:30], WHOLE[:-2], b"SSH-2.0-OpenSSH_9\r\n"], ids=range(4))
+def test_a_request_that_was_sent_is_never_sent_again_by_itself(face: str, before: int, answer: bytes) -> None:
+    """One hold, one request: whoever had no answer may have been billed all the same, also where the connection was an old one."""
+    def script(server: Server, connection: socket.socket) -> None:
+        for _ in range(before):
+            server.read(connection)
+            connection.sendall(WHOLE)
+        server.read(connection)
+        connection.sendall(answer)
+
+    with serving(script) as server:
+        with pytest.raises(httpx2.TransportError):
+            ask(face, server, times=before + 1)
+        assert len(server.requests) == before + 1
+
+
+@faces
 def test_what_comes_behind_an_answer_costs_the_connection(face: str) -> None:
     """The next request's answer would begin with it."""
     with serving(says(WHOLE + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")) as server:

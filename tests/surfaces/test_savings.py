@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import ledger_rows
+from bursar.domain.usage import Tokens
+from bursar.rules import reuse
 from bursar.stores.reader import Reader
 from bursar.surfaces import periods
 from bursar.surfaces import savings as books
@@ -75,6 +79,39 @@ def test_three_controls_lower_the_months_bill_by_forty_per_cent_and_the_invoice_
     bills = {line.dollars for line in simulated.invoice.lines}
     assert len(kept) > 200 and all(row["cost"] == 0 for row in kept)
     assert all(row["saved"] in bills for row in kept if row["saved_by"] == "cache")
+
+
+def test_what_a_cache_would_have_had_is_what_a_loop_over_the_rows_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each tenant's wall, within the hour, only what was asked first and answered well, and not what calls tools or was kept;
+    of very many, the first whole hours."""
+    chance = random.Random(5)
+    odd: list[dict[str, object]] = [
+        {"status": "error"}, {"finish": "tool_calls"}, {"operation": "control"}, {"attempt_kind": "retry"}, {"saved_by": "cache"},
+        {"saved_by": "near"}, {"tenant": ""}, {"request_hash": ""},
+    ]  # fmt: skip
+    rows = []
+    for n in range(600):
+        said: dict[str, object] = {"tenant": chance.choice(("acme", "globex")), "request_hash": f"{chance.randrange(60):032x}"}
+        said |= chance.choice(odd) if chance.random() < 0.4 else {}
+        rows.append(ledger_rows.entry(n, ledger_rows.START + n * 2 * ledger_rows.HOUR // 60, Tokens(input=100 + n), **said))
+    ledger_rows.write(tmp_path / "ledger", rows)
+    good = [row for row in rows if row.status == "ok" and row.finish != "tool_calls" and row.operation != "control" and not row.saved_by]
+    good = [row for row in good if row.attempt_kind == "first" and row.tenant and row.request_hash]
+
+    def wanted(until: int) -> books.Repeats:
+        seen = [row for row in good if row.ts < until]
+        have = reuse.would_have((reuse.Past(row.ts, row.tenant, row.request_hash, row.cost or 0) for row in seen), reuse.HOUR_US)
+        return books.Repeats(reuse.HOUR_US, len(seen), have.hits, have.pico)
+
+    def found() -> books.Repeats | None:
+        with Reader(tmp_path / "ledger") as reader:
+            return books.savings(reader, (), periods.Period()).repeats
+
+    assert found() == wanted(ledger_rows.END) and wanted(ledger_rows.END).hits > 30
+    monkeypatch.setattr(books, "REPEATS_MAX", 100)
+    some = found()
+    assert some in [wanted(ledger_rows.START // reuse.HOUR_US * reuse.HOUR_US + n * reuse.HOUR_US) for n in range(2, 21)]
+    assert some is not None and some.calls <= 120
 
 
 def test_the_statement_of_a_month_adds_up_as_it_is_printed(played: tuple[player.Simulated, Path]) -> None:

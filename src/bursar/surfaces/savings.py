@@ -133,7 +133,8 @@ def savings(
     days: dict[tuple[date, str], Saving] = {}
     shadow: dict[str, Saving] = {}
     for day, by, calls, amount in alike:
-        _add(days, (day, by), Saving(by, pico(amount), 0, pico(amount), pico(amount), calls))
+        kept = pico(amount) if amount is not None else 0  # calls of unknown price alone: nothing that could be claimed
+        _add(days, (day, by), Saving(by, kept, 0, kept, kept, calls))
     for day, by, cost in own:
         paid = pico(cost) if cost is not None else 0
         _add(days, (day, by), Saving(by, 0, paid, -paid, -paid, 0))
