@@ -297,9 +297,16 @@ class Run:
                 effect = send(value)
                 value = acts[type(effect)](world, effect)
         except StopIteration:
-            self._over()
+            self._end()
         except Exception as bug:
             self._failed(bug)
+
+    def _end(self) -> None:
+        """Let go of the edge, which knows this run: a circle would keep all of a call, its bodies too, until a collection."""
+        over, self._over = self._over, _done
+        self._send = _nothing
+        self._world.go = self._world.follow = _nobody
+        over()
 
     def follow(self, work: Coroutine[Any, Any, Any]) -> object:
         """Go on with what this comes to."""
@@ -320,6 +327,8 @@ class Run:
         self._way.close()
         log.error("a fault of our own in a call under way; its hold stands and becomes a row", exc_info=bug)
         self._on_fault(bug)
+        self._over = _done
+        self._end()
         if raise_faults:
             raise bug
 
@@ -328,13 +337,20 @@ class Run:
         if self._task is not None:
             self._task.cancel()
             return
-        self._send = _nothing
         self._way.close()
-        self._over()
+        self._end()
 
 
 def _nothing(_value: Any) -> Any:
     raise StopIteration
+
+
+def _nobody(_value: Any) -> None:
+    """A result that comes when nobody waits for it any more."""
+
+
+def _done() -> None:
+    """Who had to be told that the call is over was told."""
 
 
 def guarded(act: Callable[..., None], *args: Any, on_fault: Callable[[BaseException], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import socket
@@ -15,6 +16,7 @@ import pytest
 from bursar.domain.policy import Budget, LedgerPolicy, Policy, Provider, Server
 from bursar.stores.reader import Reader
 from bursar.surfaces import gateway, keys
+from bursar.surfaces.exchange import Exchange
 from bursar.testing.provider import Provider as Scripted
 from bursar.testing.script import Say
 
@@ -181,3 +183,29 @@ def test_a_client_that_leaves_a_stream_leaves_a_priced_row(tmp_path, provider, p
 def test_an_open_gateway_is_refused_unless_it_has_keys_and_tls(host, has_keys, server, safe):
     """Anyone who can reach an open gateway spends the operator's money."""
     assert (gateway.unsafe(Policy(server=Server(**server)), host, has_keys) == "") is safe
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/elsewhere/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "script", [{}, {"fault": "status", "status": 500}, {"fault": "reset_before_status"}, {"fault": "reset_in_body"}], ids=lambda s: s.get("fault", "good")
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_over_is_let_go_at_once(tmp_path, provider, path, script, stream):
+    """Not when the next collection comes: bodies of calls long answered would stay until then, and every call work in cold memory."""
+    handle = served(tmp_path, provider)
+    body = json.dumps({**json.loads(BODY), "stream": stream})
+    post(handle, body=body)  # what the first call makes once
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            try:
+                post(handle, {"x-script": json.dumps(script)}, body, path)
+            except (http.client.HTTPException, ConnectionError):
+                pass  # broken off, as it should be
+        time.sleep(0.3)
+        left = [one for one in gc.get_objects() if isinstance(one, Exchange)]
+    finally:
+        gc.enable()
+        handle.stop()
+    assert not left

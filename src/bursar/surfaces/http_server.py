@@ -492,6 +492,7 @@ class Server:
         if responder not in self.answering:
             return
         self.answering.discard(responder)
+        responder.on_stop = None  # it knows the request's work, which knows the responder
         self.memory.used -= responder.body_size
         if fault is None:
             if responder.ended or responder.gone:
