@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator
 from typing import Any
 
-from .desk import CONTEXT_WINDOW, Caller, Desk, Plan, Trial, Way
+from .desk import CONTEXT_WINDOW, Caller, Desk, Left, Plan, Trial, Way
 from .domain.call import (
     Answer,
     Asked,
@@ -20,7 +20,7 @@ from .domain.call import (
     UseModel,
     WindDown,
 )
-from .domain.entry import Entry, Held, Settlement, Short
+from .domain.entry import COLUMNS, Entry, Held, Settlement, Short
 from .domain.entry import Hold as HoldRecord
 from .domain.incident import Incident, Order
 from .domain.labels import Labels
@@ -28,7 +28,7 @@ from .domain.price import Price
 from .domain.shape import replace
 from .domain.thread import Heard
 from .domain.verdict import Refusal, refuse
-from .effects import Book, Effect, Hold, Recall, Reply
+from .effects import Book, Effect, Hold, Reply
 from .rules import budget, estimate, guard, record
 from .rules import price as pricing
 from .rules.guard import Verdict
@@ -72,6 +72,10 @@ class Ordered:
         return ordered_stop(call, desk, caller, labels, story, trial.model, trial.provider.name) is not None
 
 
+# The columns of a row that count its tokens, input first and reasoning last.
+USED = slice(COLUMNS.index("input"), COLUMNS.index("reasoning") + 1)
+
+
 def heard(story: record.Story, settled: Settlement, reading: Reading | None, stopped: bool = False) -> Heard | None:
     """What became of the request, for the conversation that it belongs to."""
     placed = story.placed
@@ -80,10 +84,8 @@ def heard(story: record.Story, settled: Settlement, reading: Reading | None, sto
     entry = settled.entry
     outcome, why = record.outcome(entry, reading)
     reply = reading.reply if reading is not None else None
-    read = (entry.input or 0) + (entry.cache_read or 0) + (entry.cache_write or 0) + (entry.cache_write_1h or 0)
-    tokens = read + (entry.output or 0) + (entry.reasoning or 0)
     return Heard(
-        placed, outcome, why, reply, entry.response_id, entry.dialect == "openai_responses", entry.ts, tokens,
+        placed, outcome, why, reply, entry.response_id, entry.dialect == "openai_responses", entry.ts, sum(filter(None, entry[USED])),
         (entry.cost or 0) // 1000, stopped,
     )  # fmt: skip
 
@@ -93,18 +95,21 @@ def _scopes(desk: Desk, caller: Caller, labels: Labels, story: record.Story, tri
     budgets, placed = desk.budgets, story.placed
     if not budgets.rules:
         return budget.NO_SCOPES
-    own = {"key": caller.key, "model": model, "provider": trial.provider.name, "fallback": trial.line}
-    if labels.conversation:
-        top = placed.top if placed is not None else labels.conversation
-        own["conversation"] = budget.whose(labels.tenant, caller.key, top)
-    scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
+    if budgets.of_labels is not None:
+        scopes = budgets.of(budgets.of_labels(labels))
+    else:
+        own = {"key": caller.key, "model": model, "provider": trial.provider.name, "fallback": trial.line}
+        if labels.conversation:
+            top = placed.top if placed is not None else labels.conversation
+            own["conversation"] = budget.whose(labels.tenant, caller.key, top)
+        scopes = budgets.of(tuple([own[name] if name in own else labels.get(name) for name in budgets.names]))
     return budget.unsure(scopes) if placed is not None and placed.ambiguous else scopes
 
 
 def plan_of(
     call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, trial: Trial,
-    ts_us: int,
-) -> Generator[Effect, Any, Plan | Refusal | Verdict]:
+    ts_us: int, ratio: estimate.Ratio,
+) -> Plan | Refusal | Verdict:  # fmt: skip
     """The price of the model that will really be billed, the worst this try can cost, and what it must fit under. A Verdict: it is
     too large by itself."""
     provider, model = trial.provider, trial.model
@@ -133,7 +138,6 @@ def plan_of(
                 f'add [[price]] model = "{model}" with input and output in dollars per million tokens, or free rates of "0"',
             )  # fmt: skip
         price = desk.prices.dearest(provider.prices, model)
-    ratio: estimate.Ratio = yield Recall(provider.name, model)
     edits: list[Edit] = []
     if model != asked.model:
         edits.append(UseModel(model))
@@ -164,14 +168,16 @@ def plan_of(
 def admit(
     call: Incoming, desk: Desk, caller: Caller, dialect: Dialect, asked: Asked, labels: Labels, story: record.Story, trial: Trial,
     plan: Plan, entry: Entry,
-) -> Generator[Effect, Any, tuple[Trial, Plan, HoldRecord, Headers] | None]:  # fmt: skip
+) -> Generator[Effect, Any, tuple[Trial, Plan, HoldRecord, Headers, Left] | None]:  # fmt: skip
     """Guards and budgets: the try as it may go out, with its hold and the header that says what a guard did; None when the client
     has its answer already."""
     guards, verdict, placed = desk.guards, story.verdict if trial.kind == "first" else None, story.placed
-    whose = budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
     scopes, charges = plan.scopes, plan.charges
     closes = guards.wind_down or scopes.winds_down
-    can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
+    whose, can_end = "", False
+    if closes or verdict is not None:
+        whose = budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
+        can_end = bool(closes and whose and dialect.name in wind_down.DIALECTS and not wind_down.demands_tool(dialect.name, call.body))
     if can_end:
         charges = (*charges, budget.wound_down(whose, desk.orders.lives.get(placed.top, 1) if placed is not None else 1, entry.ts))
     stops = verdict is not None and verdict.act == guard.STOPPED
@@ -181,6 +187,10 @@ def admit(
 
     hold = HoldRecord(entry.id, entry.ts, plan.worst, charges, entry)
     held = yield Hold(hold)
+    left = held.left if isinstance(held, Held) else None
+    if verdict is None and (held is None or (isinstance(held, Held) and not held.at)):
+        return trial, plan, hold, [], left
+    whose = whose or budget.whose(labels.tenant, caller.key, placed.top if placed is not None else labels.conversation)
     ends = False
     if isinstance(held, Short):
         scope = next(scope for scope in scopes.all if scope.counter == held.charge.counter)
@@ -212,10 +222,9 @@ def admit(
         hold = replace(hold, entry=hold.entry._replace(flags="fault_open"))
         held = None
 
-    if isinstance(held, Held) and held.left is not None:
-        plan = replace(plan, left=held.left)
+    left = held.left if isinstance(held, Held) else None  # of the hold that stands now
     if verdict is None and (held is None or not held.at):
-        return trial, plan, hold, []
+        return trial, plan, hold, [], left
     log = _Log(call, labels, whose, entry)
     header: bytes = b""
     had_last = isinstance(held, Held) and any(at == len(scopes.all) for at, _ in held.at)
@@ -258,7 +267,7 @@ def admit(
         header = b"wind_down"
     if log.incidents:
         plan = replace(plan, incidents=tuple(log.incidents))
-    return trial, plan, hold, [(b"x-bursar-verdict", header)] if header else []
+    return trial, plan, hold, [(b"x-bursar-verdict", header)] if header else [], left
 
 
 class _Log:

@@ -84,6 +84,7 @@ class Desk(Shape, frozen=True, gc=False):
 
 
 Way = Generator[Effect, Any, None]
+Left = tuple[int, int] | None  # of the hard limit with the least share left: (which charge, what is left)
 
 # Tokens assumed for input that bytes cannot bound, where the book does not know the model's window.
 CONTEXT_WINDOW = 200_000
@@ -114,4 +115,3 @@ class Plan(Shape, frozen=True, gc=False):
     most: int = 0  # bytes of text after which a stream has outgrown its hold for sure; 0: no hard budget asks
     compact: bool = False  # a ladder asks for a shorter history
     incidents: tuple[Incident, ...] = ()
-    left: tuple[int, int] | None = None  # of the hard limit with the least share left: (which charge, what is left)

@@ -74,13 +74,19 @@ class Send(Shape, frozen=True, gc=False):
 
 
 class Gather(Shape, frozen=True, gc=False):
-    """-> Ended with the body when it is at most `limit` bytes. A longer one is streamed on under `head` as it comes. `own`: the
-    call is ours, not the client's, who gets nothing of it: a longer body is a fault."""
+    """-> Ended with the body when it is at most `limit` bytes. A longer one is streamed on under `head` as it comes, with
+    `late_headers` too, which are made only then. `own`: the call is ours, not the client's, who gets nothing of it: a longer body is
+    a fault."""
 
     head: Head
     limit: int
-    out_headers: Headers
+    headers: Headers
+    late_headers: Callable[[], Headers] = list
     own: bool = False
+
+    @property
+    def out_headers(self) -> Headers:
+        return self.headers + self.late_headers()
 
 
 class Relay(Shape, frozen=True, gc=False):

@@ -27,7 +27,7 @@ from .domain.shape import replace
 from .domain.thread import Ask, Placed
 from .domain.usage import Known, Tokens
 from .domain.verdict import Refusal, refuse
-from .effects import Book, Effect, Finish, Follow, Gather, Relay, Reply, Sample, Send, Wait
+from .effects import Book, Effect, Finish, Follow, Gather, Recall, Relay, Reply, Sample, Send, Wait
 from .rules import budget, cause, estimate, guard, record, retry, tools
 from .rules import price as pricing
 from .rules import thread as threads
@@ -58,7 +58,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
 
     labels = attribute(call.headers, asked, caller.bound, caller.context, desk.labels)
     fingerprint = asked.hash or request_hash(call.body)
-    story, labels = yield from _know(call, desk, caller, asked, labels, fingerprint, provider.name)
+    retries = lines.index(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
+    asking = _asking(call, caller, asked, labels, fingerprint, retries)
+    placed: Placed | None = (yield Follow(asking)) if asking is not None else None
+    story, labels = _known(call, desk, caller, asked, labels, retries, placed, provider.name)
     trial: Trial | None = Trial(provider, asked.model)
     aid: Aid | None = None
     if desk.controls is not None:
@@ -83,18 +86,21 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
         name, model = yield from aid.route(stopped)
         trial = Trial(desk.providers[name], model)
     first: Entry | None = None
-    answer = Answer(500, [], b"")
+    answer: Answer | None = None
     tries = elapsed_us = 0
     while trial is not None:
         tries += 1
-        plan = yield from plan_of(call, desk, caller, dialect, asked, labels, story, trial, call.ts_us + elapsed_us)
-        worst = plan.worst if isinstance(plan, Plan) else 0
+        ratio: estimate.Ratio = (yield Recall(trial.provider.name, trial.model)) if trial.model else estimate.START
+        plan = plan_of(call, desk, caller, dialect, asked, labels, story, trial, call.ts_us + elapsed_us, ratio)
+        planned = isinstance(plan, Plan)
+        worst = plan.worst if planned else 0
         if first is None:
             first = entry = record.opened(
                 call, caller.key, dialect.name, asked, labels, story, fingerprint, desk.policy_hash, desk.node,
                 provider=trial.provider.name, hold=worst,
             )  # fmt: skip
-            yield from _tools(desk, caller, story, entry, plan.scopes if isinstance(plan, Plan) else budget.NO_SCOPES)
+            if placed is not None and placed.fresh_pairs:
+                yield from _tools(desk, caller, story, entry, plan.scopes if planned else budget.NO_SCOPES)
             if aid is not None and aid.why:
                 first = entry = entry._replace(tier=aid.tier, route_reason=aid.why, model_served=trial.model)
         else:
@@ -102,16 +108,16 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 id=f"{call.call_id}.{tries}", ts=call.ts_us + elapsed_us, try_no=tries, attempt_kind=trial.kind,
                 operation=trial.kind, cause=trial.cause, provider=trial.provider.name, model_served=trial.model, hold=worst,
             )  # fmt: skip
-        if isinstance(plan, Refusal):
-            yield from refuse_call(dialect, call, entry, plan, story)
-            return
-        if isinstance(plan, guard.Verdict):
-            yield from refuse_large(call, desk, dialect, asked, labels, story, entry, plan)
+        if not planned:
+            if isinstance(plan, Refusal):
+                yield from refuse_call(dialect, call, entry, plan, story)
+            else:
+                yield from refuse_large(call, desk, dialect, asked, labels, story, entry, plan)
             return
         admitted = yield from admit(call, desk, caller, dialect, asked, labels, story, trial, plan, entry)
         if admitted is None:
             return
-        trial, plan, hold, verdict = admitted
+        trial, plan, hold, verdict, left = admitted
 
         body = call.body
         if aid is not None:
@@ -134,12 +140,12 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 reply_headers = record.cached(reply_headers, aid.cache)
             if head.status < 400 and lines.streams(head.headers, asked.stream, dialect.name):
                 ordered = Ordered(call, desk, caller, labels, story, trial)
-                reply_headers += record.remaining(hold, plan.left)
+                reply_headers += record.remaining(hold, left)
                 yield from _relay(call, desk, dialect, asked, story, trial, plan, hold, head, reply_headers, len(body), ordered, aid)
                 if aid is not None and (summing := aid.summing()) is not None:
                     yield from aid.summarised(*(yield from _for_control(call, caller, desk, labels, summing)))
                 return
-            ended: Ended = yield Gather(head, desk.gather_max, reply_headers + record.remaining(hold, plan.left))
+            ended: Ended = yield Gather(head, desk.gather_max, reply_headers, partial(record.remaining, hold, left))
             reading = _read_whole(dialect, asked, head, ended, desk.gather_max)
             if aid is not None:
                 plain = _plain(head, ended, desk.gather_max)
@@ -174,10 +180,10 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
                 answer = no(dialect, call, record.fault_refusal(trial.provider.name, lost))
             elif merged is not None:
                 kept = [line for line in reply_headers if line[0] != b"content-encoding"]
-                tag = record.price_tag(settled.entry) + record.remaining(hold, plan.left, settled.actual)
+                tag = record.price_tag(settled.entry) + record.remaining(hold, left, settled.actual)
                 answer = Answer(head.status, kept + tag, merged)
             else:
-                tag = record.price_tag(settled.entry) + record.remaining(hold, plan.left, settled.actual)
+                tag = record.price_tag(settled.entry) + record.remaining(hold, left, settled.actual)
                 answer = Answer(head.status, reply_headers + tag, ended.body)
             trial, pause = _next(trial, failure, desk) if failure is not None else (None, 0.0)
         if trial is not None and trial.line:
@@ -186,6 +192,7 @@ def way(call: Incoming, caller: Caller, desk: Desk) -> Way:
             if not (yield Wait(pause)):
                 return
             elapsed_us += int(pause * 1_000_000)
+    assert answer is not None, "a try that is not the last leaves an answer"
     yield Reply(answer)
     if aid is not None and (summing := aid.summing()) is not None:
         yield from aid.summarised(*(yield from _for_control(call, caller, desk, labels, summing)))
@@ -247,23 +254,24 @@ def _tools(desk: Desk, caller: Caller, story: record.Story, entry: Entry, scopes
         yield Book(Settlement(made.id, made, budget.actual(charges, made.cost or 0, 0, 0), charges))
 
 
-def _know(
-    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, fingerprint: str, provider: str
-) -> Generator[Effect, Any, tuple[record.Story, Labels]]:
-    """What the messages tell: the conversation, why the call is made, and whether it goes round in circles."""
-    placed: Placed | None = None
-    verdict, finding, stop = None, None, False
+def _asking(call: Incoming, caller: Caller, asked: Asked, labels: Labels, fingerprint: str, retries: bytes) -> Ask | None:
+    """Which conversation is asked for; None where there is none to belong to."""
     history = asked.history
+    if history is None or labels.operation == "control" or not (history.end.messages or asked.previous or labels.conversation):
+        return None
+    return Ask(
+        f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}", call.call_id, call.ts_us, history, labels.conversation,
+        asked.previous, asked.model, int(fingerprint[:15] or "0", 16), retries != b"0",
+    )  # fmt: skip
+
+
+def _known(
+    call: Incoming, desk: Desk, caller: Caller, asked: Asked, labels: Labels, retries: bytes, placed: Placed | None, provider: str
+) -> tuple[record.Story, Labels]:
+    """What the messages tell: the conversation, why the call is made, and whether it goes round in circles."""
+    verdict, finding, stop = None, None, False
     orders = desk.orders
-    retries = lines.index(call.headers).get(b"x-stainless-retry-count", b"0")  # the SDKs number their hidden retries
-    if history is not None and labels.operation != "control" and (history.end.messages or asked.previous or labels.conversation):
-        scope = f"tenant {labels.tenant}" if labels.tenant else f"key {caller.key}"
-        placed = yield Follow(
-            Ask(
-                scope, call.call_id, call.ts_us, history, labels.conversation, asked.previous, asked.model,
-                int(fingerprint[:15] or "0", 16), retries != b"0",
-            )
-        )  # fmt: skip
+    if placed is not None:
         if not labels.conversation:
             labels = labels.inferred(placed.conversation)
         lives = orders.lives.get(placed.top, 1) if orders.lives else 1

@@ -44,7 +44,7 @@ def perform(inner: Generator[Effect, Any, None], own: Own) -> Generator[Effect, 
         if isinstance(effect, Finish):
             continue
         if isinstance(effect, Relay):  # a stream that nobody asked for
-            ended: Ended = yield Gather(effect.head, ANSWER_MAX, [], True)
+            ended: Ended = yield Gather(effect.head, ANSWER_MAX, [], own=True)
             effect.reader.feed(ended.body)
             effect.reader.finish()
             value = replace(ended, body=b"", gathered=False)

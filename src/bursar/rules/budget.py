@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
+from operator import itemgetter
 
 from ..domain.entry import Charge, Short
+from ..domain.labels import PLACES
 from ..domain.money import nano_up, show, usd
 from ..domain.policy import SCALE, SCOPES, UNITS, Budget, Fallback, Ladder
 from ..domain.shape import Shape, replace
@@ -290,6 +292,9 @@ class Budgets:
         facts = {name for rule in rules for name, _ in rule.wants if name != "call"}
         facts |= {"flow" for rule in rules if rule.flows_not}
         self.names = tuple(sorted(facts))  # the facts that decide
+        # Nearly all policies count by two labels or more and by nothing else: their values in one step.
+        plain = len(facts) > 1 and facts <= PLACES.keys() - {"conversation"}
+        self.of_labels = itemgetter(*[PLACES[name] for name in self.names]) if plain else None
         self._known: dict[tuple[str, ...], Scopes] = {}
         self._raised: Mapping[str, int] = {}
         self._lives: Mapping[str, int] = {}
