@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import NOT_GIVEN, omit
 from openai.types import embedding_create_params
@@ -173,6 +173,55 @@ def test_urls_are_left_alone_where_they_are_not_as_we_know_them(monkeypatch: pyt
     assert not sdk_fast.remember_urls("no_such_library")
     monkeypatch.setattr(urls, "urlparse", lambda url: whole(url))
     assert not sdk_fast.remember_urls("httpx2") and parser.urlparse is whole
+
+
+names_of_lines = st.one_of(st.sampled_from([b"Accept", b"x-id", b"\xc3\xbc"]), st.binary(max_size=6))
+lines = st.lists(st.tuples(names_of_lines, st.one_of(st.just(b"text"), st.binary(max_size=8))), max_size=4)
+
+
+@pytest.fixture
+def headers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The library's headers as they came."""
+    kind: Any = importlib.import_module("httpx2._models").Headers
+    own = getattr(kind.encoding.fget, "__wrapped__", None)
+    monkeypatch.setattr(kind, "encoding", kind.encoding if own is None else property(own, kind.encoding.fset))
+    monkeypatch.delenv(sdk_fast.OFF, raising=False)
+    return kind
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines, st.sampled_from([None, "ascii", "utf-8", "iso-8859-1"]))
+def test_an_encoding_that_is_told_by_the_bytes_is_what_the_library_finds(headers: Any, raw: list[tuple[bytes, bytes]], set_to: str | None) -> None:
+    """Also where somebody has set one, and for lines that are UTF-8 or neither."""
+    slow = headers.encoding
+    expected = headers(raw, set_to).encoding
+    assert sdk_fast.tell_ascii("httpx2") and headers.encoding is not slow
+    assert sdk_fast.tell_ascii("httpx2")  # once is enough
+    found = headers(raw, set_to)
+    assert found.encoding == expected and found.encoding == expected and found.raw == raw
+    found.encoding = "utf-8"
+    assert found.encoding == "utf-8"
+    headers.encoding = slow
+
+
+def test_headers_are_left_alone_where_they_are_not_as_we_know_them(headers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched off, not loaded, kept in another way, or told by something that is no property."""
+    slow = headers.encoding
+    monkeypatch.setenv(sdk_fast.OFF, "0")
+    assert not sdk_fast.tell_ascii("httpx2")
+    monkeypatch.delenv(sdk_fast.OFF)
+    assert not sdk_fast.tell_ascii("no_such_library")
+    monkeypatch.setattr(headers, "encoding", "ascii")
+    assert not sdk_fast.tell_ascii("httpx2")
+    monkeypatch.setattr(headers, "encoding", slow)
+    before = headers.__init__
+
+    def otherwise(self: Any, given: Any = None, encoding: str | None = None) -> None:
+        before(self, given, encoding)
+        self._list = {}
+
+    monkeypatch.setattr(headers, "__init__", otherwise)
+    assert not sdk_fast.tell_ascii("httpx2") and headers.encoding is slow
 
 
 def test_without_the_sdk_nothing_is_loaded() -> None:

@@ -46,6 +46,7 @@ def wrap(client: Client, *, config: Path | None = None, ledger: Path | None = No
     sdk_fast.install()
     for library in ("httpx", "httpx2"):
         sdk_fast.remember_urls(library)
+        sdk_fast.tell_ascii(library)
     return client
 
 
