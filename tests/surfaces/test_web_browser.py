@@ -24,7 +24,7 @@ from bursar.stores import incidents, marks
 from bursar.stores.schema import Place, connect
 from bursar.stores.writer import Ledger
 from bursar.surfaces.web import page_bill, page_calls, page_guards, page_talks, page_tools
-from bursar.surfaces.web.app import PAGES
+from bursar.surfaces.web.pages import PAGES
 from bursar.testing import company
 
 if not web_rig.CHROMIUM:

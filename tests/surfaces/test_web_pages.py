@@ -31,7 +31,7 @@ from bursar.stores.writer import Ledger
 from bursar.surfaces import tables
 from bursar.surfaces.cli import main
 from bursar.surfaces.web import asks, blocks
-from bursar.surfaces.web.app import PAGES, safe_path
+from bursar.surfaces.web.pages import PAGES, safe_path
 from bursar.testing import company
 
 NOW = 1_793_600_000_000_000  # 2026-11-02: October is over, and November has no row

@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 
 from bursar.stores.reader import Reader
 from bursar.surfaces.web import asks, blocks
-from bursar.surfaces.web.app import INNER, PAGES, Web, make
+from bursar.surfaces.web.app import Web, make
 from bursar.surfaces.web.page_calls import sums_of
+from bursar.surfaces.web.pages import INNER, PAGES
 from bursar.surfaces.web.shelf import Shelf, dollars, newest_us
 
 ORIGIN = "http://127.0.0.1"

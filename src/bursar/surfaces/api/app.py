@@ -31,8 +31,9 @@ from ..office import API, FROM, TRACES, Asker, error
 from ..statement import DoesNotFoot
 from ..web.accounts import AccountFault, Accounts, Log
 from ..web.actions import Refused
-from ..web.app import LOOPBACK, Guarded, names, pages
+from ..web.app import pages
 from ..web.asks import BadAsk
+from ..web.hosts import LOOPBACK, Guarded, names
 from ..web.shelf import Shelf
 from . import guards, reads
 from .asked import BODY_MAX, Asked, Caller, Turned, from_body, from_query
