@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -114,12 +115,12 @@ class Client(asyncio.Protocol):
 
 
 def request(kind: str) -> bytes:
-    messages = [{"role": "user", "content": "Summarise the ticket in one line, please. " * 15}]
+    messages = [{"role": "user", "content": "Summarise ticket 0000000000 in one line. " * 15}]
     more: dict = {"max_tokens": 400}
     if kind == "large":
         messages = []
         for number in range(30):
-            messages += [{"role": "user", "content": f"step {number}: " + "the state of the repository is as follows; " * 75},
+            messages += [{"role": "user", "content": f"step {number} of 0000000000: " + "the state of the repository is as follows; " * 75},
                          {"role": "assistant", "content": "I looked at the files and found the following lines; " * 62}]  # fmt: skip
         more["tools"] = [{"type": "function", "function": {"name": f"tool_{n}", "description": "does a thing " * 20,
                           "parameters": {"type": "object", "properties": {"path": {"type": "string"}}}}} for n in range(12)]  # fmt: skip
@@ -129,24 +130,37 @@ def request(kind: str) -> bytes:
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer sk-x\r\n"
         b"user-agent: OpenAI/Python 3.57.0\r\naccept: application/json\r\nx-stainless-lang: python\r\nx-stainless-retry-count: 0\r\n"
-        b"x-bursar-tenant: acme\r\nx-bursar-feature: support\r\nx-bursar-flow: refund\r\nx-bursar-conversation: c-1234\r\n"
+        b"x-bursar-tenant: acme\r\nx-bursar-feature: support\r\nx-bursar-flow: refund\r\nx-bursar-conversation: c-0000000000\r\n"
         b"content-length: %d\r\n\r\n" % len(body) + body
     )
+
+
+CALLS_EACH = 100  # of one conversation: what goes on for longer is an agent that runs away, and costs a warning each
+conversations = itertools.count(1)
+
+
+def conversation(data: bytes) -> bytes:
+    """The same request in a conversation of its own, about a ticket of its own."""
+    return data.replace(b"0000000000", b"%010d" % next(conversations))
 
 
 async def load(port: int, kind: str, connections: int, seconds: float) -> int:
     """Closed loop; the number of calls made."""
     loop = asyncio.get_running_loop()
-    data = request(kind)
+    asked = request(kind)
     stop = time.perf_counter() + seconds
     done = 0
 
     async def one():
         nonlocal done
         _, client = await loop.create_connection(Client, "127.0.0.1", port)
+        mine = 0
         while time.perf_counter() < stop:
+            if mine % CALLS_EACH == 0:
+                data = conversation(asked)
             await client.ask(data)
-            done += 1
+            mine += 1
+        done += mine
         client.transport.close()
 
     await asyncio.gather(*(one() for _ in range(connections)))
@@ -156,11 +170,11 @@ async def load(port: int, kind: str, connections: int, seconds: float) -> int:
 async def paced(port: int, rate: float, seconds: float) -> list[float]:
     """Open loop at a fixed rate on 8 connections; seconds from the scheduled send, so waiting in line counts."""
     loop = asyncio.get_running_loop()
-    data = request("small")
+    asked = request("small")
     idle = [(await loop.create_connection(Client, "127.0.0.1", port))[1] for _ in range(8)]
     taken: list[float] = []
 
-    async def one(client, due):
+    async def one(client, due, data):
         await client.ask(data)
         taken.append(time.perf_counter() - due)
         idle.append(client)
@@ -170,8 +184,10 @@ async def paced(port: int, rate: float, seconds: float) -> list[float]:
     for number in range(int(rate * seconds)):
         due = start + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        if number % CALLS_EACH == 0:
+            data = conversation(asked)
         if idle:
-            tasks.append(asyncio.create_task(one(idle.pop(), due)))
+            tasks.append(asyncio.create_task(one(idle.pop(), due, data)))
     await asyncio.gather(*tasks)
     return sorted(taken)
 
