@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import ipaddress
 import json
@@ -35,7 +36,7 @@ from ..pipeline import way
 from ..stores.writer import LedgerFault
 from . import keys, settings, wiring
 from .counters import Counters
-from .exchange import Door, Exchange
+from .exchange import Door, Edge, Exchange
 from .http_client import Pool
 from .http_server import Incoming as Received
 from .http_server import Responder, Server, ServerLimits
@@ -79,13 +80,10 @@ class Gateway:
         self._log_tries = log_tries
         self._lines: deque[Entry] = deque()
         self.streams: set[Exchange] = set()  # under way
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def handle(self, received: Received, client: Responder) -> None:
-        """One request. Everything that is not health, metrics or a mistake is a call."""
-        drive.guarded(self._handle, received, client, on_fault=partial(self._fault, received, client, ""))
+        self._edge: Edge | None = None  # while it listens
 
     def _handle(self, received: Received, client: Responder) -> None:
+        """One request. Everything that is not health, metrics or a mistake is a call."""
         server = self.server
         assert server is not None
         path = received.path
@@ -107,17 +105,13 @@ class Gateway:
             server.done(client)
             return
         caller, headers = allowed
-        shop = self.shop
+        edge = self._edge
+        assert edge is not None
         id = uuid_utils.uuid7().hex
         call = Incoming(id, self.clock_us(), received.method, path, query, headers, received.body)
-        exchange = Exchange(
-            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.memory, self.counters, self._row, server.loop,
-            self.streams,
-        )
-        over = partial(server.done, client)
-        run = drive.Run(way(call, caller, self.desk), exchange, partial(self._fault, received, client, id), over)
-        client.on_stop = run.stop
-        run.go()
+        exchange = Exchange(way(call, caller, self.desk), edge, received, client, id)
+        client.on_stop = exchange.stop
+        exchange.go()
 
     def _hand_on(self, received: Received, client: Responder) -> None:
         """What is no call of a model: the gateway's own API and pages, which the office answers."""
@@ -127,7 +121,7 @@ class Gateway:
         client.on_stop = task.cancel
         task.add_done_callback(partial(server.handled, client))
 
-    def _fault(self, received: Received, client: Responder, call_id: str, bug: BaseException) -> None:
+    def _fault(self, received: Received, client: Responder, bug: BaseException, call_id: str = "") -> None:
         self.counters.faults += 1
         if client.started:
             client.abort()
@@ -217,6 +211,8 @@ class Gateway:
         except settings.BadPolicy as bad:
             return f"policy not reloaded, the last good one ({self.desk.policy_hash}) stays: {bad}"
         self.doors = {name: Door(a) for name, a in places.items()}
+        if self._edge is not None:
+            self._edge = dataclasses.replace(self._edge, doors=self.doors)  # calls under way go on to where they began
         self.ring = keys.KeyRing.load(self.shop.folder, policy.key)
         # The orders stay the same object: a stream that began under the old desk must hear of the next one too.
         self.desk = replace(desk, orders=self.desk.orders)
@@ -228,10 +224,14 @@ class Gateway:
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
         """Listen; returns the port."""
         wire.load()
-        self._loop = asyncio.get_running_loop()
         server = self.shop.policy.server
         limits = ServerLimits(body_bytes=server.body_max, connections=server.connections_max)
-        self.server = Server(self.handle, limits, on_error_reply=_framing_error)
+        handle = partial(drive.guarded, self._handle, on_fault=self._fault)
+        self.server = Server(handle, limits, on_error_reply=_framing_error)
+        self._edge = Edge(
+            self.shop.ledger, self.pool, self.doors, self.shop.memory, self.counters, self._row, asyncio.get_running_loop(),
+            self.streams, self.server.done, self._fault,
+        )  # fmt: skip
         await self.server.listen(host, port, ssl=tls, reuse_port=reuse_port)
         self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
         policy = self.shop.policy
