@@ -208,7 +208,7 @@ class Exchange(drive.Run):
             self.go(self._head(response))
 
     def _head(self, response: UpstreamResponse) -> Head | Fault:
-        if response.fault is not None and not response.started:
+        if not response.started and response.fault is not None:
             return self._fault(response.fault)
         sent = self._sent_ns
         return Head(response.status, response.headers, (sent - self._started_ns) // 1000, self._since(sent))
@@ -222,6 +222,12 @@ class Exchange(drive.Run):
     def gather(self, effect: Gather) -> object:
         """A client that leaves meanwhile does not stop this: the provider is at work already and will bill, and its answer
         has the usage."""
+        response = self.response
+        assert response is not None
+        body = response.whole(effect.limit)
+        if body is not None:  # it came with its head, as short ones do
+            elapsed_us = self._since(self._sent_ns)
+            return Ended("complete", body, True, None, elapsed_us, elapsed_us)
         self._effect = effect
         self._chunks: list[bytes] = []
         self._size = self._first_us = 0

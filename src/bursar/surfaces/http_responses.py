@@ -84,6 +84,15 @@ class UpstreamResponse:
             raise self.fault
         return None
 
+    def whole(self, most: int) -> bytes | None:
+        """The rest of the body, where all of it has come and is not more than that."""
+        if not self.complete or self._size > most:
+            return None
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
+
     async def read(self, limit: int) -> bytes:
         """The whole body. Over `limit` the connection is closed and the fault is `too_large`."""
         if self.content_length is not None and self.content_length > limit and not self.bodyless:
@@ -97,10 +106,8 @@ class UpstreamResponse:
             self._too_large(limit)
         if self.fault is not None:
             raise self.fault
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._size = 0
+        data = self.whole(limit)
+        assert data is not None
         return data
 
     def abandon(self) -> None:
@@ -112,12 +119,12 @@ class UpstreamResponse:
 
     def put(self, data: bytes) -> None:
         self._pieces.append(data)
-        self._size += len(data)
-        if self._size > self._want:
+        self._size = size = self._size + len(data)
+        if size > self._want:
             self._line.pause()
         waiter = self.waiter
         # read() waits for all of it, and is not woken for each piece.
-        if waiter is not None and (self._want == BUFFER_BYTES or self._size > self._want):
+        if waiter is not None and (self._want == BUFFER_BYTES or size > self._want):
             self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -131,7 +138,8 @@ class UpstreamResponse:
 
     def finish(self) -> None:
         self.complete = True
-        self.wake()
+        if self.waiter is not None:
+            self.wake()
 
     def fail(self, fault: UpstreamFault) -> None:
         if not self.complete and self.fault is None:
@@ -225,8 +233,8 @@ class Line(Framing, asyncio.Protocol):
             self.break_off(UpstreamFault(garbled.kind, str(garbled), True))
         if response.complete:
             self._let_go()
-        if response.fault is None:  # who is told of a fault is told where it is found
-            response.tell()
+        if response.fault is None and response.on_news is not None:  # who is told of a fault is told where it is found
+            response.on_news()
 
     def _let_go(self) -> None:
         """The response is whole. Keep the connection only if nothing at all is left over on it, in either direction."""
