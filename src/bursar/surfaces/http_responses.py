@@ -91,6 +91,7 @@ class UpstreamResponse:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        self._size = 0
         return data
 
     async def read(self, limit: int) -> bytes:
