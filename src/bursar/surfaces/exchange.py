@@ -11,7 +11,6 @@ from typing import Any
 from .. import drive
 from ..desk import Way
 from ..domain.call import Ended, Fault, Head, Headers, Lines
-from ..domain.entry import Entry
 from ..domain.reply import Likely
 from ..domain.thread import Placed
 from ..effects import (
@@ -42,6 +41,7 @@ from .counters import Counters
 from .http_client import Origin, Pool, Timeouts, Unsent, UpstreamFault, UpstreamResponse
 from .http_server import Incoming as Received
 from .http_server import Responder
+from .try_log import TryLog
 from .wiring import Address, Memory
 
 EDGE = 64 << 10  # bytes kept from both ends of a reply too large to gather: usage stands near one of them
@@ -90,7 +90,7 @@ class Edge:
     doors: Mapping[str, Door]
     memory: Memory
     counters: Counters
-    row: Callable[[Entry], None]  # told of each row before it is booked
+    log: TryLog | None
     loop: asyncio.AbstractEventLoop
     streams: set[Exchange]  # under way
     done: Callable[[Responder], None]
@@ -158,7 +158,8 @@ class Exchange(drive.Run):
         edge = self._edge
         settlement = drive.remembered(effect, edge.memory).settlement
         edge.counters.count(settlement.entry)
-        edge.row(settlement.entry)
+        if edge.log is not None:
+            edge.log.add(settlement.entry)
         if effect.sample is not None:
             edge.memory.ratios.learn(effect.sample)
         edge.ledger.book_then(settlement, self.loop, self._told)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,6 @@ import uuid_utils
 from .. import drive, wire
 from ..desk import Caller
 from ..domain.call import Headers, Incoming
-from ..domain.entry import Entry
-from ..domain.money import plain
 from ..domain.policy import Policy
 from ..domain.shape import replace
 from ..domain.verdict import Refusal, refuse
@@ -41,6 +38,7 @@ from .http_client import Pool
 from .http_server import Incoming as Received
 from .http_server import Responder, Server, ServerLimits
 from .office import PREFIX, Office
+from .try_log import TryLog
 
 log = logging.getLogger("bursar.gateway")
 
@@ -48,7 +46,6 @@ WATCH_FIRST_S = 3.0  # the gateway's own start comes first
 WATCH_REST_MAX_S = 60.0
 START_S = 10.0  # a worker that cannot start says so within that
 UNUSABLE = 2  # the exit code of what only the operator can mend
-LOG_LINES_MAX = 50_000  # waiting for stderr; beyond it lines are dropped and counted, rows never are
 
 
 class CannotListen(Exception):
@@ -77,8 +74,7 @@ class Gateway:
         self.clock_us = shop.clock_us
         self.started = time.monotonic()
         self.server: Server | None = None
-        self._log_tries = log_tries
-        self._lines: deque[Entry] = deque()
+        self._log = TryLog(self.counters) if log_tries else None
         self.streams: set[Exchange] = set()  # under way
         self._edge: Edge | None = None  # while it listens
 
@@ -150,29 +146,10 @@ class Gateway:
 
     # -- the edges of a call -------------------------------------------------------------------------------------------
 
-    def _row(self, entry: Entry) -> None:
-        if not self._log_tries:
-            return
-        if len(self._lines) >= LOG_LINES_MAX:
-            self.counters.log_lines_dropped += 1
-            return
-        self._lines.append(entry)
-
-    async def _write_lines(self) -> None:
-        """One structured line per try, written in lots: a system call per try would cost more than the try's parsing."""
+    async def _write_lines(self, log: TryLog) -> None:
         while True:
             await asyncio.sleep(0.25)
-            self.flush_lines()
-
-    def flush_lines(self) -> None:
-        if not self._lines:
-            return
-        out = bytearray()
-        while self._lines:
-            out += msgspec.json.encode(line(self._lines.popleft())) + b"\n"
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            sys.stderr.buffer.write(bytes(out))
-            sys.stderr.buffer.flush()
+            log.flush()
 
     async def _watch_files(self) -> None:
         """Revoked keys, and calls that somebody ordered to stop, stop within a second on every worker."""
@@ -229,11 +206,13 @@ class Gateway:
         handle = partial(drive.guarded, self._handle, on_fault=self._fault)
         self.server = Server(handle, limits, on_error_reply=_framing_error)
         self._edge = Edge(
-            self.shop.ledger, self.pool, self.doors, self.shop.memory, self.counters, self._row, asyncio.get_running_loop(),
+            self.shop.ledger, self.pool, self.doors, self.shop.memory, self.counters, self._log, asyncio.get_running_loop(),
             self.streams, self.server.done, self._fault,
         )  # fmt: skip
         await self.server.listen(host, port, ssl=tls, reuse_port=reuse_port)
-        self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
+        self._tasks = [asyncio.create_task(self._watch_files())]
+        if self._log is not None:
+            self._tasks.append(asyncio.create_task(self._write_lines(self._log)))
         policy = self.shop.policy
         wanted = policy.watch.every_s > 0 and (policy.ledger.compact_every_s > 0 or policy.alarm or policy.guard.handoff)
         if policy.server.dashboard and os.environ.get("BURSAR_WORKER", "0") == "0":
@@ -253,21 +232,11 @@ class Gateway:
         await self.pool.close()
         await asyncio.get_running_loop().run_in_executor(None, self.shop.ledger.close)
         self.shop.memory.close()
-        self.flush_lines()
+        if self._log is not None:
+            self._log.flush()
 
 
 ANYONE = Caller()
-
-
-def line(entry: Entry) -> dict[str, object]:
-    """The log line of a try: no content, no secret, money as text."""
-    return {
-        "ts": entry.ts, "event": "try", "call": entry.call, "try": entry.try_no, "kind": entry.attempt_kind,
-        "operation": entry.operation, "tenant": entry.tenant, "feature": entry.feature, "provider": entry.provider,
-        "model": entry.model_served or entry.model_requested, "status": entry.status, "http": entry.http_status,
-        "ended": entry.ended, "error": entry.error, "input": entry.input, "output": entry.output,
-        "cost": None if entry.cost is None else plain(entry.cost), "price": entry.price_status, "ms": entry.latency_ms,
-    }  # fmt: skip
 
 
 def _key_from_query(query: str, headers: Headers) -> tuple[str, Headers]:
