@@ -36,7 +36,7 @@ def test_a_request_goes_out_as_given_with_our_own_framing(loop: str) -> None:
             ]  # fmt: skip
             response = await pool.send(far.origin, "POST", "/v1/x?y=%20", headers, b"hello", QUICK)
             assert response.status == 200 and response.headers == [(b"content-length", b"2"), (b"x-a", b"1")]
-            assert response.content_length == 2 and response.origin == far.origin
+            assert response.content_length == 2
             assert await response.read(10) == b"ok" and response.complete
             head, body = far.requests[0]
             assert head == (

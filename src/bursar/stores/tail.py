@@ -322,12 +322,12 @@ class Tail:
 
     def _book(self, books: list[Op], careful: bool) -> None:
         own = {} if careful else self._open
-        ours = [(op, *own[op.id]) for op in books if op.id in own]
+        ours = [(op, own[op.id]) for op in books if op.id in own]
         if ours:
             if len(ours) == 1:
-                self.connection.execute(DROP_ONE, (ours[0][1],))
+                self.connection.execute(DROP_ONE, (ours[0][1][0],))
             else:
-                self.connection.execute(DROP, (_encode([n for _, n, _ in ours]).decode(),))
+                self.connection.execute(DROP, (_encode([n for _, (n, _) in ours]).decode(),))
             if self.connection.changes() != len(ours):
                 raise _Gone
         values: list[object] = []  # of the rows, one after another
@@ -335,7 +335,7 @@ class Tail:
         if len(ours) < len(books):
             self._book_strangers([op for op in books if op.id not in own], values, moves)
         known, dirty = self._known, self._dirty
-        for op, _, held in ours:
+        for op, (_, held) in ours:
             settlement: Settlement = op.item
             actual = settlement.actual
             if (settlement.charges and settlement.charges is not held) or len(held) != len(actual):
@@ -345,9 +345,10 @@ class Tail:
             taken: list[tuple[str, str, int]] = []
             for c, spent in zip(held, actual):  # as nearly always: what was held is given back, what was used is spent
                 name = c.counter
-                counter = known.get(name)
-                if counter is None:
-                    self._load([c for _, _, held in ours for c in held])
+                try:
+                    counter = known[name]
+                except KeyError:
+                    self._load([c for _, (_, held) in ours for c in held])
                     counter = known[name]
                 counter.spent += spent
                 counter.held -= c.amount
@@ -408,7 +409,6 @@ class Tail:
     def _hold(self, holds: list[Op], careful: bool) -> dict[str, tuple[int, tuple[Charge, ...]]]:
         opened: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         values: list[object] = []
-        known = self._known
         written = self._written(holds) if careful else frozenset[str]()
         for op in holds:
             hold: Hold = op.item
@@ -416,11 +416,7 @@ class Tail:
             if id in opened or id in self._open or id in written:
                 op.result = None
                 continue
-            for c in charges:
-                if c.counter not in known:
-                    self._load([c for op in holds for c in op.item.charges])
-                    break
-            op.result = result = self._reserve(charges)
+            op.result = result = self._reserve(charges, holds)
             if not isinstance(result, Short):
                 self._count += 1
                 n = self._number * HOLDS_EACH + self._count
@@ -437,14 +433,19 @@ class Tail:
         )
         return frozenset(id for (id,) in rows)
 
-    def _reserve(self, charges: tuple[Charge, ...]) -> Short | Held | None:
+    def _reserve(self, charges: tuple[Charge, ...], holds: list[Op]) -> Short | Held | None:
+        """`holds`: of this batch, whose counters are looked up together where one is not known."""
         known = self._known
         passed: list[tuple[int, int]] | None = None
         taken: list[_Counter] = []
         left: tuple[int, int] | None = None
         share, of = 1, 1
         for c in charges:
-            counter = known[c.counter]
+            try:
+                counter = known[c.counter]
+            except KeyError:
+                self._load([c for op in holds for c in op.item.charges])
+                counter = known[c.counter]
             held, amount, limit = counter.held, c.amount, c.limit
             standing = counter.spent + held
             if c.steps and standing >= c.steps[0]:

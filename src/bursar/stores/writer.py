@@ -192,7 +192,9 @@ class Ledger:
             op.fault = fault
             loop.call_soon(tell, op)
             return
-        self._submit(op)
+        self._pending.append(op)
+        if self._due is not loop:
+            self._write_soon(loop)
 
     def book_then(self, settlement: Settlement, loop: asyncio.AbstractEventLoop, tell: Callable[[Op], None]) -> None:
         """`book`, answered in the same way."""
@@ -203,16 +205,21 @@ class Ledger:
             op.fault = fault
             loop.call_soon(tell, op)
             return
-        self._submit(op)
+        self._pending.append(op)
+        if self._due is not loop:
+            self._write_soon(loop)
 
     def _submit(self, op: Op) -> None:
         self._pending.append(op)
         if op.loop is None:
             self._keeper.hand_over()
         elif self._due is not op.loop:
-            # Written when the loop has been through all that is ready now: that makes the batch.
-            self._due = op.loop
-            op.loop.call_soon(self._flush, op.loop)
+            self._write_soon(op.loop)
+
+    def _write_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """When the loop has been through all that is ready now: that makes the batch."""
+        self._due = loop
+        loop.call_soon(self._flush, loop)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the loop: write what is pending, if that can be done without waiting for anybody."""
@@ -484,8 +491,7 @@ class Ledger:
         if abandoned:
             self._give_back(abandoned)
         if self._pending and self._due is None:
-            self._due = loop
-            loop.call_soon(self._flush, loop)
+            self._write_soon(loop)
 
     def _give_back(self, ops: list[Op]) -> None:
         """Holds that were granted after their caller had left: the provider never saw a byte of them."""

@@ -101,24 +101,24 @@ class Exchange(drive.Run):
     """One call: its run, and the world that its effects are performed in. Holds the client's side and, per try, the provider's."""
 
     __slots__ = (
-        "_call_id", "_chunks", "_door", "_edge", "_effect", "_first_us", "_halted", "_ordered", "_received", "_sent_ns", "_size",
-        "_started_ns", "client", "loop", "response",
+        "_call_id", "_chunks", "_door", "_edge", "_effect", "_first_us", "_halted", "_ordered", "_sent_ns", "_size", "client", "loop",
+        "response",
     )  # fmt: skip
 
-    def __init__(self, way: Way, edge: Edge, received: Received, client: Responder, call_id: str) -> None:
+    def __init__(self, way: Way, edge: Edge, client: Responder, call_id: str) -> None:
         super().__init__(way)
-        self._edge, self._received, self.client, self._call_id = edge, received, client, call_id
+        self._edge, self.client, self._call_id = edge, client, call_id
         self.loop = edge.loop
         self.response: UpstreamResponse | None = None
         self._door: Door | None = None
-        self._started_ns = self._sent_ns = received.received_ns
+        self._sent_ns = client.incoming.received_ns
         self._halted = False
 
     def at_end(self) -> None:
         self._edge.done(self.client)
 
     def at_fault(self, bug: BaseException) -> None:
-        self._edge.fault(self._received, self.client, bug, self._call_id)
+        self._edge.fault(self.client.incoming, self.client, bug, self._call_id)
 
     def recall(self, effect: Recall) -> Ratio:
         return self._edge.memory.recall(effect.provider, effect.model)
@@ -157,9 +157,10 @@ class Exchange(drive.Run):
     def book(self, effect: Book) -> object:
         edge = self._edge
         settlement = drive.remembered(effect, edge.memory).settlement
-        edge.counters.count(settlement.entry)
+        entry = settlement.entry
+        edge.counters.count(entry)
         if edge.log is not None:
-            edge.log.add(settlement.entry)
+            edge.log.add(entry)
         if effect.sample is not None:
             edge.memory.ratios.learn(effect.sample)
         edge.ledger.book_then(settlement, self.loop, self._told)
@@ -212,11 +213,11 @@ class Exchange(drive.Run):
         if not response.started and response.fault is not None:
             return self._fault(response.fault)
         sent = self._sent_ns
-        return Head(response.status, response.headers, (sent - self._started_ns) // 1000, self._since(sent))
+        return Head(response.status, response.headers, (sent - self.client.incoming.received_ns) // 1000, self._since(sent))
 
     def _fault(self, fault: UpstreamFault) -> Fault:
         sent = self._sent_ns
-        return Fault(fault.kind, fault.detail, fault.sent, (sent - self._started_ns) // 1000, self._since(sent))
+        return Fault(fault.kind, fault.detail, fault.sent, (sent - self.client.incoming.received_ns) // 1000, self._since(sent))
 
     # -- whole answers ---------------------------------------------------------------------------------------------------
 

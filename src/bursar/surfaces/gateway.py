@@ -105,7 +105,7 @@ class Gateway:
         assert edge is not None
         id = uuid_utils.uuid7().hex
         call = Incoming(id, self.clock_us(), received.method, path, query, headers, received.body)
-        exchange = Exchange(way(call, caller, self.desk), edge, received, client, id)
+        exchange = Exchange(way(call, caller, self.desk), edge, client, id)
         client.on_stop = exchange.stop
         exchange.go()
 

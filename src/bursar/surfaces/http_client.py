@@ -66,8 +66,8 @@ class Unsent(NamedTuple):
     timeouts: Timeouts
 
 
-def _put(line: Line, origin: Origin, method: str, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
-    response = UpstreamResponse(line, origin, method == "HEAD", timeouts)
+def _put(line: Line, method: str, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
+    response = UpstreamResponse(line, method == "HEAD", timeouts)
     line.begin(response)
     if len(body) < SPLIT_BYTES:
         line.transport.write(head + body)
@@ -149,13 +149,13 @@ class Pool:
         while idle:
             line = idle.pop()
             if line.usable:
-                return _put(line, origin, method, head, body, timeouts)
+                return _put(line, method, head, body, timeouts)
         return Unsent(origin, place, method, head, body, timeouts)
 
     async def begin_new(self, unsent: Unsent) -> UpstreamResponse:
         """The request on a new connection. UpstreamFault when that cannot be made."""
         line = await self._connect(unsent.origin, unsent.place, unsent.timeouts)
-        return _put(line, unsent.origin, unsent.method, unsent.head, unsent.body, unsent.timeouts)
+        return _put(line, unsent.method, unsent.head, unsent.body, unsent.timeouts)
 
     def _pace(self, timeouts: Timeouts) -> None:
         """The sweep must be finer than the shortest deadline; figured out when the deadlines change, not per request."""

@@ -146,7 +146,7 @@ class RequestReader(asyncio.Protocol):
     @property
     def mid_request(self) -> bool:
         """Bytes of a request have come that is not whole yet."""
-        return self.in_body or self._begun or self._raw > 0
+        return self._begun or self._raw > 0
 
     def wants_continue(self) -> bool:
         """Once per request: it said `Expect: 100-continue` and now waits for our word."""

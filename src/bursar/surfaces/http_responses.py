@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from .http_common import Headers, Sweep
 from .http_framing import FaultKind, Framing
-from .http_origin import Origin, Timeouts
+from .http_origin import Timeouts
 
 # Body bytes that wait for a reader before the provider is not read any more. One read of uvloop's is up to 256 KiB, so
 # this and one such read bound what a stalled client costs.
@@ -33,12 +33,11 @@ class UpstreamResponse:
     """A response whose headers are in. `complete`: all of it has arrived, cleanly; some may still wait to be read."""
 
     __slots__ = (
-        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "on_news", "origin",
+        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "on_news",
         "started", "status", "timeouts", "waiter",
     )  # fmt: skip
 
-    def __init__(self, line: Line, origin: Origin, bodyless: bool, timeouts: Timeouts) -> None:
-        self.origin = origin
+    def __init__(self, line: Line, bodyless: bool, timeouts: Timeouts) -> None:
         self.status = 0
         self.headers: Headers = []
         self.content_length: int | None = None

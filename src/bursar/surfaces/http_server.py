@@ -43,34 +43,31 @@ class Responder:
     """The answer to one request. Writing to a client who has gone is not an error: it is dropped."""
 
     __slots__ = (
-        "_bodyless", "_chunked", "_closes", "_connection", "_ended", "_head_only", "_left", "_minor", "_transport",
-        "body_size", "gone", "on_gone", "on_stop", "started", "writable",
+        "_bodyless", "_chunked", "_closes", "_connection", "_ended", "_left", "_transport", "gone", "incoming", "on_gone", "on_stop",
+        "started", "writable",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, transport: asyncio.Transport, incoming: Incoming, closing: bool) -> None:
         self._connection = connection
         self._transport = transport
-        self._head_only = incoming.method == "HEAD"
-        self._minor = incoming.http_minor
+        self.incoming = incoming
         self._closes = closing or not incoming.keep_alive
-        self._chunked = self._bodyless = self._ended = False
+        self._chunked = self._bodyless = self._ended = self.started = self.gone = False
         self._left: int | None = None  # bytes still owed of a declared length
-        self.body_size = len(incoming.body)
-        self.started = False
-        self.gone = False
         self.on_gone: Callable[[], None] | None = None
         self.on_stop: Callable[[], object] | None = None  # the server ends, and waits no longer
         self.writable = connection.flowing
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer in one write."""
-        head = self._head(status, headers, len(body))
+        size = len(body)
+        head = self._head(status, headers, size)
         self.started = self._ended = True
         if self.gone:
             return
         if self._bodyless:
             self._transport.write(head)
-        elif len(body) < SPLIT_BYTES:
+        elif size < SPLIT_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
@@ -147,25 +144,26 @@ class Responder:
             raise RuntimeError("the answer was started already")
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is not the status of an answer")
-        self._closes = self._closes or self._connection.server.closing
+        if self._connection.server.closing:
+            self._closes = True
+        incoming = self.incoming
+        if incoming.method == "HEAD":
+            self._bodyless = True
         if status == 204 or status == 304:
             self._bodyless = True
             framing = b""
         elif length is not None:
-            self._bodyless = self._head_only
             self._left = length
             framing = b"content-length: %d\r\n" % length
-        elif self._minor:
-            self._bodyless = self._head_only
+        elif incoming.http_minor:
             self._chunked = True
             framing = b"transfer-encoding: chunked\r\n"
         else:
-            self._bodyless = self._head_only
             self._closes = True
             framing = b""
         if self._closes:
             framing += b"connection: close\r\n"
-        elif not self._minor:
+        elif not incoming.http_minor:
             framing += b"connection: keep-alive\r\n"
         return header_block(status_line(status), headers, framing)
 
@@ -493,7 +491,7 @@ class Server:
             return
         self.answering.discard(responder)
         responder.on_stop = None  # it knows the request's work, which knows the responder
-        self.memory.used -= responder.body_size
+        self.memory.used -= len(responder.incoming.body)
         if fault is None:
             if responder.ended or responder.gone:
                 return
