@@ -31,7 +31,7 @@ LOG_PIECE = 2 << 20
 
 _to_disk = getattr(os, "fdatasync", os.fsync)  # macOS has the longer word only
 
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder().encode  # a fifth faster than `msgspec.json.encode`
 _charges = msgspec.json.Decoder(tuple[Charge, ...])
 
 

@@ -158,13 +158,20 @@ class RequestReader(asyncio.Protocol):
         """Parse until a request is whole; what was not looked at yet comes back. Raises `Refused`."""
         if self._again is not None:
             return self._feed_again(data, 0)
-        if not self.mid_request:
+        if not self._begun and not self._raw:
             head = self._last
             found = head.again(data) if head is not None else None
             if found is None:
                 head, found = self._look(data)
             if head is not None and found is not None:
-                return self._begin_again(head, *found, data)
+                length, at = found
+                end = at + length
+                memory = self._memory
+                if end > len(data) or length > self._limits.body_bytes or memory.used + length > memory.limit:
+                    return self._begin_again(head, length, at, data)
+                memory.used += length  # as nearly always: all of it has come, and there is room
+                self._whole(head, data[at:end], 1, True)
+                return data[end:]
         size = len(data)
         if size <= SLICE:
             self._feed(data)
@@ -189,14 +196,6 @@ class RequestReader(asyncio.Protocol):
     def _begin_again(self, head: Head, length: int, at: int, data: bytes) -> bytes:
         if length > self._limits.body_bytes:
             raise self._too_large()
-        end = at + length
-        if end <= len(data):  # all of it has come
-            memory = self._memory
-            if memory.used + length > memory.limit:
-                raise _full()
-            memory.used += length
-            self._whole(head, data[at:end], 1, True)
-            return data[end:]
         self._again, self._expected = head, length
         self._raw = at
         self.in_body = True

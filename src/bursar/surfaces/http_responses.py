@@ -195,10 +195,17 @@ class Line(Framing, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._pool.opened(self, self._place)
 
-    def begin(self, response: UpstreamResponse) -> None:
+    def ask(self, method: str, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
+        """The response that is to come."""
+        response = UpstreamResponse(self, method == "HEAD", timeouts)
         self.await_response(response)
         self.began = self.since = self._sweep.now
         self.unsent = 0
+        if len(body) < SPLIT_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        return response
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False

@@ -43,7 +43,7 @@ class Responder:
     """The answer to one request. Writing to a client who has gone is not an error: it is dropped."""
 
     __slots__ = (
-        "_bodyless", "_chunked", "_closes", "_connection", "_ended", "_left", "_transport", "gone", "incoming", "on_gone", "on_stop",
+        "_bodyless", "_chunked", "_closes", "_connection", "_left", "_transport", "ended", "gone", "incoming", "on_gone", "on_stop",
         "started", "writable",
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ class Responder:
         self._transport = transport
         self.incoming = incoming
         self._closes = closing or not incoming.keep_alive
-        self._chunked = self._bodyless = self._ended = self.started = self.gone = False
+        self._chunked = self._bodyless = self.ended = self.started = self.gone = False
         self._left: int | None = None  # bytes still owed of a declared length
         self.on_gone: Callable[[], None] | None = None
         self.on_stop: Callable[[], object] | None = None  # the server ends, and waits no longer
@@ -62,7 +62,7 @@ class Responder:
         """The whole answer in one write."""
         size = len(body)
         head = self._head(status, headers, size)
-        self.started = self._ended = True
+        self.started = self.ended = True
         if self.gone:
             return
         if self._bodyless:
@@ -83,7 +83,7 @@ class Responder:
     def write(self, data: bytes) -> None:
         if self.gone:
             return
-        if not self.started or self._ended:
+        if not self.started or self.ended:
             raise RuntimeError("write() belongs between start() and end()")
         size = len(data)
         if not size or self._bodyless:
@@ -108,36 +108,32 @@ class Responder:
 
     def end(self) -> None:
         if self.gone:
-            self._ended = True
+            self.ended = True
             return
-        if not self.started or self._ended:
+        if not self.started or self.ended:
             raise RuntimeError("end() belongs after start(), once")
         if self._left and not self._bodyless:
             self.abort()
             raise RuntimeError("less was written than the declared length")
-        self._ended = True
+        self.ended = True
         if self._chunked and not self._bodyless:
             self._transport.write(b"0\r\n\r\n")
         self._connection.answered(self._closes)
 
     def abort(self) -> None:
         """Break off, so that the client sees a truncated message. What was written before is still delivered."""
-        if self.gone or self._ended:
+        if self.gone or self.ended:
             return
-        self.gone = self._ended = True
+        self.gone = self.ended = True
         self._connection.break_off(by_reset=not self.started or (self._left is None and not self._chunked))
 
     def lost(self) -> None:
         """The connection's word that the client has left."""
-        if self.gone or self._ended:
+        if self.gone or self.ended:
             return
         self.gone = True
         if self.on_gone is not None:
             self.on_gone()
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         if self.started:
