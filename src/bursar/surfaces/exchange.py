@@ -228,7 +228,7 @@ class Exchange(drive.Run):
         assert response is not None
         body = response.whole(effect.limit)
         if body is not None:  # it came with its head, as short ones do
-            elapsed_us = self._since(self._sent_ns)
+            elapsed_us = (time.monotonic_ns() - self._sent_ns) // 1000
             return Ended("complete", body, True, None, elapsed_us, elapsed_us)
         self._effect = effect
         self._chunks: list[bytes] = []
@@ -319,7 +319,8 @@ class Exchange(drive.Run):
             while True:
                 chunk = response.chunk_nowait()
                 if chunk is None:
-                    chunk = await response.chunk()
+                    await response.news()
+                    continue
                 if not first_us:
                     first_us = self._since(sent)
                 if not chunk:

@@ -57,7 +57,12 @@ class UpstreamResponse:
     async def headed(self) -> None:
         """Wait for the headers, or for a fault."""
         if not self.started and self.fault is None:
-            await self._wait()
+            await self.news()
+
+    async def news(self) -> None:
+        """Wait until something comes: bytes, the end, a fault. To be called only when nothing is there."""
+        self.waiter = waiter = self._line.loop.create_future()
+        await waiter
 
     async def chunk(self) -> bytes:
         """The next bytes of the body, all that have arrived; b"" at its clean end."""
@@ -65,7 +70,7 @@ class UpstreamResponse:
             data = self.chunk_nowait()
             if data is not None:
                 return data
-            await self._wait()
+            await self.news()
 
     def chunk_nowait(self) -> bytes | None:
         """As `chunk`, but None when nothing is there yet."""
@@ -101,7 +106,7 @@ class UpstreamResponse:
         if self._line.paused and not self.complete:
             self._line.resume()
         while not self.complete and self.fault is None and self._size <= limit:
-            await self._wait()
+            await self.news()
         if self._size > limit:
             self._too_large(limit)
         if self.fault is not None:
@@ -150,10 +155,6 @@ class UpstreamResponse:
     def tell(self) -> None:
         if self.on_news is not None:
             self.on_news()
-
-    async def _wait(self) -> None:
-        self.waiter = waiter = self._line.loop.create_future()
-        await waiter
 
     def _too_large(self, limit: int) -> None:
         fault = UpstreamFault("too_large", f"the response's body is over {limit} bytes", True)

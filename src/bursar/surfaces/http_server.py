@@ -25,6 +25,7 @@ HELD_BYTES = 64 << 10
 LINGER_S = 2.0  # after a refusal: read on (and drop) so that the answer is not lost to a reset
 SPLIT_BYTES = 16 << 10  # from here on, a second buffer is cheaper than a copy
 FRESH = -1  # no request yet: such a connection gets the headers' deadline, not the idle one
+OK_LINE = status_line(200)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -61,7 +62,14 @@ class Responder:
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer in one write."""
         size = len(body)
-        head = self._head(status, headers, size)
+        incoming = self.incoming
+        if (
+            status == 200 and incoming.http_minor and incoming.method != "HEAD"
+            and not (self._closes or self.started or self._connection.server.closing)
+        ):  # fmt: skip
+            head = header_block(OK_LINE, headers, b"content-length: %d\r\n" % size)  # as nearly always
+        else:
+            head = self._head(status, headers, size)
         self.started = self.ended = True
         if self.gone:
             return
