@@ -38,7 +38,7 @@ class Head:
 
     def again(self, data: bytes) -> tuple[int, int] | None:
         """The length, and where the body begins, where these bytes begin with this head and any length: what `look` would find. A
-        client's next request nearly always does, and to see that takes a fifth of the time."""
+        client's next request nearly always does, and to see that takes a quarter of the time."""
         said = self.said
         if said is None or not data.startswith(said.before):
             return None
