@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .desk import Way
@@ -31,7 +31,7 @@ from .effects import (
     Turn,
     Wait,
 )  # fmt: skip
-from .ports import PENDING, AsyncWorld, EdgeWorld, SyncWorld
+from .ports import PENDING, AsyncWorld, SyncWorld
 from .rules.estimate import Ratio
 
 if TYPE_CHECKING:
@@ -274,43 +274,49 @@ class Journey:
 
 
 class Run:
-    """A call through a gateway, whole: relays, replies and finishes are the world's too. Our own faults end here.
+    """A call through a gateway, whole: relays, replies and finishes are its acts too. Our own faults end here.
 
-    No task and no future: what an effect waits for (the disk, the provider) calls `go` with its result. A task is made
-    only for what is a conversation in itself, by `follow`."""
+    The edge that owns the client is a kind of this. An act (by the effect's type) is called with the run and the effect, and gives
+    the result, or PENDING. No task and no future: what an effect waits for (the disk, the provider) calls `go` with its
+    result. A task is made only for what is a conversation in itself, by `follow`."""
 
-    __slots__ = ("_on_fault", "_over", "_send", "_task", "_way", "_world")
+    __slots__ = ("_next", "_task", "_way")
 
-    def __init__(
-        self, way: Way, world: EdgeWorld, on_fault: Callable[[BaseException], None], over: Callable[[], None]
-    ) -> None:  # fmt: skip
-        self._way, self._send, self._world = way, way.send, world
-        self._on_fault, self._over = on_fault, over
+    acts: Mapping[type, Callable[[Any, Any], Any]]
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, way: Way) -> None:
+        self._way, self._next = way, way.send
         self._task: asyncio.Task[Any] | None = None
-        world.go, world.follow = self.go, self.follow
+
+    def at_end(self) -> None:
+        """The call is over; told once, and not after a fault."""
+        raise NotImplementedError
+
+    def at_fault(self, bug: BaseException) -> None:
+        """The call cannot go on: a fault of our own."""
+        raise NotImplementedError
 
     def go(self, value: Any = None) -> None:
         """Perform effects until one has to be waited for, or the call is over."""
-        send, world, acts = self._send, self._world, self._world.acts
+        send, acts = self._next, self.acts
         try:
             while value is not PENDING:
                 effect = send(value)
-                value = acts[type(effect)](world, effect)
+                value = acts[type(effect)](self, effect)
         except StopIteration:
             self._end()
         except Exception as bug:
             self._failed(bug)
 
     def _end(self) -> None:
-        """Let go of the edge, which knows this run: a circle would keep all of a call, its bodies too, until a collection."""
-        over, self._over = self._over, _done
-        self._send = _nothing
-        self._world.go = self._world.follow = _nobody
-        over()
+        if self._next is not _nothing:
+            self._next = _nothing
+            self.at_end()
 
     def follow(self, work: Coroutine[Any, Any, Any]) -> object:
         """Go on with what this comes to."""
-        self._task = task = self._world.loop.create_task(work)
+        self._task = task = self.loop.create_task(work)
         task.add_done_callback(self._followed)
         return PENDING
 
@@ -326,9 +332,8 @@ class Run:
     def _failed(self, bug: BaseException) -> None:
         self._way.close()
         log.error("a fault of our own in a call under way; its hold stands and becomes a row", exc_info=bug)
-        self._on_fault(bug)
-        self._over = _done
-        self._end()
+        self._next = _nothing
+        self.at_fault(bug)
         if raise_faults:
             raise bug
 
@@ -342,24 +347,17 @@ class Run:
 
 
 def _nothing(_value: Any) -> Any:
+    """Takes a result that comes when nobody waits for it any more."""
     raise StopIteration
 
 
-def _nobody(_value: Any) -> None:
-    """A result that comes when nobody waits for it any more."""
-
-
-def _done() -> None:
-    """Who had to be told that the call is over was told."""
-
-
-def guarded(act: Callable[..., None], *args: Any, on_fault: Callable[[BaseException], None]) -> None:
-    """`act`, whose faults (our own) are logged and told."""
+def guarded(act: Callable[..., None], *args: Any, on_fault: Callable[..., None]) -> None:
+    """`act`, whose faults (our own) are logged, and told with what it was given."""
     try:
         act(*args)
     except Exception as bug:
         log.exception("a fault of our own at the edge")
-        on_fault(bug)
+        on_fault(*args, bug)
         if raise_faults:
             raise
 

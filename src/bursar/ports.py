@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Final, Protocol
 
 from .domain.call import Ended, Fault, Head
 from .domain.entry import Held, Short
 from .effects import Book, Gather, Hold, Send
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 class SyncWorld(Protocol):
@@ -34,15 +30,4 @@ class AsyncWorld(Protocol):
     async def wait(self, seconds: float) -> bool: ...
 
 
-PENDING: Final = object()  # the result comes later, by a call of `go`
-
-
-class EdgeWorld(Protocol):
-    """The edge that owns the client: relays, replies and finishes are its acts too. An act (by the effect's type) is called with
-    the world and the effect, and gives the result, or PENDING: then the edge calls `go` with it when it is there, or lets drive
-    `follow` a coroutine to it."""
-
-    acts: Mapping[type, Callable[[Any, Any], Any]]
-    go: Callable[[Any], None]
-    follow: Callable[[Coroutine[Any, Any, Any]], object]
-    loop: asyncio.AbstractEventLoop
+PENDING: Final = object()  # the result comes later, by a call of `drive.Run.go`

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from bursar.desk import Desk
 from bursar.domain.call import Answer, Ended, Fault, Head, Incoming
 from bursar.domain.entry import Settlement
-from bursar.drive import Run
 from bursar.effects import Book, Gather, Relay, Send
 from bursar.effects import Hold as HoldEffect
 from bursar.ports import PENDING
@@ -259,16 +258,16 @@ class World:
 
     def run(self, calls: int) -> None:
         """Let calls come, and step those under way in an order that chance chooses; crash now and then; come to rest."""
-        running: list[tuple[Troubled, Run]] = []
+        running: list[Troubled] = []
         begun = 0
         while begun < calls or running:
             if begun < calls and (len(running) < FLIGHT and self.rng.random() < 0.4 or not running):
                 begun += 1
                 self.now_us += self.rng.randrange(1, 30_000_000)
                 playing = Troubled(self, self._call(begun))
-                running.append((playing, self.player.run(playing)))
-                running[-1][1].go()
-                running = [(p, r) for p, r in running if not p.over]
+                running.append(playing)
+                playing.go()
+                running = [one for one in running if not one.over]
             elif self.hits("crash"):
                 self._crash(running)
             elif self.hits("hang"):
@@ -277,16 +276,16 @@ class World:
                 self.land()
             else:
                 at = self.rng.randrange(len(running))
-                running[at][0].step()
-                if running[at][0].over:
+                running[at].step()
+                if running[at].over:
                     del running[at]
         self.land()
 
-    def _crash(self, running: list[tuple[Troubled, Run]]) -> None:
+    def _crash(self, running: list[Troubled]) -> None:
         """The process is killed: nothing under way goes on, what was in hand is lost, and another process finds the holds."""
         self.crashes += 1
-        for playing, one in running:
-            one.stop()
+        for playing in running:
+            playing.stop()
             self.excused |= playing.unheld
         self.excused |= {settlement.id for settlement in self.in_hand if "fault_open" in settlement.entry.flags}
         running.clear()

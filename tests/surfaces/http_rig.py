@@ -86,6 +86,7 @@ class Wire:
         """One whole answer with a length or chunks."""
         async with asyncio.timeout(10):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            assert head.startswith("HTTP/1.1 "), "bytes before the answer"
             status = int(head.split(" ", 2)[1])
             headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
             if head_only or status < 200:

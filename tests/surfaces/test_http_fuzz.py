@@ -139,6 +139,47 @@ def test_a_head_that_came_before_is_read_as_it_was_the_first_time(message: bytes
             assert (warm[1] is None) == (cold[1] is None)
 
 
+HEAD = b"POST /m HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX-A: 1\r\n\r\n"
+BARE = b"GET /n HTTP/1.1\r\nHost: a\r\n\r\n"
+LENGTHS = [b"5", b"0", b"05", b"", b"+5", b" 5", b"5 ", b"5x", b"x", b"5,5", b"4294967296", b"1234567890", b"5\r\nContent-Length: 6"]
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from([HEAD % b"5", BARE]), mutated() | st.sampled_from(LENGTHS).map(HEAD.__mod__) | st.just(BARE), st.integers(1, 64))
+@example(BARE, BARE, 1)
+def test_what_follows_on_a_connection_is_read_as_if_it_came_first(first: bytes, message: bytes, step: int) -> None:
+    """Whether or not its head begins like the one before, and whatever stands behind it."""
+    before = first + b"hello" * (first is not BARE)
+    for behind in (b"", b"hello", b"hello" + message, b"5\r\n\r\nhello"):
+        sent = message + behind
+        alone = read([sent])
+        for pieces in ([before, sent], [before + sent], [before, *cut(sent, step)]):
+            got, refusal = read(pieces)
+            assert [seen(i) for i in got[1:]] == [seen(i) for i in alone[0]]
+            assert (refusal is None) == (alone[1] is None)
+
+
+@pytest.mark.parametrize("step", [1000, 1 << 20])
+def test_bodies_behind_a_head_that_came_before_are_bounded_too(step: int) -> None:
+    """One alone, and all together."""
+    small = HEAD % b"5" + b"hello"
+    got, refusal = read([small, *cut(HEAD % b"50001" + b"x" * 50_001, step)])
+    assert len(got) == 1 and refusal is not None and refusal.code == "body_too_large"
+    memory = BodyMemory(10_000)
+    reader = RequestReader(LIMITS, memory, Heads())
+    assert reader.feed(small) == b"" and memory.used == 5
+    with pytest.raises(Refused) as full:
+        for piece in cut(HEAD % b"9996" + b"x" * 9_996, step):
+            reader.feed(piece)
+    assert full.value.code == "body_memory"
+    reader.forget()
+    assert memory.used == 0
+
+
+def cut(data: bytes, step: int) -> list[bytes]:
+    return [data[i : i + step] for i in range(0, len(data), step)]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=200), min_size=2, max_size=6), st.integers(1, 400))
 def test_bodies_of_any_length_behind_one_head_are_told_apart(bodies: list[bytes], step: int) -> None:
@@ -146,9 +187,8 @@ def test_bodies_of_any_length_behind_one_head_are_told_apart(bodies: list[bytes]
     sent = b"".join(request(body=body, headers=("X-A: 1",)) for body in bodies)
     got, refusal = read([sent[i : i + step] for i in range(0, len(sent), step)], WARM)
     assert refusal is None and [i.body for i in got] == bodies
-    for text, head in WARM._known.items():
-        length = head.index.get(b"content-length")
-        (cold,), _ = read([text + (b"\r\ncontent-length: 0" if length is not None else b"") + b"\r\n\r\n"])
+    for (before, behind), head in WARM._known.items():
+        (cold,), _ = read([before + b"0" * bool(behind) + behind])
         assert (cold.method, cold.path, cold.query, cold.headers) == (head.method, head.path, head.query, head.headers)
 
 

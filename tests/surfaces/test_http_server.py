@@ -122,6 +122,8 @@ def test_answers_of_every_shape(loop: str) -> None:
                 responder.write(b"ab")
                 responder.write(b"c")
                 responder.end()
+            case "/whole":
+                responder.respond(200, headers, b"abc")
             case _:
                 responder.respond(529, headers, b"x" * 50_000)
 
@@ -131,17 +133,19 @@ def test_answers_of_every_shape(loop: str) -> None:
             status, headers, body = await client.answer()
             assert (status, body) == (200, b"a" + b"b" * 100_000)
             assert headers == {"x-a": "1", "transfer-encoding": "chunked"}
-            client.send(request("GET", "/length"))
-            assert await client.answer() == (200, {"x-a": "1", "content-length": "3"}, b"abc")
+            for path in ("/length", "/whole"):
+                client.send(request("GET", path))
+                assert await client.answer() == (200, {"x-a": "1", "content-length": "3"}, b"abc")
             client.send(request("GET", "/529"))
             status, headers, body = await client.answer()
             assert (status, len(body)) == (529, 50_000)
-            for path in ("/chunks", "/length", "/529"):
+            for path in ("/chunks", "/length", "/whole", "/529"):
                 client.send(request("HEAD", path))
                 assert (await client.answer(head_only=True))[0] in (200, 529)
-            client.send(request("GET", "/length", ("Connection: keep-alive",), version="HTTP/1.0"))
-            status, headers, body = await client.answer()
-            assert (body, headers["connection"]) == (b"abc", "keep-alive")
+            for path in ("/length", "/whole"):
+                client.send(request("GET", path, ("Connection: keep-alive",), version="HTTP/1.0"))
+                status, headers, body = await client.answer()
+                assert (body, headers["connection"]) == (b"abc", "keep-alive")
             client.send(request("GET", "/chunks", ("Connection: keep-alive",), version="HTTP/1.0"))
             got = await client.rest()
             assert got.endswith(b"\r\n\r\na" + b"b" * 100_000) and b"connection: close" in got

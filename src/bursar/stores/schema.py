@@ -144,12 +144,13 @@ def _alarms() -> list[str]:
 MIGRATIONS: tuple[list[str], ...] = (_first(),)
 
 
+_encode = msgspec.json.Encoder().encode
 _hold = msgspec.json.Decoder(tuple[str, int, int, tuple[Charge, ...], list[Any]])
 
 
 def written_hold(hold: Hold) -> str:
     """A hold as it stands in the file: of its row only what is known before the outcome."""
-    return msgspec.json.encode((hold.id, hold.ts, hold.amount, hold.charges, hold.entry[:DRAFT])).decode()
+    return _encode((hold.id, hold.ts, hold.amount, hold.charges, hold.entry[:DRAFT])).decode()
 
 
 def read_hold(text: str) -> Hold:

@@ -19,7 +19,7 @@ from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
 from .keeper import RETRY_S, Keeper
 from .owner import RENEW_US, Owner, ticks_us
 from .schema import Place
-from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail
+from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail, parted
 
 if TYPE_CHECKING:
     import asyncio  # for its names only: a wrapper without a loop should not pay for loading it
@@ -185,34 +185,41 @@ class Ledger:
 
     def hold_then(self, hold: Hold, loop: asyncio.AbstractEventLoop, tell: Callable[[Op], None]) -> None:
         """`hold`, answered by a call of `tell` on `loop`: `op.fault`, or `op.result`. Never before this returns."""
-        op = Op(HOLD, hold.id, hold, loop, tell=tell)
-        try:
-            self._admit()
-        except LedgerFault as fault:
+        op = Op(HOLD, hold.id, hold, loop, None, tell)
+        fault = self.fault()
+        if fault is not None:
+            self._refused += 1
             op.fault = fault
             loop.call_soon(tell, op)
             return
-        self._submit(op)
+        self._pending.append(op)
+        if self._due is not loop:
+            self._write_soon(loop)
 
     def book_then(self, settlement: Settlement, loop: asyncio.AbstractEventLoop, tell: Callable[[Op], None]) -> None:
         """`book`, answered in the same way."""
-        op = Op(BOOK, settlement.id, settlement, loop, tell=tell)
+        op = Op(BOOK, settlement.id, settlement, loop, None, tell)
         try:
             self._take_in()
         except LedgerFault as fault:
             op.fault = fault
             loop.call_soon(tell, op)
             return
-        self._submit(op)
+        self._pending.append(op)
+        if self._due is not loop:
+            self._write_soon(loop)
 
     def _submit(self, op: Op) -> None:
         self._pending.append(op)
         if op.loop is None:
             self._keeper.hand_over()
         elif self._due is not op.loop:
-            # Written when the loop has been through all that is ready now: that makes the batch.
-            self._due = op.loop
-            op.loop.call_soon(self._flush, op.loop)
+            self._write_soon(op.loop)
+
+    def _write_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """When the loop has been through all that is ready now: that makes the batch."""
+        self._due = loop
+        loop.call_soon(self._flush, loop)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the loop: write what is pending, if that can be done without waiting for anybody."""
@@ -335,19 +342,21 @@ class Ledger:
     def _drain(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """Write the next batch of what is pending; False when that would have to wait for another process (only asked by a
         loop, which is then `loop`). Needs the lock; never raises for what the disk or a row does."""
-        pending, ops = self._pending, []
-        while pending and len(ops) < BATCH_MAX:
-            ops.append(pending.popleft())
+        pending = self._pending
+        ops = [pending.popleft() for _ in range(min(len(pending), BATCH_MAX))]
         if self._fault is not None or self._spool:
             self._put_off(ops, self._fault)  # rows keep their order behind those that wait; the keeper tries again
             return True
         return self._write(ops, loop)
 
     def _write(self, ops: list[Op], loop: asyncio.AbstractEventLoop | None = None) -> bool:
+        failed: list[Op] = []
         try:
-            self._opened().commit(ops)
+            holds, books, releases = self._opened().commit(ops)
         except OF_DATA:
             ops = self._write_alone(ops)
+            failed = [op for op in ops if op.fault is not None]
+            holds, books, releases = parted([op for op in ops if op.fault is None])
         except (*OF_DISK, LedgerFault) as error:
             if loop is not None and isinstance(error, apsw.BusyError):
                 self._pending.extendleft(reversed(ops))
@@ -361,12 +370,12 @@ class Ledger:
         self._batches += 1
         if self._tail is not None:
             self._keeper.mind_log(self._tail.log_pages, self._batches)
-        rows = [op for op in ops if op.kind == BOOK and op.fault is None]
-        if rows:
-            self._written.extend(rows)
-            ops = [op for op in ops if op.kind != BOOK or op.fault is not None]
-        if ops:
-            self._finish(ops, loop)
+        self._written.extend(books)
+        self._holds += len(holds)
+        self._short += sum([isinstance(op.result, Short) for op in holds])
+        holds += releases + failed
+        if holds:
+            self._finish(holds, loop)
         return True
 
     def _sync(self) -> None:
@@ -390,6 +399,7 @@ class Ledger:
             finally:
                 self._syncing = False
             self._taken(ops)
+            self._rows += len(ops)
             self._finish(ops)
 
     def _taken(self, ops: list[Op]) -> None:
@@ -446,17 +456,15 @@ class Ledger:
         """Tell those who wait: threads by their event, each loop in one go (`here`: the one that runs this)."""
         loops: dict[asyncio.AbstractEventLoop, list[Op]] = {}
         for op in ops:
-            if op.fault is None:
-                if op.kind == BOOK:
-                    self._rows += 1
-                elif op.kind == HOLD:
-                    self._holds += 1
-                    self._short += isinstance(op.result, Short)
-            op.done = True
-            if op.loop is not None:
-                loops.setdefault(op.loop, []).append(op)
-            elif op.waiter is not None:
-                op.waiter.set()
+            loop = op.loop
+            if loop in loops:
+                loops[loop].append(op)
+            elif loop is not None:
+                loops[loop] = [op]
+            else:
+                op.done = True
+                if op.waiter is not None:
+                    op.waiter.set()
         for loop, told in loops.items():
             if loop is here:
                 self._tell(told, loop)
@@ -483,8 +491,7 @@ class Ledger:
         if abandoned:
             self._give_back(abandoned)
         if self._pending and self._due is None:
-            self._due = loop
-            loop.call_soon(self._flush, loop)
+            self._write_soon(loop)
 
     def _give_back(self, ops: list[Op]) -> None:
         """Holds that were granted after their caller had left: the provider never saw a byte of them."""

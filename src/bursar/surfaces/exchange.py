@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .. import drive
+from ..desk import Way
 from ..domain.call import Ended, Fault, Head, Headers, Lines
-from ..domain.entry import Entry
 from ..domain.reply import Likely
 from ..domain.thread import Placed
 from ..effects import (
@@ -38,7 +39,9 @@ from ..stores.tail import Op
 from ..stores.writer import Ledger
 from .counters import Counters
 from .http_client import Origin, Pool, Timeouts, Unsent, UpstreamFault, UpstreamResponse
+from .http_server import Incoming as Received
 from .http_server import Responder
+from .try_log import TryLog
 from .wiring import Address, Memory
 
 EDGE = 64 << 10  # bytes kept from both ends of a reply too large to gather: usage stands near one of them
@@ -78,90 +81,89 @@ class Door:
         return known
 
 
-class Exchange:
-    """The world of one call. Holds the client's side and, per try, the provider's."""
+@dataclass(slots=True, frozen=True, eq=False)
+class Edge:
+    """What the calls of one gateway share, under the policy that they began under."""
+
+    ledger: Ledger
+    pool: Pool
+    doors: Mapping[str, Door]
+    memory: Memory
+    counters: Counters
+    log: TryLog | None
+    loop: asyncio.AbstractEventLoop
+    streams: set[Exchange]  # under way
+    done: Callable[[Responder], None]
+    fault: Callable[[Received, Responder, BaseException, str], None]
+
+
+class Exchange(drive.Run):
+    """One call: its run, and the world that its effects are performed in. Holds the client's side and, per try, the provider's."""
 
     __slots__ = (
-        "_chunks",
-        "_counters",
-        "_door",
-        "_doors",
-        "_effect",
-        "_first_us",
-        "_halted",
-        "_ledger",
-        "_memory",
-        "_ordered",
-        "_pool",
-        "_rows",
-        "_sent_ns",
-        "_size",
-        "_started_ns",
-        "_streams",
-        "client",
-        "follow",
-        "go",
-        "loop",
+        "_call_id", "_chunks", "_door", "_edge", "_effect", "_first_us", "_halted", "_ordered", "_sent_ns", "_size", "client", "loop",
         "response",
     )  # fmt: skip
 
-    go: Callable[[Any], None]
-    follow: Callable[[Coroutine[Any, Any, Any]], Any]
-
-    def __init__(
-        self, client: Responder, started_ns: int, ledger: Ledger, pool: Pool, doors: Mapping[str, Door], memory: Memory,
-        counters: Counters, rows: Callable[[Entry], None], loop: asyncio.AbstractEventLoop, streams: set[Exchange],
-    ) -> None:  # fmt: skip
-        self.client = client
+    def __init__(self, way: Way, edge: Edge, client: Responder, call_id: str) -> None:
+        super().__init__(way)
+        self._edge, self.client, self._call_id = edge, client, call_id
+        self.loop = edge.loop
         self.response: UpstreamResponse | None = None
-        self.loop = loop
         self._door: Door | None = None
-        self._started_ns = self._sent_ns = started_ns
-        self._ledger, self._pool, self._doors, self._memory = ledger, pool, doors, memory
-        self._counters, self._rows, self._streams = counters, rows, streams
+        self._sent_ns = client.incoming.received_ns
         self._halted = False
 
+    def at_end(self) -> None:
+        self._edge.done(self.client)
+
+    def at_fault(self, bug: BaseException) -> None:
+        self._edge.fault(self.client.incoming, self.client, bug, self._call_id)
+
     def recall(self, effect: Recall) -> Ratio:
-        return self._memory.recall(effect.provider, effect.model)
+        return self._edge.memory.recall(effect.provider, effect.model)
 
     def place(self, effect: Follow) -> Placed:
-        return self._memory.follow(effect.ask)
+        return self._edge.memory.follow(effect.ask)
 
     def seek(self, effect: Seek) -> object:
         loop, go = self.loop, self.go
-        return self._memory.controls.seek(effect, lambda found: loop.call_soon_threadsafe(go, found))
+        return self._edge.memory.controls.seek(effect, lambda found: loop.call_soon_threadsafe(go, found))
 
     def keep(self, effect: Keep) -> None:
-        self._memory.controls.keep(effect)
+        self._edge.memory.controls.keep(effect)
 
     def liken(self, effect: Liken) -> Likely:
-        return self._memory.controls.liken(effect)
+        return self._edge.memory.controls.liken(effect)
 
     def sampled(self, effect: Sampled) -> None:
-        self._memory.controls.sampled(effect)
+        self._edge.memory.controls.sampled(effect)
 
     def sorted_(self, effect: Sorted) -> None:
-        self._memory.controls.sorted(effect)
+        self._edge.memory.controls.sorted(effect)
 
     def consult(self, effect: Consult) -> Course:
-        return self._memory.controls.consult(effect)
+        return self._edge.memory.controls.consult(effect)
 
     def note(self, effect: Note) -> None:
-        self._memory.controls.note(effect)
+        self._edge.memory.controls.note(effect)
 
     # -- the ledger ------------------------------------------------------------------------------------------------------
 
     def hold(self, effect: Hold) -> object:
-        self._ledger.hold_then(effect.hold, self.loop, self._told)
+        self._edge.ledger.hold_then(effect.hold, self.loop, self._told)
         return PENDING
 
     def book(self, effect: Book) -> object:
-        settlement = drive.remembered(effect, self._memory).settlement
-        self._counters.count(settlement.entry)
-        self._rows(settlement.entry)
+        edge = self._edge
+        settlement = drive.remembered(effect, edge.memory).settlement
+        entry = settlement.entry
+        edge.counters.count(entry)
+        if edge.log is not None:
+            edge.log.add(entry)
         if effect.sample is not None:
-            self._memory.ratios.learn(effect.sample)
-        self._ledger.book_then(settlement, self.loop, self._told)
+            edge.memory.ratios.learn(effect.sample)
+        edge.ledger.book_then(settlement, self.loop, self._told)
         return PENDING
 
     def _told(self, op: Op) -> None:
@@ -170,20 +172,20 @@ class Exchange:
         if fault is None:
             self.go(op.result)
             return
-        self._counters.ledger_faults += 1
+        self._edge.counters.ledger_faults += 1
         self.go(Fault(fault.code, f"{fault.reason}; {fault.remedy}", False))
 
     # -- the provider ----------------------------------------------------------------------------------------------------
 
     def send(self, effect: Send) -> object:
-        self._door = door = self._doors[effect.provider]
+        self._door = door = self._edge.doors[effect.provider]
         self._sent_ns = time.monotonic_ns()
         headers = effect.headers
         if door.auth:
             headers = door.signed(headers)
         try:
             timeouts = door.within(effect.within_s) if effect.within_s else door.timeouts
-            begun = self._pool.begin(door.origin, effect.method, door.path + effect.target, headers, effect.body, timeouts)
+            begun = self._edge.pool.begin(door.origin, effect.method, door.path + effect.target, headers, effect.body, timeouts)
         except UpstreamFault as fault:
             return self._fault(fault)
         if isinstance(begun, Unsent):
@@ -194,7 +196,7 @@ class Exchange:
 
     async def _send_new(self, unsent: Unsent) -> object:
         try:
-            self.response = response = await self._pool.begin_new(unsent)
+            self.response = response = await self._edge.pool.begin_new(unsent)
             await response.headed()
         except UpstreamFault as fault:
             return self._fault(fault)
@@ -208,20 +210,26 @@ class Exchange:
             self.go(self._head(response))
 
     def _head(self, response: UpstreamResponse) -> Head | Fault:
-        if response.fault is not None and not response.started:
+        if not response.started and response.fault is not None:
             return self._fault(response.fault)
         sent = self._sent_ns
-        return Head(response.status, response.headers, (sent - self._started_ns) // 1000, self._since(sent))
+        return Head(response.status, response.headers, (sent - self.client.incoming.received_ns) // 1000, self._since(sent))
 
     def _fault(self, fault: UpstreamFault) -> Fault:
         sent = self._sent_ns
-        return Fault(fault.kind, fault.detail, fault.sent, (sent - self._started_ns) // 1000, self._since(sent))
+        return Fault(fault.kind, fault.detail, fault.sent, (sent - self.client.incoming.received_ns) // 1000, self._since(sent))
 
     # -- whole answers ---------------------------------------------------------------------------------------------------
 
     def gather(self, effect: Gather) -> object:
         """A client that leaves meanwhile does not stop this: the provider is at work already and will bill, and its answer
         has the usage."""
+        response = self.response
+        assert response is not None
+        body = response.whole(effect.limit)
+        if body is not None:  # it came with its head, as short ones do
+            elapsed_us = (time.monotonic_ns() - self._sent_ns) // 1000
+            return Ended("complete", body, True, None, elapsed_us, elapsed_us)
         self._effect = effect
         self._chunks: list[bytes] = []
         self._size = self._first_us = 0
@@ -304,14 +312,15 @@ class Exchange:
         look = max(effect.most, EDGE) if effect.most else 1 << 62  # a stream is longer than the text in it
         how, fault = "complete", None
         self._ordered = effect.ordered
-        self._streams.add(self)
+        self._edge.streams.add(self)
         if self._door is not None and self._door.address.table.on_disconnect == "abort":
             client.on_gone = response.abandon
         try:
             while True:
                 chunk = response.chunk_nowait()
                 if chunk is None:
-                    chunk = await response.chunk()
+                    await response.news()
+                    continue
                 if not first_us:
                     first_us = self._since(sent)
                 if not chunk:
@@ -344,7 +353,7 @@ class Exchange:
                 how, fault = "fault", Fault(broken.kind, broken.detail, True)
         finally:
             client.on_gone = None
-            self._streams.discard(self)
+            self._edge.streams.discard(self)
         if client.gone and how == "complete" and not reader.done:
             how = "client_gone"
         return Ended(how, b"", False, fault, first_us, self._since(sent), relayed)

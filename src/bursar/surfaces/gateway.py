@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import ipaddress
 import json
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,6 @@ import uuid_utils
 from .. import drive, wire
 from ..desk import Caller
 from ..domain.call import Headers, Incoming
-from ..domain.entry import Entry
-from ..domain.money import plain
 from ..domain.policy import Policy
 from ..domain.shape import replace
 from ..domain.verdict import Refusal, refuse
@@ -35,11 +33,12 @@ from ..pipeline import way
 from ..stores.writer import LedgerFault
 from . import keys, settings, wiring
 from .counters import Counters
-from .exchange import Door, Exchange
+from .exchange import Door, Edge, Exchange
 from .http_client import Pool
 from .http_server import Incoming as Received
 from .http_server import Responder, Server, ServerLimits
 from .office import PREFIX, Office
+from .try_log import TryLog
 
 log = logging.getLogger("bursar.gateway")
 
@@ -47,7 +46,6 @@ WATCH_FIRST_S = 3.0  # the gateway's own start comes first
 WATCH_REST_MAX_S = 60.0
 START_S = 10.0  # a worker that cannot start says so within that
 UNUSABLE = 2  # the exit code of what only the operator can mend
-LOG_LINES_MAX = 50_000  # waiting for stderr; beyond it lines are dropped and counted, rows never are
 
 
 class CannotListen(Exception):
@@ -76,16 +74,12 @@ class Gateway:
         self.clock_us = shop.clock_us
         self.started = time.monotonic()
         self.server: Server | None = None
-        self._log_tries = log_tries
-        self._lines: deque[Entry] = deque()
+        self._log = TryLog(self.counters) if log_tries else None
         self.streams: set[Exchange] = set()  # under way
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def handle(self, received: Received, client: Responder) -> None:
-        """One request. Everything that is not health, metrics or a mistake is a call."""
-        drive.guarded(self._handle, received, client, on_fault=partial(self._fault, received, client, ""))
+        self._edge: Edge | None = None  # while it listens
 
     def _handle(self, received: Received, client: Responder) -> None:
+        """One request. Everything that is not health, metrics or a mistake is a call."""
         server = self.server
         assert server is not None
         path = received.path
@@ -107,17 +101,13 @@ class Gateway:
             server.done(client)
             return
         caller, headers = allowed
-        shop = self.shop
+        edge = self._edge
+        assert edge is not None
         id = uuid_utils.uuid7().hex
         call = Incoming(id, self.clock_us(), received.method, path, query, headers, received.body)
-        exchange = Exchange(
-            client, received.received_ns, shop.ledger, self.pool, self.doors, shop.memory, self.counters, self._row, server.loop,
-            self.streams,
-        )
-        over = partial(server.done, client)
-        run = drive.Run(way(call, caller, self.desk), exchange, partial(self._fault, received, client, id), over)
-        client.on_stop = run.stop
-        run.go()
+        exchange = Exchange(way(call, caller, self.desk), edge, client, id)
+        client.on_stop = exchange.stop
+        exchange.go()
 
     def _hand_on(self, received: Received, client: Responder) -> None:
         """What is no call of a model: the gateway's own API and pages, which the office answers."""
@@ -127,7 +117,7 @@ class Gateway:
         client.on_stop = task.cancel
         task.add_done_callback(partial(server.handled, client))
 
-    def _fault(self, received: Received, client: Responder, call_id: str, bug: BaseException) -> None:
+    def _fault(self, received: Received, client: Responder, bug: BaseException, call_id: str = "") -> None:
         self.counters.faults += 1
         if client.started:
             client.abort()
@@ -156,29 +146,10 @@ class Gateway:
 
     # -- the edges of a call -------------------------------------------------------------------------------------------
 
-    def _row(self, entry: Entry) -> None:
-        if not self._log_tries:
-            return
-        if len(self._lines) >= LOG_LINES_MAX:
-            self.counters.log_lines_dropped += 1
-            return
-        self._lines.append(entry)
-
-    async def _write_lines(self) -> None:
-        """One structured line per try, written in lots: a system call per try would cost more than the try's parsing."""
+    async def _write_lines(self, log: TryLog) -> None:
         while True:
             await asyncio.sleep(0.25)
-            self.flush_lines()
-
-    def flush_lines(self) -> None:
-        if not self._lines:
-            return
-        out = bytearray()
-        while self._lines:
-            out += msgspec.json.encode(line(self._lines.popleft())) + b"\n"
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            sys.stderr.buffer.write(bytes(out))
-            sys.stderr.buffer.flush()
+            log.flush()
 
     async def _watch_files(self) -> None:
         """Revoked keys, and calls that somebody ordered to stop, stop within a second on every worker."""
@@ -217,6 +188,8 @@ class Gateway:
         except settings.BadPolicy as bad:
             return f"policy not reloaded, the last good one ({self.desk.policy_hash}) stays: {bad}"
         self.doors = {name: Door(a) for name, a in places.items()}
+        if self._edge is not None:
+            self._edge = dataclasses.replace(self._edge, doors=self.doors)  # calls under way go on to where they began
         self.ring = keys.KeyRing.load(self.shop.folder, policy.key)
         # The orders stay the same object: a stream that began under the old desk must hear of the next one too.
         self.desk = replace(desk, orders=self.desk.orders)
@@ -228,12 +201,18 @@ class Gateway:
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
         """Listen; returns the port."""
         wire.load()
-        self._loop = asyncio.get_running_loop()
         server = self.shop.policy.server
         limits = ServerLimits(body_bytes=server.body_max, connections=server.connections_max)
-        self.server = Server(self.handle, limits, on_error_reply=_framing_error)
+        handle = partial(drive.guarded, self._handle, on_fault=self._fault)
+        self.server = Server(handle, limits, on_error_reply=_framing_error)
+        self._edge = Edge(
+            self.shop.ledger, self.pool, self.doors, self.shop.memory, self.counters, self._log, asyncio.get_running_loop(),
+            self.streams, self.server.done, self._fault,
+        )  # fmt: skip
         await self.server.listen(host, port, ssl=tls, reuse_port=reuse_port)
-        self._tasks = [asyncio.create_task(t) for t in (self._write_lines(), self._watch_files())]
+        self._tasks = [asyncio.create_task(self._watch_files())]
+        if self._log is not None:
+            self._tasks.append(asyncio.create_task(self._write_lines(self._log)))
         policy = self.shop.policy
         wanted = policy.watch.every_s > 0 and (policy.ledger.compact_every_s > 0 or policy.alarm or policy.guard.handoff)
         if policy.server.dashboard and os.environ.get("BURSAR_WORKER", "0") == "0":
@@ -253,21 +232,11 @@ class Gateway:
         await self.pool.close()
         await asyncio.get_running_loop().run_in_executor(None, self.shop.ledger.close)
         self.shop.memory.close()
-        self.flush_lines()
+        if self._log is not None:
+            self._log.flush()
 
 
 ANYONE = Caller()
-
-
-def line(entry: Entry) -> dict[str, object]:
-    """The log line of a try: no content, no secret, money as text."""
-    return {
-        "ts": entry.ts, "event": "try", "call": entry.call, "try": entry.try_no, "kind": entry.attempt_kind,
-        "operation": entry.operation, "tenant": entry.tenant, "feature": entry.feature, "provider": entry.provider,
-        "model": entry.model_served or entry.model_requested, "status": entry.status, "http": entry.http_status,
-        "ended": entry.ended, "error": entry.error, "input": entry.input, "output": entry.output,
-        "cost": None if entry.cost is None else plain(entry.cost), "price": entry.price_status, "ms": entry.latency_ms,
-    }  # fmt: skip
 
 
 def _key_from_query(query: str, headers: Headers) -> tuple[str, Headers]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .http_common import Headers, Sweep, header_block
 from .http_origin import Origin, Timeouts
-from .http_responses import SPLIT_BYTES, FaultKind, Line, UpstreamFault, UpstreamResponse
+from .http_responses import FaultKind, Line, UpstreamFault, UpstreamResponse
 
 __all__ = ["FaultKind", "Headers", "Origin", "Pool", "Timeouts", "Unsent", "UpstreamFault", "UpstreamResponse"]
 
@@ -64,16 +64,6 @@ class Unsent(NamedTuple):
     head: bytes
     body: bytes
     timeouts: Timeouts
-
-
-def _put(line: Line, origin: Origin, method: str, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
-    response = UpstreamResponse(line, origin, method == "HEAD", timeouts)
-    line.begin(response)
-    if len(body) < SPLIT_BYTES:
-        line.transport.write(head + body)
-    else:
-        line.transport.writelines((head, body))
-    return response
 
 
 # A request without a body goes without a length, but for these a provider may insist on one.
@@ -149,13 +139,13 @@ class Pool:
         while idle:
             line = idle.pop()
             if line.usable:
-                return _put(line, origin, method, head, body, timeouts)
+                return line.ask(method, head, body, timeouts)
         return Unsent(origin, place, method, head, body, timeouts)
 
     async def begin_new(self, unsent: Unsent) -> UpstreamResponse:
         """The request on a new connection. UpstreamFault when that cannot be made."""
         line = await self._connect(unsent.origin, unsent.place, unsent.timeouts)
-        return _put(line, unsent.origin, unsent.method, unsent.head, unsent.body, unsent.timeouts)
+        return line.ask(unsent.method, unsent.head, unsent.body, unsent.timeouts)
 
     def _pace(self, timeouts: Timeouts) -> None:
         """The sweep must be finer than the shortest deadline; figured out when the deadlines change, not per request."""

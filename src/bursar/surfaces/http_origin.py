@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..domain.shape import Shape
 
-@dataclass(slots=True, frozen=True)
-class Origin:
+
+class Origin(Shape, frozen=True, gc=False):
     """Who is spoken to. Equal origins share connections. With the scheme `unix` the host is a socket's path."""
 
     scheme: str

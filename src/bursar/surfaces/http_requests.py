@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from ..domain.shape import Shape
 from .http_common import HOP_BY_HOP, Headers, Lines
-from .http_heads import Head, Heads, Said, look
+from .http_heads import Head, Heads, Said, look, may_be_kept
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,29 +54,21 @@ class Refused(Exception):
         self.message = message
 
 
-class Incoming:
+class Incoming(Shape, frozen=True, gc=False):
     """A whole request. `headers` as received, without Content-Length, which the body itself says; not to be changed: requests
     with the same head share one list. `index` has the last of each name."""
 
-    __slots__ = (
-        "body", "headers", "http_minor", "index", "keep_alive", "method", "path", "peer", "query", "received_ns", "tls",
-    )  # fmt: skip
-
-    def __init__(
-        self, method: str, path: str, query: str, headers: Headers, body: bytes, peer: tuple[object, ...] | None,
-        http_minor: int, received_ns: int, tls: bool, index: dict[bytes, bytes], keep_alive: bool = True,
-    ) -> None:  # fmt: skip
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.body = body
-        self.peer = peer
-        self.http_minor = http_minor
-        self.received_ns = received_ns
-        self.tls = tls
-        self.index = index
-        self.keep_alive = keep_alive
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+    peer: tuple[object, ...] | None
+    http_minor: int
+    received_ns: int
+    tls: bool
+    index: dict[bytes, bytes]
+    keep_alive: bool = True
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first header of that (lower-case) name."""
@@ -102,6 +95,10 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
 
 
+def _full() -> Refused:
+    return Refused(503, "body_memory", "too many request bodies are being read at once; try again in a moment")
+
+
 def _bad(code: str, message: str) -> Refused:
     return Refused(400, code, message)
 
@@ -115,8 +112,8 @@ class RequestReader(asyncio.Protocol):
 
     __slots__ = (
         "_again", "_begun", "_body", "_chunked", "_chunks", "_expected", "_head_size", "_headers", "_headers_kept", "_heads", "_index",
-        "_keep_alive", "_limits", "_memory", "_method", "_minor", "_parser", "_raw", "_said", "_size", "_upgrade", "_url", "_wait",
-        "in_body", "peer", "queue", "tls",
+        "_keep_alive", "_last", "_limits", "_memory", "_method", "_minor", "_parser", "_raw", "_said", "_size", "_upgrade", "_url",
+        "_wait", "in_body", "peer", "queue", "tls",
     )  # fmt: skip
 
     def __init__(self, limits: ServerLimits, memory: BodyMemory, heads: Heads) -> None:
@@ -132,6 +129,7 @@ class RequestReader(asyncio.Protocol):
         self._index: dict[bytes, bytes] = {}
         self._headers_kept: Headers = []
         self._keep_alive = True
+        self._last: Head | None = None  # of the request before
         self._expected = self._head_size = self._chunks = 0
         self._reset()
 
@@ -148,7 +146,7 @@ class RequestReader(asyncio.Protocol):
     @property
     def mid_request(self) -> bool:
         """Bytes of a request have come that is not whole yet."""
-        return self.in_body or self._begun or self._raw > 0
+        return self._begun or self._raw > 0
 
     def wants_continue(self) -> bool:
         """Once per request: it said `Expect: 100-continue` and now waits for our word."""
@@ -160,17 +158,20 @@ class RequestReader(asyncio.Protocol):
         """Parse until a request is whole; what was not looked at yet comes back. Raises `Refused`."""
         if self._again is not None:
             return self._feed_again(data, 0)
-        if not self.mid_request:
-            self._said = said = look(data)
-            if said is not None:
-                self._again = self._heads.get(said.text)
-                if self._again is not None:
-                    self._expected = said.length
-                    if said.length > self._limits.body_bytes:
-                        raise self._too_large()
-                    self._raw = said.body_at
-                    self.in_body = True
-                    return self._feed_again(data, said.body_at)
+        if not self._begun and not self._raw:
+            head = self._last
+            found = head.again(data) if head is not None else None
+            if found is None:
+                head, found = self._look(data)
+            if head is not None and found is not None:
+                length, at = found
+                end = at + length
+                memory = self._memory
+                if end > len(data) or length > self._limits.body_bytes or memory.used + length > memory.limit:
+                    return self._begin_again(head, length, at, data)
+                memory.used += length  # as nearly always: all of it has come, and there is room
+                self._whole(head, data[at:end], 1, True)
+                return data[end:]
         size = len(data)
         if size <= SLICE:
             self._feed(data)
@@ -185,6 +186,20 @@ class RequestReader(asyncio.Protocol):
             self._feed(view[at : at + step])
             at += step
         return b""
+
+    def _look(self, data: bytes) -> tuple[Head | None, tuple[int, int] | None]:
+        """The head at the start of these bytes, where it came before on whichever connection, its length and where its body begins."""
+        self._said = said = look(data)
+        self._last = head = self._heads.get(said) if said is not None else None
+        return head, (said.length, said.body_at) if said is not None else None
+
+    def _begin_again(self, head: Head, length: int, at: int, data: bytes) -> bytes:
+        if length > self._limits.body_bytes:
+            raise self._too_large()
+        self._again, self._expected = head, length
+        self._raw = at
+        self.in_body = True
+        return self._feed_again(data, at)
 
     def _feed_again(self, data: bytes, at: int) -> bytes:
         """The body of a request whose head came before; what follows it comes back."""
@@ -346,7 +361,7 @@ class RequestReader(asyncio.Protocol):
         if self._size > self._limits.body_bytes:
             raise self._too_large()
         if memory.used > memory.limit:
-            raise Refused(503, "body_memory", "too many request bodies are being read at once; try again in a moment")
+            raise _full()
 
     def _too_large(self) -> Refused:
         return Refused(413, "body_too_large", f"the body is over {self._limits.body_bytes} bytes")
@@ -358,21 +373,25 @@ class RequestReader(asyncio.Protocol):
         headers = self._headers_kept
         if b"content-length" in self._index:
             headers = [line for line in headers if line[0] != b"content-length"]
-        head = Head(self._method, path, query, Lines(headers), self._index)
         said = self._said
-        if said is not None and self._minor and self._keep_alive and _plain(self._index, said, len(self._headers_kept)):
-            self._heads.keep(said.text, head)
+        kept = said is not None and self._minor and self._keep_alive and may_be_kept(self._index, said, len(self._headers_kept))
+        self._last = head = Head(self._method, path, query, Lines(headers), self._index, said if kept else None)
+        if head.said is not None:
+            self._heads.keep(head.said, head)
         self._queue(head, self._minor, self._keep_alive)
 
     def _queue(self, head: Head, minor: int, keep_alive: bool) -> None:
         body = self._body
-        self.queue.append(Incoming(
-            head.method, head.path, head.query, head.headers, body[0] if len(body) == 1 else b"".join(body), self.peer,
-            minor, time.monotonic_ns(), self.tls, head.index, keep_alive,
-        ))  # fmt: skip
+        self._whole(head, body[0] if len(body) == 1 else b"".join(body), minor, keep_alive)
         self._reset()
         if len(self.queue) > PIPELINED:
             raise _bad("too_many_pipelined", f"more than {PIPELINED} requests sent ahead")
+
+    def _whole(self, head: Head, body: bytes, minor: int, keep_alive: bool) -> None:
+        self.queue.append(Incoming(
+            head.method, head.path, head.query, head.headers, body, self.peer, minor, time.monotonic_ns(), self.tls, head.index,
+            keep_alive,
+        ))  # fmt: skip
 
     def forget(self) -> None:
         """The connection is lost: give back what its unhandled bodies took."""
@@ -383,20 +402,6 @@ class RequestReader(asyncio.Protocol):
 
 _NOT_UPGRADING = HOP_BY_HOP - {b"transfer-encoding", b"proxy-authorization", b"te", b"trailer"}
 _HOSTS_SEEN: set[bytes] = set()
-
-
-_NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"connection"))
-
-
-def _plain(index: dict[bytes, bytes], said: Said, count: int) -> bool:
-    """Whether a request with these headers may be read without llhttp when it comes again: nothing in them changes the framing,
-    no name stands twice, and the one length is the one that was found."""
-    return (
-        len(index) == count
-        and (_NOT_PLAIN.isdisjoint(index) or (index.get(b"connection") == b"keep-alive" and len(_NOT_PLAIN & index.keys()) == 1))
-        and index.get(b"content-length", b"0") == b"%d" % said.length
-        and (b"content-length" in index or not said.length)
-    )
 
 
 def _size_of(headers: Headers) -> int:

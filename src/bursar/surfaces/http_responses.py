@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from .http_common import Headers, Sweep
 from .http_framing import FaultKind, Framing
-from .http_origin import Origin, Timeouts
+from .http_origin import Timeouts
 
 # Body bytes that wait for a reader before the provider is not read any more. One read of uvloop's is up to 256 KiB, so
 # this and one such read bound what a stalled client costs.
@@ -33,12 +33,11 @@ class UpstreamResponse:
     """A response whose headers are in. `complete`: all of it has arrived, cleanly; some may still wait to be read."""
 
     __slots__ = (
-        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "on_news", "origin",
+        "_line", "_pieces", "_size", "_want", "bodyless", "complete", "content_length", "fault", "headers", "on_news",
         "started", "status", "timeouts", "waiter",
     )  # fmt: skip
 
-    def __init__(self, line: Line, origin: Origin, bodyless: bool, timeouts: Timeouts) -> None:
-        self.origin = origin
+    def __init__(self, line: Line, bodyless: bool, timeouts: Timeouts) -> None:
         self.status = 0
         self.headers: Headers = []
         self.content_length: int | None = None
@@ -58,7 +57,12 @@ class UpstreamResponse:
     async def headed(self) -> None:
         """Wait for the headers, or for a fault."""
         if not self.started and self.fault is None:
-            await self._wait()
+            await self.news()
+
+    async def news(self) -> None:
+        """Wait until something comes: bytes, the end, a fault. To be called only when nothing is there."""
+        self.waiter = waiter = self._line.loop.create_future()
+        await waiter
 
     async def chunk(self) -> bytes:
         """The next bytes of the body, all that have arrived; b"" at its clean end."""
@@ -66,7 +70,7 @@ class UpstreamResponse:
             data = self.chunk_nowait()
             if data is not None:
                 return data
-            await self._wait()
+            await self.news()
 
     def chunk_nowait(self) -> bytes | None:
         """As `chunk`, but None when nothing is there yet."""
@@ -84,6 +88,16 @@ class UpstreamResponse:
             raise self.fault
         return None
 
+    def whole(self, most: int) -> bytes | None:
+        """The rest of the body, where all of it has come and is not more than that."""
+        if not self.complete or self._size > most:
+            return None
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        return data
+
     async def read(self, limit: int) -> bytes:
         """The whole body. Over `limit` the connection is closed and the fault is `too_large`."""
         if self.content_length is not None and self.content_length > limit and not self.bodyless:
@@ -92,15 +106,13 @@ class UpstreamResponse:
         if self._line.paused and not self.complete:
             self._line.resume()
         while not self.complete and self.fault is None and self._size <= limit:
-            await self._wait()
+            await self.news()
         if self._size > limit:
             self._too_large(limit)
         if self.fault is not None:
             raise self.fault
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._size = 0
+        data = self.whole(limit)
+        assert data is not None
         return data
 
     def abandon(self) -> None:
@@ -112,12 +124,12 @@ class UpstreamResponse:
 
     def put(self, data: bytes) -> None:
         self._pieces.append(data)
-        self._size += len(data)
-        if self._size > self._want:
+        self._size = size = self._size + len(data)
+        if size > self._want:
             self._line.pause()
         waiter = self.waiter
         # read() waits for all of it, and is not woken for each piece.
-        if waiter is not None and (self._want == BUFFER_BYTES or self._size > self._want):
+        if waiter is not None and (self._want == BUFFER_BYTES or size > self._want):
             self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -131,7 +143,8 @@ class UpstreamResponse:
 
     def finish(self) -> None:
         self.complete = True
-        self.wake()
+        if self.waiter is not None:
+            self.wake()
 
     def fail(self, fault: UpstreamFault) -> None:
         if not self.complete and self.fault is None:
@@ -142,10 +155,6 @@ class UpstreamResponse:
     def tell(self) -> None:
         if self.on_news is not None:
             self.on_news()
-
-    async def _wait(self) -> None:
-        self.waiter = waiter = self._line.loop.create_future()
-        await waiter
 
     def _too_large(self, limit: int) -> None:
         fault = UpstreamFault("too_large", f"the response's body is over {limit} bytes", True)
@@ -187,10 +196,17 @@ class Line(Framing, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._pool.opened(self, self._place)
 
-    def begin(self, response: UpstreamResponse) -> None:
+    def ask(self, method: str, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
+        """The response that is to come."""
+        response = UpstreamResponse(self, method == "HEAD", timeouts)
         self.await_response(response)
         self.began = self.since = self._sweep.now
         self.unsent = 0
+        if len(body) < SPLIT_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        return response
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
@@ -225,8 +241,8 @@ class Line(Framing, asyncio.Protocol):
             self.break_off(UpstreamFault(garbled.kind, str(garbled), True))
         if response.complete:
             self._let_go()
-        if response.fault is None:  # who is told of a fault is told where it is found
-            response.tell()
+        if response.fault is None and response.on_news is not None:  # who is told of a fault is told where it is found
+            response.on_news()
 
     def _let_go(self) -> None:
         """The response is whole. Keep the connection only if nothing at all is left over on it, in either direction."""

@@ -25,6 +25,7 @@ HELD_BYTES = 64 << 10
 LINGER_S = 2.0  # after a refusal: read on (and drop) so that the answer is not lost to a reset
 SPLIT_BYTES = 16 << 10  # from here on, a second buffer is cheaper than a copy
 FRESH = -1  # no request yet: such a connection gets the headers' deadline, not the idle one
+OK_LINE = status_line(200)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -43,34 +44,38 @@ class Responder:
     """The answer to one request. Writing to a client who has gone is not an error: it is dropped."""
 
     __slots__ = (
-        "_bodyless", "_chunked", "_closes", "_connection", "_ended", "_head_only", "_left", "_minor", "_transport",
-        "body_size", "gone", "on_gone", "on_stop", "started", "writable",
+        "_bodyless", "_chunked", "_closes", "_connection", "_left", "_transport", "ended", "gone", "incoming", "on_gone", "on_stop",
+        "started", "writable",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, transport: asyncio.Transport, incoming: Incoming, closing: bool) -> None:
         self._connection = connection
         self._transport = transport
-        self._head_only = incoming.method == "HEAD"
-        self._minor = incoming.http_minor
+        self.incoming = incoming
         self._closes = closing or not incoming.keep_alive
-        self._chunked = self._bodyless = self._ended = False
+        self._chunked = self._bodyless = self.ended = self.started = self.gone = False
         self._left: int | None = None  # bytes still owed of a declared length
-        self.body_size = len(incoming.body)
-        self.started = False
-        self.gone = False
         self.on_gone: Callable[[], None] | None = None
         self.on_stop: Callable[[], object] | None = None  # the server ends, and waits no longer
         self.writable = connection.flowing
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer in one write."""
-        head = self._head(status, headers, len(body))
-        self.started = self._ended = True
+        size = len(body)
+        incoming = self.incoming
+        if (
+            status == 200 and incoming.http_minor and incoming.method != "HEAD"
+            and not (self._closes or self.started or self._connection.server.closing)
+        ):  # fmt: skip
+            head = header_block(OK_LINE, headers, b"content-length: %d\r\n" % size)  # as nearly always
+        else:
+            head = self._head(status, headers, size)
+        self.started = self.ended = True
         if self.gone:
             return
         if self._bodyless:
             self._transport.write(head)
-        elif len(body) < SPLIT_BYTES:
+        elif size < SPLIT_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
@@ -86,7 +91,7 @@ class Responder:
     def write(self, data: bytes) -> None:
         if self.gone:
             return
-        if not self.started or self._ended:
+        if not self.started or self.ended:
             raise RuntimeError("write() belongs between start() and end()")
         size = len(data)
         if not size or self._bodyless:
@@ -111,61 +116,58 @@ class Responder:
 
     def end(self) -> None:
         if self.gone:
-            self._ended = True
+            self.ended = True
             return
-        if not self.started or self._ended:
+        if not self.started or self.ended:
             raise RuntimeError("end() belongs after start(), once")
         if self._left and not self._bodyless:
             self.abort()
             raise RuntimeError("less was written than the declared length")
-        self._ended = True
+        self.ended = True
         if self._chunked and not self._bodyless:
             self._transport.write(b"0\r\n\r\n")
         self._connection.answered(self._closes)
 
     def abort(self) -> None:
         """Break off, so that the client sees a truncated message. What was written before is still delivered."""
-        if self.gone or self._ended:
+        if self.gone or self.ended:
             return
-        self.gone = self._ended = True
+        self.gone = self.ended = True
         self._connection.break_off(by_reset=not self.started or (self._left is None and not self._chunked))
 
     def lost(self) -> None:
         """The connection's word that the client has left."""
-        if self.gone or self._ended:
+        if self.gone or self.ended:
             return
         self.gone = True
         if self.on_gone is not None:
             self.on_gone()
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         if self.started:
             raise RuntimeError("the answer was started already")
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is not the status of an answer")
-        self._closes = self._closes or self._connection.server.closing
+        if self._connection.server.closing:
+            self._closes = True
+        incoming = self.incoming
+        if incoming.method == "HEAD":
+            self._bodyless = True
         if status == 204 or status == 304:
             self._bodyless = True
             framing = b""
         elif length is not None:
-            self._bodyless = self._head_only
             self._left = length
             framing = b"content-length: %d\r\n" % length
-        elif self._minor:
-            self._bodyless = self._head_only
+        elif incoming.http_minor:
             self._chunked = True
             framing = b"transfer-encoding: chunked\r\n"
         else:
-            self._bodyless = self._head_only
             self._closes = True
             framing = b""
         if self._closes:
             framing += b"connection: close\r\n"
-        elif not self._minor:
+        elif not incoming.http_minor:
             framing += b"connection: keep-alive\r\n"
         return header_block(status_line(status), headers, framing)
 
@@ -493,7 +495,7 @@ class Server:
             return
         self.answering.discard(responder)
         responder.on_stop = None  # it knows the request's work, which knows the responder
-        self.memory.used -= responder.body_size
+        self.memory.used -= len(responder.incoming.body)
         if fault is None:
             if responder.ended or responder.gone:
                 return

@@ -8,7 +8,7 @@ counters out of it. A sync for each row would take ten times as long, and what i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -64,9 +64,9 @@ class Batched:
         self._rows.clear()
 
 
-class Playing:
-    """The world of one call (ports.EdgeWorld), in which nothing has to be waited for. What the provider does with it is told by
-    `told`, when it is asked for a model."""
+class Playing(drive.Run):
+    """One call through the gateway's drive, in a world in which nothing has to be waited for. What the provider does with it is
+    told by `told`, when it is asked for a model."""
 
     acts: Mapping[type, Callable[[Any, Any], object]] = {
         Recall: lambda world, effect: world.player.memory.recall(effect.provider, effect.model),
@@ -87,11 +87,9 @@ class Playing:
         Note: lambda world, effect: world.player.memory.controls.note(effect),
         Sorted: lambda world, effect: world.player.memory.controls.sorted(effect),
     }
-    go: Callable[[Any], None]
-    follow: Callable[[Coroutine[Any, Any, Any]], object]
-    loop: Any = None
 
     def __init__(self, player: Player, call: Incoming, told: Callable[[str], Say], leaves_after: int = 0) -> None:
+        super().__init__(way(call, ANYONE, player.desk))
         self.player, self.call, self.told, self.leaves_after = player, call, told, leaves_after
         self.answer: Answer | None = None
         self.relayed = bytearray()
@@ -99,6 +97,13 @@ class Playing:
         self.over = False  # the call is at its end
         self._say = Say()
         self._speech = Speech(200, "", [], NOTHING)
+
+    def at_end(self) -> None:
+        self.over = True
+
+    def at_fault(self, bug: BaseException) -> None:
+        """In a simulation a bug must stop the run, not become an answer."""
+        raise bug
 
     def hold(self, effect: HoldEffect) -> object:
         try:
@@ -201,27 +206,15 @@ class Player:
     def play(self, planned: Planned) -> Playing:
         """One call, from its bytes to its rows. Its id is its ref, so that the ledger can be compared with the truth."""
         playing = Playing(self, self.incoming(planned), planned.told, planned.leaves_after)
-        self.run(playing).go()
+        playing.go()
         assert playing.over, "a played call waits for nobody"
         return playing
-
-    def run(self, playing: Playing) -> drive.Run:
-        """The call through the gateway's drive, ready to go. A fault of our own is raised."""
-
-        def over() -> None:
-            playing.over = True
-
-        return drive.Run(way(playing.call, ANYONE, self.desk), playing, _raised, over)
 
     def incoming(self, planned: Planned) -> Incoming:
         path, _, query = planned.path.partition("?")
         headers = [(b"content-type", b"application/json")]
         headers += [(name.encode(), value.encode()) for name, value in planned.headers(script=False).items()]
         return Incoming(planned.ref, planned.ts_us, "POST", path, query, headers, planned.body.encode())
-
-
-def _raised(bug: BaseException) -> None:
-    raise bug
 
 
 class Simulated(NamedTuple):
