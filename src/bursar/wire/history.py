@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 import msgspec
@@ -35,7 +36,7 @@ from ..domain.history import (
     paired,
     without_tools,
 )
-from ..domain.shape import Shape
+from ..domain.shape import Shape, replace
 from .failure import Sign
 from .opening import Begun, Opening
 
@@ -43,9 +44,10 @@ LOOK = 12  # messages at the end among which a cache marker is looked for
 MARKS = 33  # ends of messages, the newest, that are kept with an opening: what rules/thread_search.py looks at
 RUNS = 32  # messages at the end whose place among the cached tokens is worked out one by one
 OPEN_MAX = 64  # unanswered calls, and results of calls that are not there, that are kept
-# What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those, and an
-# opening beside its own bytes.
-MESSAGE_BYTES, MORE_BYTES, OPENING_BYTES = 620, 380, 400
+# What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those; an opening,
+# the last pairs of call and result that it alone has, the end of each message that is new in it.
+MESSAGE_BYTES, MORE_BYTES = 620, 380
+OPENING_BYTES, PAIRS_BYTES, MARK_BYTES = 1050, 300, 130
 SAID_MAX = 24 << 20
 OPENINGS_MAX = 64 << 20
 PREFACES_MAX = 4 << 20
@@ -105,8 +107,11 @@ class Preface(Shape, frozen=True, gc=False):
 NO_PREFACE = Preface()
 
 
+NONE_OPEN: dict[str, Use] = {}
+
+
 class _State(msgspec.Struct, gc=False):
-    """Where a telling stands after so many messages."""
+    """Where a telling stands after so many messages. Openings keep one each, as it is: of one conversation they share most."""
 
     chain: int = 0
     turns: int = 0
@@ -119,7 +124,7 @@ class _State(msgspec.Struct, gc=False):
     reply_at: int = 0
     digests: array[int] = array("Q")
     pairs: Pairs = NO_PAIRS
-    open: dict[str, Use] = {}  # calls without an answer, by id
+    open: dict[str, Use] = NONE_OPEN  # calls without an answer, by id
     habits: tuple[str, ...] = ()  # tools that have answered JSON
     said: int = 0  # digest of the assistant's last message, 64 bits
     said_uses: bool = False
@@ -142,69 +147,18 @@ class _State(msgspec.Struct, gc=False):
     text: int = 0
     lines: tuple[int, ...] = ()
     repair: bool = False
+    marks: tuple[Mark, ...] = ()  # oldest first; only where it is left with an opening
 
 
-class _Packed(msgspec.Struct, array_like=True, gc=False):
-    """A state as bytes: there may be a hundred thousand of them."""
-
-    counts: tuple[int, int, int, int, int, int, int, int, int, int]
-    said: tuple[int, bool, int, bool, bool]
-    chain: bytes
-    root: bytes
-    columns: tuple[bytes, bytes, bytes, bytes, bytes]
-    names: tuple[str, ...]
-    open: tuple[Use, ...]
-    habits: tuple[str, ...]
-    remote: str
-    print: int
-    run: int
-    fresh: tuple[int, int, int, int, bool]
-    failed: tuple[Failed, ...]
-    loose: tuple[Result, ...]
-    preview: str
-    lines: tuple[int, ...]
-    chains: bytes  # of the marks, oldest first
-    marks: bytes  # their counts
+def _left(state: _State, marks: Sequence[Mark]) -> _State:
+    """A state as it may be left with an opening, and taken up by any number of requests: what is changed in place is its own."""
+    return replace(state, open=dict(islice(state.open.items(), OPEN_MAX)) if state.open else NONE_OPEN, marks=tuple(marks[-MARKS:]))
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Packed).decode
-
-
-def _pack(s: _State, marks: Sequence[Mark]) -> bytes:
-    counts = array("Q")
-    for mark in marks:
-        counts.extend((mark.turns, mark.depth, mark.calls, mark.messages))
-    calls, results, errors = s.pairs.calls, s.pairs.results, s.pairs.errors
-    return _encode((
-        (s.turns, s.depth, s.calls, s.count, s.kind, s.reply_at, s.talk, s.people, s.tools, s.system),
-        (s.said, s.said_uses, s.said_shape, s.replied, s.hour), s.chain.to_bytes(16, "little"),
-        s.root.to_bytes(16, "little") if s.root else b"",
-        (s.digests.tobytes(), s.runs.tobytes(), calls.tobytes(), results.tobytes(), errors.tobytes()),
-        s.pairs.names, tuple(s.open.values())[:OPEN_MAX] if s.open else (), s.habits, s.remote, s.print, s.pairs.run,
-        (s.fresh_pairs, s.fresh_human, s.fresh_results, s.text, s.repair), s.failed, s.loose, s.preview,
-        s.lines, b"".join([mark.chain.to_bytes(16, "little") for mark in marks]), counts.tobytes(),
-    ))  # fmt: skip
-
-
-def _unpack(packed: bytes) -> tuple[_State, list[Mark]]:
-    p = _decode(packed)
-    turns, depth, calls, count, kind, reply_at, talk, people, tools, system = p.counts
-    said, said_uses, said_shape, replied, hour = p.said
-    digests, runs, used, results, errors = p.columns
-    pairs_new, human_new, results_new, text, repair = p.fresh
-    pairs = Pairs(p.names, array("Q", used), array("Q", results), array("Q", errors), p.run) if p.names else NO_PAIRS
-    chains, each = p.chains, iter(array("Q", p.marks))
-    marks = [
-        Mark(int.from_bytes(chains[at : at + 16], "little"), *four)
-        for at, four in zip(range(0, len(chains), 16), zip(each, each, each, each))
-    ]  # fmt: skip
-    return _State(
-        int.from_bytes(p.chain, "little"), turns, depth, calls, count, int.from_bytes(p.root, "little"), kind, replied, reply_at,
-        array("Q", digests), pairs, {use.id or use.name: use for use in p.open}, p.habits, said, said_uses, said_shape, talk, people,
-        tools, system, array("Q", runs), p.remote, hour, p.print, pairs_new, human_new, results_new, p.failed, p.loose, p.preview,
-        text, p.lines, repair,
-    ), marks  # fmt: skip
+def _size(state: _State, new: int) -> int:
+    """What an opening takes in which `new` messages are; what was told before is shared with the opening that it carries on."""
+    columns = len(state.digests) + len(state.runs) + len(state.marks)
+    return OPENING_BYTES + 8 * columns + (PAIRS_BYTES + 40 * len(state.pairs.names) if state.pairs.names else 0) + MARK_BYTES * new
 
 
 class Teller:
@@ -222,9 +176,11 @@ class Teller:
         known = begun.known if begun is not None else None
         if known is None and len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
             return opening
-        state, marks = _unpack(known.state) if known is not None else (_State(), list[Mark]())
         if known is not None:
-            raws = raws[1:]
+            before: _State = known.state
+            state, marks, raws = replace(before, open=before.open.copy()), list(before.marks), raws[1:]
+        else:
+            state, marks = _State(), list[Mark]()
         # Where the opening to be remembered ends: cache markers move on, and from there the bytes will differ.
         keep = number = len(raws)
         messages: list[Message] = []
@@ -236,7 +192,8 @@ class Teller:
             messages.append(message)
         _fold(state, messages[:keep], marks)
         if begun is not None and keep:
-            begun.remember(self.openings, place, raws[:keep], lambda: _pack(state, marks[-MARKS:]), OPENING_BYTES)
+            left = _left(state, marks)
+            begun.remember(self.openings, place, raws[:keep], left, _size(left, keep))
         if keep < number:
             _fold(state, messages[keep:], marks)
         end = marks.pop() if marks else START

@@ -17,8 +17,8 @@ from ..domain.shape import Shape
 from . import body as gate
 
 LARGE = 4 << 10  # a smaller body is read whole in less time than it takes to look
-WIDE = 32  # bytes of a sample; of a beginning's end that are kept
-SPOTS = 16  # samples
+WIDE = 32  # bytes of a beginning's end that are kept
+SPOTS = 512  # bytes at equal distances by which a beginning is looked up, beside its last ones: one slice takes them
 TRIES = 7  # steps of an eighth of an octave: a request may be some 70% longer than the one that it carries on
 
 # Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
@@ -44,7 +44,7 @@ class Opening(Shape, frozen=True, gc=False):
     count: int  # messages
     digest: bytes
     tail: bytes
-    state: bytes
+    state: Any
 
 
 class Shelf(Protocol):
@@ -62,9 +62,8 @@ class Begun:
         self._at = known.end if known is not None else 0
         self._hasher = blake3(key=HASH_KEY) if hasher is None else hasher
 
-    def remember(self, openings: Shelf, place: bytes, raws: Sequence[Raw], state: Callable[[], bytes], size: int) -> None:
-        """Keep the beginning up to behind `raws`, the first messages that were not known; `size` is what keeping takes beside
-        the state."""
+    def remember(self, openings: Shelf, place: bytes, raws: Sequence[Raw], state: Any, size: int) -> None:
+        """Keep the beginning up to behind `raws`, the first messages that were not known; `size` is what keeping takes."""
         body, known = self._body, self.known
         at = array = known.array if known is not None else body.find(b"[", body.find(place)) + 1
         if known is not None:
@@ -79,8 +78,8 @@ class Begun:
             return
         self._take(at)
         count = len(raws) + (known.count if known is not None else 0)
-        opening = Opening(at, array, count, self._hasher.digest(), body[at - WIDE : at], state())
-        openings.put(_key(body, _base(at)[0]), opening, size + len(opening.state))
+        opening = Opening(at, array, count, self._hasher.digest(), body[at - WIDE : at], state)
+        openings.put(_key(body, _base(at)[0]), opening, size)
 
     def _take(self, end: int) -> None:
         self._hasher.update(memoryview(self._body)[self._at : end])
@@ -143,4 +142,4 @@ def _base(end: int) -> tuple[int, int]:
 
 def _key(body: bytes, base: int) -> int:
     """By samples of the first `base` bytes. The built-in hash is keyed anew in each process."""
-    return hash((base, b"".join([body[at : at + WIDE] for at in range(0, base, base // SPOTS)]), body[base - WIDE : base]))
+    return hash((body[: base : base // SPOTS or 1], body[base - WIDE : base]))
