@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -38,6 +38,7 @@ from ..domain.history import (
 )
 from ..domain.shape import Shape, replace
 from .failure import Sign
+from .frame import Frames
 from .opening import Begun, Opening
 
 LOOK = 12  # messages at the end among which a cache marker is looked for
@@ -168,6 +169,7 @@ class Teller:
         self._read, self._signs = read, signs
         self.said: Kept[Message] = Kept(SAID_MAX)
         self.openings: Kept[Opening] = Kept(OPENINGS_MAX)
+        self.frames: Frames[Any] = Frames()
 
     def tell(self, raws: Sequence[Raw], preface: Preface = NO_PREFACE, begun: Begun | None = None, place: bytes = b"") -> History:
         """The history in `raws`, one message each; where the beginning of it is known, the first stands for that, and `place` is

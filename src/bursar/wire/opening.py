@@ -92,21 +92,17 @@ class Begun:
 
 
 def read(
-    body: bytes, shape: type[T], messages: Callable[[T], object], openings: Shelf
+    body: bytes, shape: type[T], messages: Callable[[T], object], begun: Begun | None
 ) -> tuple[T, tuple[str, ...], Begun | None] | Malformed:  # fmt: skip
-    """`body.read`; of a body whose beginning is known, `messages` gives MARK and those that are not."""
-    begun: Begun | None = None
-    if len(body) >= LARGE:
-        begun = look(body, openings)
-        known = begun.known
-        if known is not None and body.find(MARK, known.end) < 0:
+    """`body.read`; of a body whose beginning is known, `messages` gives MARK and those that are not. `begun`: what `look` says."""
+    if begun is not None and (known := begun.known) is not None:
+        if body.find(MARK, known.end) < 0:
             found = gate.read(body[: known.array] + MARK + body[known.end :], shape)
             if not isinstance(found, Malformed):
                 said = messages(found[0])
                 if isinstance(said, list) and said and bytes(said[0]) == MARK:  # pyright: ignore[reportUnknownArgumentType]
                     return (*found, begun)
-        if known is not None:
-            begun = Begun(body)  # the array is given twice, or what follows is wrong: it is told of the whole
+        begun = Begun(body)  # the array is given twice, or what follows is wrong: it is told of the whole
     found = gate.read(body, shape)
     return found if isinstance(found, Malformed) else (*found, begun)
 
@@ -116,9 +112,11 @@ def counted(messages: Sequence[object], begun: Begun | None) -> int:
     return len(messages) + (begun.known.count - 1 if begun is not None and begun.known is not None else 0)
 
 
-def look(body: bytes, openings: Shelf) -> Begun:
-    """A body with what is known of its beginning, if anything is."""
+def look(body: bytes, openings: Shelf) -> Begun | None:
+    """A body with what is known of its beginning, if anything is; None of a small one."""
     size = len(body)
+    if size < LARGE:
+        return None
     base, step = _base(size)
     for _ in range(TRIES):
         known = openings.get(_key(body, base))

@@ -1,0 +1,131 @@
+"""What stands around the messages is read once, and a body is still read as if it were the first, whatever it does."""
+
+from __future__ import annotations
+
+import json
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bursar import wire
+from bursar.domain.call import Asked, Malformed
+from bursar.wire import frame, opening
+from bursar.wire.history import Signs
+
+PATH = "/v1/chat/completions"
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["a"]}}}]
+
+
+def read(body: bytes, signs: Signs | None = None) -> Asked | Malformed:
+    return wire.DIALECTS["openai_chat"].read(PATH, body, signs or Signs())
+
+
+def known(body: bytes) -> Signs:
+    """Who has read this body before."""
+    signs = Signs()
+    for _ in range(3):
+        read(body, signs)
+    return signs
+
+
+def kept(signs: Signs) -> int:
+    return sum(len(found) for found in signs.tellers["openai_chat"].frames._known.values())
+
+
+def say(*texts: str) -> bytes:
+    return json.dumps([{"role": "user", "content": text} for text in texts], separators=(",", ":")).encode()
+
+
+HEADS = (
+    b'{"messages":%s,"model":"m","max_tokens":40}',
+    b'{"model":"m","max_tokens":40,"messages":%s}',
+    b'{"model":"m", "messages" : %s , "tools":' + json.dumps(TOOLS).encode() + b', "stop":["]","}"]}',
+    b'{"user":"u","tools":' + json.dumps(TOOLS * 9).encode() + b',"model":"m","messages":%s}',
+)
+
+
+@pytest.mark.parametrize("around", HEADS)
+def test_the_rest_of_a_body_that_came_before_is_not_read_again(around: bytes) -> None:
+    signs = known(around % say("a"))
+    assert kept(signs) == 1
+    with patch.object(opening, "read", lambda *_: pytest.fail("it is known")):
+        for texts in (("b",), ("a", "b", "c]", '"messages":[]'), ("ü" * 9000,), ()):
+            assert read(around % say(*texts), signs) == read_fresh(around % say(*texts))
+
+
+def read_fresh(body: bytes) -> Asked | Malformed:
+    """As by a process that has seen nothing, `opening.read` being what it is."""
+    with patch.object(opening, "read", READ):
+        return read(body)
+
+
+READ = opening.read
+M, N = say("a"), say("b", "c")
+LEARNT = (
+    *[around % M for around in HEADS],
+    b'{"metadata":{"messages":%s},"messages":%s,"model":"m"}' % (M, M),
+    b'{"messages":%s,"metadata":{"messages":%s},"model":"m"}' % (M, M),
+    b'{"metadata":{"messages":%s},"\\u006dessages":%s,"model":"m"}' % (M, M),
+    b'{"messages":%s,"\\u006dessages":%s,"model":"m"}' % (M, M),
+    b'{"messages":%s,"messages":%s,"model":"m"}' % (M, M),
+    b'{"metadata":{"messages":%s},"model":"m"}' % M,
+    b'{"x":"messages","y":%s,"messages":%s}' % (M, M),
+    b'{"messages":null,"y":%s}' % M,
+    b'{"messages":[],"model":"m"}',
+)  # fmt: skip
+
+
+def strange(body: bytes) -> list[bytes]:
+    """Bodies that are nearly like this one."""
+    at = body.find(b"[")
+    found = [
+        body.replace(M, N), body.replace(M, N, 1), N.join(body.rsplit(M, 1)), body.replace(M, M[:-1]), body.replace(M, M[1:]),
+        body.replace(M, M + M, 1), body.replace(M, b"[]"), body.replace(M, b"[1]"), body.replace(M, b'["a"]'), body.replace(M, b"7"),
+        body.replace(M, b'"]"'), body.replace(M, b"[,]"), body.replace(M, M[:-1] + b",]"), body.replace(M, say("\xff").replace(b"\\u00ff", b"\xff")),
+        body.replace(M, M + b',"messages":' + N), body.replace(M, M + b',"model":"other"'), body.replace(M, M + b',"max_tokens":9,"n":3'),
+        body.replace(M, N + b',"\\u006dodel":"other","z":[1]'), body.replace(M, b'[],"messages":' + N + b',"y":' + M),
+        body.replace(b'"m"', b'"n"'), body.replace(b'"u"', b'"v"'), body.replace(b"40", b"41"), body[:-1], body + b"}", body + b" ", b" " + body, body[:at], body[at:],
+        body.replace(M, b"[" * 3000 + b"]" * 3000), body.replace(M, b'[{"role":"user","content":"\\ud800"}]'),
+    ]  # fmt: skip
+    return [*found, *[one.replace(b'"a"', b'"%s"' % (b"a" * 5000)) for one in found]]
+
+
+@pytest.mark.parametrize("learnt", LEARNT)
+def test_a_body_like_a_known_one_is_read_as_if_it_were_the_first(learnt: bytes) -> None:
+    for number, body in enumerate([learnt, *strange(learnt)]):
+        signs = known(learnt)
+        for _ in range(3):  # it becomes known itself
+            assert read(body, signs) == read(body), (number, body)
+        assert read(learnt, signs) == read(learnt)
+
+
+pieces = st.sampled_from([
+    b'"messages":[]', b'"messages":[{"role":"user","content":"q"}]', b'"messages":null', b'"model":"m"', b'"model":"n"', b'"n":2', b'"stream":true',
+    b'"user":"u"', b'"metadata":{"messages":[{"role":"user","content":"x"}]}', b'"stop":["]"]', b'"x":"messages"', b'"\\u006dessages":[1]', b'"tools":[]',
+])  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies=st.lists(st.lists(pieces, min_size=1, max_size=4), min_size=1, max_size=8))
+def test_bodies_put_together_by_chance_are_read_as_if_each_were_the_first(bodies: list[list[bytes]]) -> None:
+    signs = Signs()
+    made = [b"{" + b",".join(one) + b"}" for one in bodies]
+    for body in [*made, *made, *made, *[body.replace(b"q", b"other") for body in made]]:
+        assert read(body, signs) == read(body)
+
+
+def test_what_differs_with_every_call_fills_no_memory() -> None:
+    signs = Signs()
+    for n in range(3 * frame.TRIED_MAX):
+        read(b'{"messages":[],"model":"m","seed":%d}' % n, signs)  # behind the array: its key differs
+    assert kept(signs) == 0
+    for n in range(300):
+        read(b'{"messages":[],"seed":%d,"stop":["a"]}' % n, signs)  # its key is the same
+    frames = signs.tellers["openai_chat"].frames
+    assert kept(signs) == frame.FRAMES and len(frames._tries) <= frame.TRIED_MAX
+    for n in range(300):
+        for _ in range(2):
+            read(b'{"x":"%s","messages":[],"seed":%d}' % (b"y" * 30_000, n), signs)
+    assert frames.bytes <= frame.BYTES_MAX and kept(signs) < 150
