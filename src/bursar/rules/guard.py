@@ -63,11 +63,8 @@ class Guards:
     def __init__(self, table: Guard | None = None) -> None:
         table = table or Guard()
         self.wind_down, self.reply, self.text = table.wind_down, table.stop == "reply", table.reply
-        self._own = _bounds(table, table.mode)
-        self._flows = {name: _bounds(_over(table, flow), flow.mode or table.mode) for name, flow in table.flow.items()}
-
-    def of(self, flow: str) -> Bounds:
-        return self._flows.get(flow, self._own)
+        self.own = _bounds(table, table.mode)
+        self.flows = {name: _bounds(_over(table, flow), flow.mode or table.mode) for name, flow in table.flow.items()}
 
 
 def _over(table: Guard, flow: FlowGuard) -> Guard:
@@ -131,15 +128,14 @@ def judge(
     guards: Guards, labels: Labels, placed: Placed, lives: int, polls: Mapping[str, int]
 ) -> tuple[Verdict | None, loop.Finding | None, bool]:
     """What to do about a call, the loop it is part of (if only for the row), and whether that loop is one that should be stopped."""
-    bounds = guards.of(labels.flow)
-    history = placed.ask.history
-    if placed.ambiguous:
-        turns, depth, pairs, fresh = history.end.turns, history.end.depth, history.pairs, history.fresh_pairs
-    else:
-        turns, depth, pairs, fresh = placed.turns, placed.depth, placed.pairs, placed.fresh_pairs
+    bounds = guards.flows.get(labels.flow, guards.own)
+    turns, depth, fresh, doubt = placed.turns, placed.depth, placed.fresh_pairs, placed.ambiguous
+    if doubt:
+        history = placed.ask.history
+        turns, depth, fresh = history.end.turns, history.end.depth, history.fresh_pairs
     finding, stop = None, False
     if fresh:
-        finding, stop = _loop(pairs, fresh, bounds.loops, polls)
+        finding, stop = _loop(placed.ask.history.pairs if doubt else placed.pairs, fresh, bounds.loops, polls)
     if not bounds.judged:
         return None, finding, stop
     most = bounds.tool_calls * lives
@@ -152,10 +148,10 @@ def judge(
         return _verdict(bounds, "turns_max", "conversation_budget_exceeded", f"{turns} human turns, of {most}",
                         (turns, most, "turns")), finding, stop  # fmt: skip
     if finding is not None and stop and not placed.free:
-        seen = {"rule": finding.rule, "tools": finding.tools, "times": finding.times, "last": history.preview}
+        seen = {"rule": finding.rule, "tools": finding.tools, "times": finding.times, "last": placed.ask.history.preview}
         verdict = _verdict(bounds, "repeats_max", "runaway_loop", finding.words(), (finding.times, bounds.loops.same, "repeats"))
         return replace(verdict, evidence=seen), finding, stop
-    if bounds.totals and not placed.ambiguous:
+    if bounds.totals and not doubt:
         if placed.cost > COST * lives:
             return _verdict(bounds, "cost_max", "conversation_budget_exceeded", f"{show(placed.cost * 1000)} in this conversation",
                             (placed.cost, COST * lives, "usd")), finding, stop  # fmt: skip

@@ -102,8 +102,10 @@ def downstream(headers: Headers, proxy: bool) -> Headers:
     kept_back = _kept_back[proxy]
     out = [line for line in headers if line[0] not in kept_back]
     if b"connection" in present:
-        named = next((value.lower() for name, value in headers if name == b"connection" and value), b"close")
-        if named not in (b"keep-alive", b"close"):
+        named = present[b"connection"].lower()
+        if len(present) != len(headers):  # the first line that says anything
+            named = next((value.lower() for name, value in headers if name == b"connection" and value), b"")
+        if named and named not in (b"keep-alive", b"close"):
             listed = {n.strip() for n in named.split(b",")}
             out = [line for line in out if line[0] not in listed]
     return out

@@ -162,6 +162,9 @@ def _size(state: _State, new: int) -> int:
     return OPENING_BYTES + 8 * columns + (PAIRS_BYTES + 40 * len(state.pairs.names) if state.pairs.names else 0) + MARK_BYTES * new
 
 
+_SILENT = Message(SYSTEM)  # for a system prompt that is not there
+
+
 class Teller:
     """One dialect's messages. `read` looks into one message; what it raises means the body is malformed."""
 
@@ -176,7 +179,7 @@ class Teller:
         the name of their array. The built-in hash of bytes is keyed anew in each process; nothing of it is stored or leaves
         this object."""
         known = begun.known if begun is not None else None
-        if known is None and len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
+        if known is None and 0 < len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
             return opening
         if known is not None:
             before: _State = known.state
@@ -186,9 +189,11 @@ class Teller:
         # Where the opening to be remembered ends: cache markers move on, and from there the bytes will differ.
         keep = number = len(raws)
         messages: list[Message] = []
+        said = self.said.get
         for at, raw in enumerate(raws):
             plain = bytes(raw)
-            message = self._message(plain, hash(plain))
+            key = hash(plain)
+            message = said(key) or self._new(plain, key)
             if message.marked and keep == number and number - at < LOOK:
                 keep = at
             messages.append(message)
@@ -207,45 +212,30 @@ class Teller:
             (s.people, s.talk, s.tools, s.system + preface.weight), s.runs, s.loose, s.remote, s.hour, s.print,
         )  # fmt: skip
 
-
-    def _message(self, raw: bytes, key: int) -> Message:
-        return self.said.get(key) or self._new(raw, key)
-
     def _new(self, raw: bytes, key: int) -> Message:
         message = self._read(raw, self._signs)
         self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
         return message
 
     def _opened(self, raws: Sequence[Raw], preface: Preface) -> History | None:
-        """A person's one message, with a system prompt or without: as conversations begin, and many calls are. The general way
+        """A person's one message, behind a system prompt or without: as conversations begin, and many calls are. The general way
         gives the same and takes a third longer. None: it is something else."""
-        said: Message | None = None
-        ordered: Message | None = None
-        runs: list[int] = []
-        for raw in raws:
-            plain = bytes(raw)
+        plain = bytes(raws[0])
+        key = hash(plain)
+        said, ordered = self.said.get(key) or self._new(plain, key), _SILENT
+        runs = (said.weight << 2 | said.kind,)
+        if len(raws) == 2:
+            plain = bytes(raws[1])
             key = hash(plain)
-            message = self.said.get(key)
-            if message is None:
-                message = self._new(plain, key)
-            kind = message.kind
-            runs.append(message.weight << 2 | kind)
-            if kind == HUMAN and said is None and message.power != 1:
-                said = message
-            elif kind == SYSTEM and ordered is None:
-                ordered = message
-            else:
-                return None
-        if said is None:
+            said, ordered = self.said.get(key) or self._new(plain, key), said
+            runs = (*runs, said.weight << 2 | said.kind)
+        if said.kind != HUMAN or said.power == 1 or ordered.kind != SYSTEM:
             return None
-        digest, system = said.digest, preface.weight
-        remote, hour, print_ = said.remote, said.hour, 0
-        if ordered is not None:
-            system, print_ = system + ordered.weight, ordered.print
-            remote, hour = ordered.remote or remote, hour or ordered.hour
+        digest = said.digest
         return History(
             Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & LOW,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
-            said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, system), array("Q", runs), (), remote, hour, print_,
+            said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, preface.weight + ordered.weight), array("Q", runs), (),
+            ordered.remote or said.remote, said.hour or ordered.hour, ordered.print,
         )  # fmt: skip
 
 
