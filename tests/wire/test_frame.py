@@ -31,7 +31,7 @@ def known(body: bytes) -> Signs:
 
 
 def kept(signs: Signs) -> int:
-    return sum(len(found) for found in signs.tellers["openai_chat"].frames._known.values())
+    return sum(len(found) for found in signs.tellers["openai_chat"].frames.known.values())
 
 
 def say(*texts: str) -> bytes:

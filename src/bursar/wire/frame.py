@@ -40,18 +40,12 @@ class Frame(Shape, Generic[T], frozen=True, gc=False):
 class Frames(Generic[T]):
     """The frames of one dialect. Bounded: when they are too many it begins anew."""
 
-    __slots__ = ("_known", "_tries", "bytes")
+    __slots__ = ("_tries", "bytes", "known")
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, bytes], tuple[Frame[T], ...]] = {}
+        self.known: dict[tuple[bytes, bytes], tuple[Frame[T], ...]] = {}
         self._tries: dict[int, int] = {}
         self.bytes = 0
-
-    def find(self, key: tuple[bytes, bytes], body: bytes) -> Frame[T] | None:
-        for frame in self._known.get(key, ()):
-            if body.endswith(frame.tail) and body.startswith(frame.head):
-                return frame
-        return None
 
     def keep(self, key: tuple[bytes, bytes], body: bytes, place: bytes, raws: Sequence[Raw], begun: Begun | None, told: T) -> None:
         """Keep the frame of a body that was read, when its like has come before; not for ever, where that never helps."""
@@ -67,9 +61,9 @@ class Frames(Generic[T]):
         head, tail = cut
         self.bytes += len(head) + len(tail) + FRAME_BYTES
         if self.bytes > BYTES_MAX:
-            self._known.clear()
+            self.known.clear()
             self.bytes = len(head) + len(tail) + FRAME_BYTES
-        self._known[key] = (Frame(head, tail, told), *self._known.get(key, ())[: FRAMES - 1])
+        self.known[key] = (Frame(head, tail, told), *self.known.get(key, ())[: FRAMES - 1])
 
 
 def _cut(body: bytes, place: bytes, raws: Sequence[Raw], begun: Begun | None) -> tuple[bytes, bytes] | None:
@@ -111,11 +105,14 @@ def read(
     begun = opening.look(body, openings)
     at = body.find(place)
     key = body[max(at - WIDE, 0) : max(at, 0)], body[body.rfind(b"]") :]
-    frame = frames.find(key, body)
-    if frame is not None:
-        raws = _between(body, frame, begun)
-        if raws is not None:
-            return frame.told, raws, begun
+    for frame in frames.known.get(key, ()):
+        if body.endswith(frame.tail) and body.startswith(frame.head):
+            raws = _between(body, frame, begun)
+            if raws is not None:
+                return frame.told, raws, begun
+            break
+    else:
+        frame = None
     found = opening.read(body, shape, messages, begun)
     if isinstance(found, Malformed):
         return found

@@ -163,6 +163,9 @@ def _size(state: _State, new: int) -> int:
 
 
 _SILENT = Message(SYSTEM)  # for a system prompt that is not there
+_OPENED = History(
+    START, (), array("Q"), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0, 0, (), EMPTY, False, (0, 0, 0, 0), array("Q"), (), "", False, 0,
+)  # fmt: skip
 
 
 class Teller:
@@ -232,10 +235,10 @@ class Teller:
         if said.kind != HUMAN or said.power == 1 or ordered.kind != SYSTEM:
             return None
         digest = said.digest
-        return History(
-            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & LOW,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
-            said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, preface.weight + ordered.weight), array("Q", runs), (),
-            ordered.remote or said.remote, said.hour or ordered.hour, ordered.print,
+        return replace(
+            _OPENED, end=Mark(digest, 1, 0, 0, 1), digests=array("Q", (digest & LOW,)), human_text=said.text, human_lines=said.lines,
+            repair=said.repair, weights=(said.weight, 0, 0, preface.weight + ordered.weight), runs=array("Q", runs),
+            remote=ordered.remote or said.remote, hour=said.hour or ordered.hour, print=ordered.print,
         )  # fmt: skip
 
 
