@@ -74,7 +74,7 @@ def follow(index: Index, ask: Ask) -> Placed:
         turns, depth, calls = thread.turns, thread.depth, thread.calls
         if found is not None and not once_more:
             human, results = history.fresh_human, history.fresh_results
-            turns, depth, calls = turns + human, results if human else depth + results, calls + results
+            turns, depth, calls = turns + human, 0 if human else depth + results, calls + results
     trimmed = calls > end.calls
     if turns < end.turns:
         turns = end.turns
