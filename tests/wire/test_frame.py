@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bursar import wire
 from bursar.domain.call import Asked, Malformed
 from bursar.wire import frame, opening
-from bursar.wire.history import Signs
+from bursar.wire.history import Kept, Signs
 
 PATH = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["a"]}}}]
@@ -114,6 +114,21 @@ def test_bodies_put_together_by_chance_are_read_as_if_each_were_the_first(bodies
     made = [b"{" + b",".join(one) + b"}" for one in bodies]
     for body in [*made, *made, *made, *[body.replace(b"q", b"other") for body in made]]:
         assert read(body, signs) == read(body)
+
+
+def test_a_beginning_is_known_also_where_long_tools_stand_behind_a_short_talk() -> None:
+    """As the Python SDK writes them: the end of the messages is far from the body's."""
+    signs = Signs()
+    said = [{"role": "user", "content": f"{n} {'go ' * 999}"} for n in range(6)]
+
+    def body(upto: int) -> bytes:
+        return json.dumps({"messages": said[:upto], "model": "m", "tools": TOOLS * 400}, separators=(",", ":")).encode()
+
+    for upto in range(1, 6):
+        read(body(upto), signs)
+    with patch.object(signs.tellers["openai_chat"], "_read", lambda *_: pytest.fail("it is known")):
+        signs.tellers["openai_chat"].said = Kept(1 << 20)
+        assert isinstance(read(body(5), signs), Asked)
 
 
 def test_what_differs_with_every_call_fills_no_memory() -> None:

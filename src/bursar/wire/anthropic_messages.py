@@ -96,7 +96,7 @@ class _Messages:
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         teller = signs.teller(self.name, anthropic_message)
-        found = opening.read(body, _Body, _messages, opening.look(body, teller.openings))
+        found = opening.read(body, _Body, _messages, opening.look(body, teller.openings, len(body)))
         if isinstance(found, Malformed):
             return found
         found, members, begun = found

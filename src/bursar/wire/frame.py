@@ -6,7 +6,7 @@ array, the body is that object with that array, and what was made of the rest ho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -102,17 +102,18 @@ def read(
 ) -> tuple[T, Sequence[Raw], Begun | None] | Malformed:  # fmt: skip
     """What was made of a body but for its messages, and those that are not known; the first of them stands for those that are.
     `place` is their array's name, in quotes."""
-    begun = opening.look(body, openings)
     at = body.find(place)
     key = body[max(at - WIDE, 0) : max(at, 0)], body[body.rfind(b"]") :]
-    for frame in frames.known.get(key, ()):
-        if body.endswith(frame.tail) and body.startswith(frame.head):
-            raws = _between(body, frame, begun)
-            if raws is not None:
-                return frame.told, raws, begun
+    frame, stop = None, len(body)
+    for one in frames.known.get(key, ()):
+        if body.endswith(one.tail) and body.startswith(one.head):
+            frame, stop = one, stop - len(one.tail)
             break
-    else:
-        frame = None
+    begun = opening.look(body, openings, stop)
+    if frame is not None:
+        raws = _between(body, len(frame.head), stop, begun)
+        if raws is not None:
+            return frame.told, raws, begun
     found = opening.read(body, shape, messages, begun)
     if isinstance(found, Malformed):
         return found
@@ -128,9 +129,8 @@ def read(
     return told, raws, begun
 
 
-def _between(body: bytes, frame: Frame[Any], begun: Begun | None) -> list[Raw] | None:
-    """The array, if that is what stands between."""
-    start, stop = len(frame.head), len(body) - len(frame.tail)
+def _between(body: bytes, start: int, stop: int, begun: Begun | None) -> list[Raw] | None:
+    """The array, if that is what stands there."""
     known = begun.known if begun is not None else None
     if known is None:
         inner = body[start:stop]

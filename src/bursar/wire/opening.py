@@ -112,13 +112,18 @@ def counted(messages: Sequence[object], begun: Begun | None) -> int:
     return len(messages) + (begun.known.count - 1 if begun is not None and begun.known is not None else 0)
 
 
-def look(body: bytes, openings: Shelf) -> Begun | None:
-    """A body with what is known of its beginning, if anything is; None of a small one."""
+def look(body: bytes, openings: Shelf, upto: int) -> Begun | None:
+    """A body with what is known of its beginning, if anything is; None of a small one. `upto`: where its messages end, if that is
+    known, else its own end: behind short talks stand long tools."""
     size = len(body)
     if size < LARGE:
         return None
-    base, step = _base(size)
+    if upto < LARGE:
+        return Begun(body)
+    base, step = _base(upto)
     for _ in range(TRIES):
+        if base + step <= LARGE:
+            break
         known = openings.get(_key(body, base))
         if known is not None:
             end = known.end
