@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -101,6 +102,32 @@ def test_a_body_like_a_known_one_is_read_as_if_it_were_the_first(learnt: bytes) 
         assert read(learnt, signs) == read(learnt)
 
 
+@pytest.mark.parametrize("hour", [{}, {"cache_control": {"type": "ephemeral", "ttl": "1h"}}])
+@pytest.mark.parametrize("where", ["system", "tools", "messages", "top"])
+@pytest.mark.parametrize("hosted", [False, True])
+def test_what_anthropic_says_around_the_messages_holds_for_the_next_ones(hour: dict[str, Any], where: str, hosted: bool) -> None:
+    """System prompt and tools, the session, one-hour cache writes: whether the frame or a message says so."""
+
+    def body(text: str, marked: bool) -> bytes:
+        put = {place: hour if place == where else {} for place in ("system", "tools", "messages", "top")}
+        content = [{"type": "text", "text": text, **(put["messages"] if marked else {})}]
+        return json.dumps({
+            "max_tokens": 9, "messages": [{"role": "user", "content": content}], "model": "m", **put["top"],
+            "system": [{"type": "text", "text": "You are Ann.", **put["system"]}], "metadata": {"user_id": json.dumps({"session_id": "2"})},
+            "tools": [{"name": "f", "input_schema": {}, **put["tools"]}, *([{"type": "web_search_20250305", "name": "w"}] if hosted else [])],
+        }).encode()  # fmt: skip
+
+    dialect, signs = wire.DIALECTS["anthropic_messages"], Signs()
+    bodies = [body(text, text == "b") for text in ("a", "b", "c", "b", "d " * 4000)]
+    for number, one in enumerate(bodies):
+        found = dialect.read("/v1/messages", one, signs)
+        assert found == dialect.read("/v1/messages", one, Signs()), number
+        assert isinstance(found, Asked) and (found.conversation, found.tools, bool(found.unbounded_input)) == ("2", 1 + hosted, hosted)
+        assert found.cache_1h == bool(hour and (where != "messages" or number in (1, 3)))
+        assert found.print != dialect.read("/v1/messages", one.replace(b"Ann", b"Bob"), Signs()).print  # type: ignore[union-attr]
+    assert sum(len(kept) for kept in signs.tellers["anthropic_messages"].frames.known.values()) == 1
+
+
 pieces = st.sampled_from([
     b'"messages":[]', b'"messages":[{"role":"user","content":"q"}]', b'"messages":null', b'"model":"m"', b'"model":"n"', b'"n":2', b'"stream":true',
     b'"user":"u"', b'"metadata":{"messages":[{"role":"user","content":"x"}]}', b'"stop":["]"]', b'"x":"messages"', b'"\\u006dessages":[1]', b'"tools":[]',
@@ -143,4 +170,4 @@ def test_what_differs_with_every_call_fills_no_memory() -> None:
     for n in range(300):
         for _ in range(2):
             read(b'{"x":"%s","messages":[],"seed":%d}' % (b"y" * 30_000, n), signs)
-    assert frames.bytes <= frame.BYTES_MAX and kept(signs) < 150
+    assert frames.bytes <= frame.BYTES_MAX and kept(signs) <= frame.BYTES_MAX // 30_000

@@ -18,8 +18,8 @@ from .opening import MARK, Begun
 
 WIDE = 64  # bytes before the array's name that a frame is looked up by, beside those behind the last bracket
 FRAMES = 8  # at one key: programs that differ in the middle of their tools
-FRAME_MAX = 64 << 10  # bytes of a head and its tail
-BYTES_MAX = 4 << 20
+FRAME_MAX = 128 << 10  # bytes of a head and its tail
+BYTES_MAX = 8 << 20
 FRAME_BYTES = 1_200  # what one takes beside its bytes
 TRIES = 32  # frames that are kept for one key, all in all: what differs with every call (a user's name, a seed) is no frame
 TRIED_MAX = 4_096
@@ -102,7 +102,7 @@ def read(
 ) -> tuple[T, Sequence[Raw], Begun | None] | Malformed:  # fmt: skip
     """What was made of a body but for its messages, and those that are not known; the first of them stands for those that are.
     `place` is their array's name, in quotes."""
-    at = body.find(place)
+    at = body.find(place, 0, FRAME_MAX)
     key = body[max(at - WIDE, 0) : max(at, 0)], body[body.rfind(b"]") :]
     frame, stop = None, len(body)
     for one in frames.known.get(key, ()):
