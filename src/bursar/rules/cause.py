@@ -185,7 +185,7 @@ def settled(cause: Cause, placed: Placed | None, reply: Reply | None) -> Cause:
                 operation=cause.purpose, cause=f"switch:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN),
                 evidence=(("class", "switch"), ("why", first.why), ("bytes", first.weight)),
             )  # fmt: skip
-    if placed is None or reply is None or cause.cause or not reply.uses:
+    if reply is None or not reply.uses or placed is None or cause.cause:
         return cause
     for one in placed.failing:
         tool, why = one.tool, one.why

@@ -16,8 +16,7 @@ from ..domain.shape import Shape
 from . import opening
 from .opening import MARK, Begun
 
-WIDE = 64  # bytes before the array's name that a frame is looked up by, beside those behind the last bracket
-FRAMES = 8  # at one key: programs that differ in the middle of their tools
+FRAMES = 8  # at one key (where the array's name stands, and the bytes behind the last bracket): programs with other tools
 FRAME_MAX = 128 << 10  # bytes of a head and its tail
 BYTES_MAX = 8 << 20
 FRAME_BYTES = 1_200  # what one takes beside its bytes
@@ -43,11 +42,11 @@ class Frames(Generic[T]):
     __slots__ = ("_tries", "bytes", "known")
 
     def __init__(self) -> None:
-        self.known: dict[tuple[bytes, bytes], tuple[Frame[T], ...]] = {}
+        self.known: dict[tuple[int, bytes], tuple[Frame[T], ...]] = {}
         self._tries: dict[int, int] = {}
         self.bytes = 0
 
-    def keep(self, key: tuple[bytes, bytes], body: bytes, place: bytes, raws: Sequence[Raw], begun: Begun | None, told: T) -> None:
+    def keep(self, key: tuple[int, bytes], body: bytes, place: bytes, raws: Sequence[Raw], begun: Begun | None, told: T) -> None:
         """Keep the frame of a body that was read, when its like has come before; not for ever, where that never helps."""
         tries = self._tries.get(hash(key), 0)
         if len(self._tries) >= TRIED_MAX:
@@ -103,13 +102,13 @@ def read(
     """What was made of a body but for its messages, and those that are not known; the first of them stands for those that are.
     `place` is their array's name, in quotes."""
     at = body.find(place, 0, FRAME_MAX)
-    key = body[max(at - WIDE, 0) : max(at, 0)], body[body.rfind(b"]") :]
+    key = at, body[body.rfind(b"]") :]
     frame, stop = None, len(body)
     for one in frames.known.get(key, ()):
         if body.endswith(one.tail) and body.startswith(one.head):
             frame, stop = one, stop - len(one.tail)
             break
-    begun = opening.look(body, openings, stop)
+    begun = opening.look(body, openings, stop) if len(body) >= opening.LARGE else None
     if frame is not None:
         raws = _between(body, len(frame.head), stop, begun)
         if raws is not None:

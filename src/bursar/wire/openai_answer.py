@@ -199,7 +199,10 @@ def _reading(answer: _Usual, json_demanded: bool) -> Reading:
         malformed = "JSON was demanded, the reply is not JSON"
     if malformed and finish in ("length", "content_filter"):
         malformed = ""
-    known, cost, tier = counted(bytes(answer.usage), False)
+    raw = bytes(answer.usage)
+    known, cost, tier = openai_usage.plain(raw), None, ""
+    if known is None:
+        known, cost, tier = counted(raw, False)
     return Reading(
         known, answer.model, answer.service_tier or tier, answer.id, finish, True, "", "", size, malformed, cost, reply(text, uses),
     )  # fmt: skip
