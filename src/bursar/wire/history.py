@@ -108,9 +108,6 @@ class Preface(Shape, frozen=True, gc=False):
 NO_PREFACE = Preface()
 
 
-NONE_OPEN: dict[str, Use] = {}
-
-
 class _State(msgspec.Struct, gc=False):
     """Where a telling stands after so many messages. Openings keep one each, as it is: of one conversation they share most."""
 
@@ -125,7 +122,7 @@ class _State(msgspec.Struct, gc=False):
     reply_at: int = 0
     digests: array[int] = array("Q")
     pairs: Pairs = NO_PAIRS
-    open: dict[str, Use] = NONE_OPEN  # calls without an answer, by id
+    open: dict[str, Use] = {}  # calls without an answer, by id
     habits: tuple[str, ...] = ()  # tools that have answered JSON
     said: int = 0  # digest of the assistant's last message, 64 bits
     said_uses: bool = False
@@ -153,7 +150,7 @@ class _State(msgspec.Struct, gc=False):
 
 def _left(state: _State, marks: Sequence[Mark]) -> _State:
     """A state as it may be left with an opening, and taken up by any number of requests: what is changed in place is its own."""
-    return replace(state, open=dict(islice(state.open.items(), OPEN_MAX)) if state.open else NONE_OPEN, marks=tuple(marks[-MARKS:]))
+    return replace(state, open=dict(islice(state.open.items(), OPEN_MAX)) if state.open else {}, marks=tuple(marks[-MARKS:]))
 
 
 def _size(state: _State, new: int) -> int:
