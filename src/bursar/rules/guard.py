@@ -63,8 +63,11 @@ class Guards:
     def __init__(self, table: Guard | None = None) -> None:
         table = table or Guard()
         self.wind_down, self.reply, self.text = table.wind_down, table.stop == "reply", table.reply
-        self.own = _bounds(table, table.mode)
-        self.flows = {name: _bounds(_over(table, flow), flow.mode or table.mode) for name, flow in table.flow.items()}
+        self._own = _bounds(table, table.mode)
+        self._flows = {name: _bounds(_over(table, flow), flow.mode or table.mode) for name, flow in table.flow.items()}
+
+    def of(self, flow: str) -> Bounds:
+        return self._flows.get(flow, self._own)
 
 
 def _over(table: Guard, flow: FlowGuard) -> Guard:
@@ -128,7 +131,7 @@ def judge(
     guards: Guards, labels: Labels, placed: Placed, lives: int, polls: Mapping[str, int]
 ) -> tuple[Verdict | None, loop.Finding | None, bool]:
     """What to do about a call, the loop it is part of (if only for the row), and whether that loop is one that should be stopped."""
-    bounds = guards.flows.get(labels.flow, guards.own)
+    bounds = guards.of(labels.flow)
     turns, depth, fresh, doubt = placed.turns, placed.depth, placed.fresh_pairs, placed.ambiguous
     if doubt:
         history = placed.ask.history

@@ -151,7 +151,7 @@ class Replay:
             self._run(row, flow, facts, paid)
 
     def _guard(self, row: Row) -> str:
-        bounds = self._setting.guards.flows.get(row.facts["flow"], self._setting.guards.own)
+        bounds = self._setting.guards.of(row.facts["flow"])
         if not bounds.judged or not bounds.stops:
             return ""
         if row.depth > bounds.tool_calls and "tool_calls_max" in bounds.stops:
