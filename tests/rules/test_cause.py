@@ -81,6 +81,9 @@ def test_asking_again_for_output_that_parses_is_a_repair() -> None:
     broken: Talk = (HI, Says('{"a": 1'), Human("That is not valid JSON. Again, please."))
     seen = infer(b"0", asked(broken), Labels(), placed(after=before(MALFORMED)))
     assert seen.cause == "repair" and seen.confidence == 95 and dict(seen.evidence)["of"] == "call-1"
+    anew: Talk = (HI, Says("Sure."), Human("Thanks, and tomorrow?"))  # whatever is said, if that could not be used
+    assert infer(b"0", asked(anew), Labels(), placed(after=before(MALFORMED))).cause == "repair"
+    assert infer(b"0", asked(anew), Labels(), placed(after=before(GOOD))).cause == ""
     demanded: Talk = (HI, Says("Sure! Here it is."), Human("Return JSON that matches the schema."))
     assert infer(b"0", asked(demanded, json_demanded=True), Labels(), placed()).confidence == 85
     assert infer(b"0", asked(broken), Labels(), placed()).confidence == 75

@@ -106,6 +106,27 @@ def test_an_explicit_id_wins_and_its_counts_are_kept() -> None:
     assert client.asks((HI,), explicit="s-2").conversation == "s-2"
 
 
+def test_what_is_new_is_counted_on_where_nothing_says_how_far_it_had_come() -> None:
+    """A person's word after a tool's answer begins depth anew; an opening that is sent once more says nothing new."""
+    client = Client()
+    client.says((HI,), LOOK, explicit="s-1", body=1)
+    deep = client.says((Human("Do it."), LOOK), SHIPPED, explicit="s-1")
+    told = client.says((Human("Another."), LOOK, Human("Stop, please.")), SHIPPED, explicit="s-1")
+    assert [(p.turns, p.depth, p.calls) for p in (deep, told)] == [(1, 1, 1), (2, 0, 2)]
+    client.says((HI,), LOOK, explicit="s-2", body=1)
+    assert client.asks((HI,), explicit="s-2", body=2).turns == 1
+
+
+def test_the_same_again_carries_nothing_on() -> None:
+    """The request before it in its conversation is not what it answers to: it is that request once more."""
+    client = Client()
+    client.says((HI,), LOOK, explicit="s-1")
+    first = client.says((HI, LOOK), SHIPPED, explicit="s-1")
+    again = client.asks((HI, LOOK), explicit="s-1")
+    assert first.after is not None and first.again is None
+    assert again.again is not None and again.again.call == "acme-2" and again.after is None
+
+
 def test_a_response_is_carried_on_by_its_id() -> None:
     """The provider keeps the history: turns, results and the pairs that loops are looked for in come from what was booked."""
     client = Client(name="openai_responses")

@@ -168,7 +168,7 @@ def test_a_moving_cache_marker_does_not_cost_the_memory() -> None:
     for upto in range(1, 52, 2):
         data = marked(upto)
         if len(data) > 2 * opening.LARGE:
-            begun = opening.look(data, signs.tellers["anthropic_messages"].openings)
+            begun = opening.look(data, signs.tellers["anthropic_messages"].openings, len(data))
             assert begun.known is not None and begun.known.count == upto - 3
         told = asked("anthropic_messages", data, signs)
         assert told == replace(asked("anthropic_messages", data), history=told.history)

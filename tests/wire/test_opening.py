@@ -94,9 +94,10 @@ def test_a_beginning_is_only_ever_trusted_for_its_hash() -> None:
     first = body("openai_chat", said)
     told("openai_chat", first, signs)
     shelf = signs.tellers["openai_chat"].openings
-    assert opening.look(first, shelf).known is not None
-    base, _ = opening._base(opening.look(first, shelf).known.end)  # type: ignore[union-attr]
-    for at in range(opening.WIDE + 1, base, base // opening.SPOTS):
+    assert opening.look(first, shelf, len(first)).known is not None
+    base, _ = opening._base(opening.look(first, shelf, len(first)).known.end)  # type: ignore[union-attr]
+    spots = base // opening.SPOTS
+    for at in range(spots + 1, base - opening.WIDE, 16 * spots):
         other = first[:at] + b"Q" + first[at + 1 :]
-        assert opening.look(other, shelf).known is None
+        assert opening.look(other, shelf, len(other)).known is None
         assert told("openai_chat", other, signs) == told("openai_chat", other, Signs())

@@ -8,7 +8,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from ..domain.call import Asked, Headers, Lines
-from ..domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, Labels, clean
+from ..domain.labels import CHARGEABLE, FREE_LABELS_MAX, NAME_CHARS_MAX, OPERATIONS, VALUE_CHARS_MAX, Labels, clean
 
 # header -> (label, source). Sources are stored with the row, so that a wrong label can be traced to who said it.
 DIRECT: dict[bytes, tuple[str, str]] = {
@@ -67,7 +67,7 @@ def _saying(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
     present = dict(headers)
     if not _SEEN.issuperset(present):
         _look_at(present)
-    return () if _LABELS.isdisjoint(present) else tuple([line for line in headers if line[0] in _LABELS])
+    return () if _LABELS.keys().isdisjoint(present.keys()) else tuple([line for line in headers if line[0] in _LABELS])
 
 
 @lru_cache(maxsize=2048)
@@ -76,15 +76,17 @@ def _attribute(
     bound: tuple[tuple[str, str], ...], context: tuple[tuple[str, str], ...], defaults: tuple[tuple[str, str], ...],
 ) -> Labels:  # fmt: skip
     """Remembered: the calls of one conversation say the same."""
-    said: dict[str, tuple[str, str]] = {name: (value, "key") for name, value in bound}
+    said: dict[str, tuple[str, str]] = {name: (value, "key") for name, value in bound} if bound else {}
     structured: list[tuple[bytes, bytes]] = []
     aliases: list[tuple[str, str, bytes]] = []
     for line in headers:
-        name, source = _kind(line[0]) or NOBODY
-        if source == "header":
-            _say(said, name, line[1].decode("utf-8", "replace"), source)
+        key, raw = line
+        name, source = _LABELS.get(key) or _kind(key) or NOBODY
+        if source == "header":  # says a chargeable label: `_say` in place
+            if name not in said and (value := raw.decode("utf-8", "replace")):
+                said[name] = (value if len(value) <= VALUE_CHARS_MAX and value.isprintable() else clean(value), source)
         elif name:
-            aliases.append((name, source, line[1]))
+            aliases.append((name, source, raw))
         else:
             structured.append(line)
     if structured:
@@ -93,10 +95,12 @@ def _attribute(
     for name, source, value in aliases:
         _say(said, name, value.decode("utf-8", "replace"), source)
 
-    _say(said, "conversation", conversation, "body")
+    if conversation:
+        _say(said, "conversation", conversation, "body")
     for name, value in metadata:
         _say(said, ALIASES.get(name, name), value, "metadata")
-    _say(said, "user", user, "body")
+    if user:
+        _say(said, "user", user, "body")
     for name, value in context:
         _say(said, name, value, "context")
     for name, value in defaults:
@@ -121,11 +125,11 @@ def _attribute(
 
 
 NOBODY = ("", "")
-# Header names that were looked at, and those of them that carry labels. The same dozen names come with every call. Strangers
+# Header names that were looked at, and what those of them say that carry labels. The same dozen names come with every call. Strangers
 # choose names, so the memory is bounded.
 NAMES_MAX = 4096
 _SEEN: set[bytes] = set()
-_LABELS: set[bytes] = set()
+_LABELS: dict[bytes, tuple[str, str]] = {}
 
 
 def _look_at(names: Iterable[bytes]) -> None:
@@ -134,8 +138,9 @@ def _look_at(names: Iterable[bytes]) -> None:
         _LABELS.clear()
     for name in names:
         _SEEN.add(name)
-        if _kind(name) is not None:
-            _LABELS.add(name)
+        kind = _kind(name)
+        if kind is not None:
+            _LABELS[name] = kind
 
 
 def _kind(name: bytes) -> tuple[str, str] | None:

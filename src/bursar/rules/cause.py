@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from ..domain.call import Asked
-from ..domain.history import BROKEN, JSON, Failed, Pairs, Reply
+from ..domain.history import BROKEN, JSON, Failed, History, Pairs, Reply
 from ..domain.labels import PURPOSES, Labels
 from ..domain.shape import Shape, replace
-from ..domain.thread import CUT, FAILED, MALFORMED, OUTCOMES, Placed
+from ..domain.thread import CUT, FAILED, MALFORMED, OUTCOMES, Again, Placed
 from .loop import Finding
 
 REASK_US = 600_000_000  # the same request within ten minutes of its failure is the same wish
@@ -44,8 +44,11 @@ def infer(
     """What is known before the call goes out. `retries` is how often an SDK says it has tried before; `ci` names the build
     service whose environment a wrapped client runs in; `raised`: tools that have failed in it since its last call, whatever the
     messages make of that."""
-    base = _purpose(asked, labels, key, ci)
     said = labels.operation
+    if said or asked.embedding or key or ci:
+        base = _purpose(asked, labels, key, ci)
+    else:
+        base = PRIMARY
     if said:
         if said in ("retry", "fallback"):
             return replace(base, kind=said, operation=said, cause="label", confidence=100)
@@ -57,14 +60,18 @@ def infer(
             evidence += (("of", placed.again.call),)
         return replace(base, kind="retry", operation="retry", cause="sdk_retry", confidence=100, evidence=evidence)
     history = asked.history
-    if placed is not None and (placed.again is not None or placed.after is not None or (history is not None and history.repair)):
-        again = _again(base, asked, placed)
+    if placed is not None:
+        again = _again(base, asked, placed.again) if placed.again is not None else None
         if again is not None:
             return again
-        repair = _repair(base, asked, placed)
-        if repair is not None:
-            return repair
-    failed = placed.failed if placed is not None else history.failed if history is not None else ()
+        after = placed.after
+        if history is not None and (history.repair or (after is not None and after.outcome == MALFORMED)):
+            repair = _repair(base, history, asked.json_demanded, after)
+            if repair is not None:
+                return repair
+        failed = placed.failed
+    else:
+        failed = history.failed if history is not None else ()
     if not failed and raised and placed is not None and placed.fresh_pairs:
         failed = tuple([Failed(name, "exception", 0) for name in raised if name in placed.pairs.names[-placed.fresh_pairs :]])
     if failed:
@@ -83,8 +90,6 @@ PRIMARY = Cause()
 
 def _purpose(asked: Asked, labels: Labels, key: str, ci: str) -> Cause:
     word = labels.operation
-    if not word and not asked.embedding and not key and not ci:
-        return PRIMARY
     if asked.embedding and word in ("", "embedding"):
         return Cause("first", "embedding", "embedding")
     if word == "primary":
@@ -105,10 +110,9 @@ def _of_evals(key: str) -> bool:
     return "eval" in words or "evals" in words
 
 
-def _again(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
+def _again(base: Cause, asked: Asked, again: Again) -> Cause | None:
     """The same messages, after they had failed."""
-    again = placed.again
-    if again is None or again.outcome not in (FAILED, CUT, MALFORMED) or again.gap_us > REASK_US:
+    if again.outcome not in (FAILED, CUT, MALFORMED) or again.gap_us > REASK_US:
         return None
     word = again.why or OUTCOMES[again.outcome]
     evidence: tuple[tuple[str, str | int], ...] = (("of", again.call), ("after", word), ("gap_ms", again.gap_us // 1000))
@@ -129,14 +133,13 @@ def _again(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
     )  # fmt: skip
 
 
-def _repair(base: Cause, asked: Asked, placed: Placed) -> Cause | None:
+def _repair(base: Cause, history: History, json_demanded: bool, after: Again | None) -> Cause | None:
     """Somebody answers output that would not parse."""
-    history, after = asked.history, placed.after
-    if history is None or not history.fresh_human:
+    if not history.fresh_human:
         return None
     if after is not None and after.outcome == MALFORMED:
         sure, sign = 95, "the reply before could not be used"
-    elif asked.json_demanded and history.replied and history.said_shape != JSON and history.repair:
+    elif json_demanded and history.replied and history.said_shape != JSON and history.repair:
         sure, sign = 85, "JSON is demanded, the reply before is none"
     elif history.said_shape == BROKEN and history.repair:
         sure, sign = 75, "the reply before is broken JSON"
@@ -182,7 +185,7 @@ def settled(cause: Cause, placed: Placed | None, reply: Reply | None) -> Cause:
                 operation=cause.purpose, cause=f"switch:{first.tool[:64]}", confidence=SURE.get(first.why, OWN_SIGN),
                 evidence=(("class", "switch"), ("why", first.why), ("bytes", first.weight)),
             )  # fmt: skip
-    if placed is None or reply is None or cause.cause or not reply.uses:
+    if reply is None or not reply.uses or placed is None or cause.cause:
         return cause
     for one in placed.failing:
         tool, why = one.tool, one.why

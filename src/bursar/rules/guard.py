@@ -132,14 +132,13 @@ def judge(
 ) -> tuple[Verdict | None, loop.Finding | None, bool]:
     """What to do about a call, the loop it is part of (if only for the row), and whether that loop is one that should be stopped."""
     bounds = guards.of(labels.flow)
-    history = placed.ask.history
-    if placed.ambiguous:
-        turns, depth, pairs, fresh = history.end.turns, history.end.depth, history.pairs, history.fresh_pairs
-    else:
-        turns, depth, pairs, fresh = placed.turns, placed.depth, placed.pairs, placed.fresh_pairs
+    turns, depth, fresh, doubt = placed.turns, placed.depth, placed.fresh_pairs, placed.ambiguous
+    if doubt:
+        history = placed.ask.history
+        turns, depth, fresh = history.end.turns, history.end.depth, history.fresh_pairs
     finding, stop = None, False
     if fresh:
-        finding, stop = _loop(pairs, fresh, bounds.loops, polls)
+        finding, stop = _loop(placed.ask.history.pairs if doubt else placed.pairs, fresh, bounds.loops, polls)
     if not bounds.judged:
         return None, finding, stop
     most = bounds.tool_calls * lives
@@ -152,10 +151,10 @@ def judge(
         return _verdict(bounds, "turns_max", "conversation_budget_exceeded", f"{turns} human turns, of {most}",
                         (turns, most, "turns")), finding, stop  # fmt: skip
     if finding is not None and stop and not placed.free:
-        seen = {"rule": finding.rule, "tools": finding.tools, "times": finding.times, "last": history.preview}
+        seen = {"rule": finding.rule, "tools": finding.tools, "times": finding.times, "last": placed.ask.history.preview}
         verdict = _verdict(bounds, "repeats_max", "runaway_loop", finding.words(), (finding.times, bounds.loops.same, "repeats"))
         return replace(verdict, evidence=seen), finding, stop
-    if bounds.totals and not placed.ambiguous:
+    if bounds.totals and not doubt:
         if placed.cost > COST * lives:
             return _verdict(bounds, "cost_max", "conversation_budget_exceeded", f"{show(placed.cost * 1000)} in this conversation",
                             (placed.cost, COST * lives, "usd")), finding, stop  # fmt: skip

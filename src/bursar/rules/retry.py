@@ -35,15 +35,13 @@ class Failure(Shape, frozen=True, gc=False):
 
 def classify(status: int, headers: Headers, reading: Reading, now_s: float) -> Failure | None:
     """None for an answer the client can use, else why not."""
-    if status == 429 or status == 529 or status >= 500:
+    if status < 400:
+        return Failure("malformed", status) if reading.malformed else None
+    if status == 429 or status >= 500:
         words = f"{reading.error} {reading.error_message}"
         terminal = status == 429 and any(word in words for word in TERMINAL)
         return Failure("429" if status in (429, 529) else "5xx", status, True, retry_after(headers, now_s), terminal)
-    if status >= 400:
-        return Failure("client", status, terminal=True)
-    if reading.malformed:
-        return Failure("malformed", status)
-    return None
+    return Failure("client", status, terminal=True)
 
 
 def fault_failure(kind: str, sent: bool) -> Failure:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 
 from ..domain.history import MODULUS, Failed, History, Pairs, long_lines, paired, without_tools
-from ..domain.history import Mark as End
 from ..domain.shape import replace
 from ..domain.thread import (
     CHAIN,
@@ -24,6 +23,7 @@ from ..domain.thread import (
     PROMPT,
     RESPONSE,
     WINDOW,
+    Again,
     Ask,
     Failing,
     Head,
@@ -38,12 +38,11 @@ from .thread_search import (
     LANDMARK_OF,
     SAMPLE,
     WINDOW_OF,
-    as_again,
+    behind,
     carried,
     key_of,
     landmarks,
     named,
-    own_key,
     scope_of,
     search,
     stored,
@@ -57,22 +56,25 @@ FREE = 12  # tool results after a person let a conversation go on, before a loop
 
 def follow(index: Index, ask: Ask) -> Placed:
     """Place a request, and remember that it is under way."""
-    history = ask.history
+    history, at_us = ask.history, ask.at_us
     end = history.end
     scope = scope_of(ask.scope)
-    own = own_key(scope, ask)
+    own = scope | (behind(ask.previous, end.chain) if ask.previous else end.chain) << 2 | CHAIN
     match, again, parent = search(index, scope, ask, own)
-    thread = match.thread or begun(ask.explicit or ask.call, scope, ask.at_us, parent)
-    once_more = again is not None and (again.outcome not in (GOOD, OPEN) or again.body or not history.replied)
-    if match.head is not None and match.at is not None and (again is None or once_more):
-        turns, depth, calls = _counted(match.head, match.at, end)
+    found, before, at = match.thread, match.head, match.at
+    thread = begun(ask.explicit or ask.call, scope, at_us, parent) if found is None else found
+    once_more = again is not None and (again.body or again.outcome not in (GOOD, OPEN) or not history.replied)
+    if before is not None and at is not None and (again is None or once_more):
+        # What was booked at the head, and what has come since.
+        turns, calls = before.turns + end.turns - at.turns, before.calls + end.calls - at.calls
+        depth = end.depth if end.turns > at.turns else before.depth + end.depth - at.depth
     else:
         # Nothing says where the earlier requests ended: what was booked, and what is new since the last reply. A loop whose
         # front was dropped sends the same messages again and again, but not the same bytes: they have other ids.
         turns, depth, calls = thread.turns, thread.depth, thread.calls
-        if match.thread is not None and not once_more:
-            turns, calls = turns + history.fresh_human, calls + history.fresh_results
-            depth = 0 if history.fresh_human else depth + history.fresh_results
+        if found is not None and not once_more:
+            human, results = history.fresh_human, history.fresh_results
+            turns, depth, calls = turns + human, 0 if human else depth + results, calls + results
     trimmed = calls > end.calls
     if turns < end.turns:
         turns = end.turns
@@ -94,26 +96,21 @@ def follow(index: Index, ask: Ask) -> Placed:
     failed = _less_doubt(index, scope, history.failed) if history.failed else ()
     if not once_more and (thread.failing or failed):
         thread.failing = _failing(thread.failing, history, failed)
-    thread.seen_us = ask.at_us
-    head = Head(thread, ask.call, ask.model, ask.body, ask.at_us, turns, depth, calls)
+    thread.seen_us = at_us
+    head = Head(thread, ask.call, ask.model, ask.body, at_us, turns, depth, calls)
     if end.messages:
         index.put(own, head)
-    if ask.explicit and match.thread is None:
+    if found is None and ask.explicit:
         index.put(named(scope, NAMED, ask.explicit), head, root=True)
     index.use(thread)
-    after = match.head if again is None else None
+    after: Again | None = None
+    if before is not None and again is None:
+        after = Again(before.call, before.outcome, before.why, before.model, False, at_us - before.at_us)
     return Placed(
-        thread.id, match.by, turns, depth, calls, thread.ambiguous, thread.parent, pairs, fresh, again,
-        as_again(after, after.outcome, False, ask) if after is not None else None, failed, thread.failing,
-        match.at.messages if match.at is not None else 0, head, ask, thread.top, thread.tokens, thread.cost, thread.stops,
+        thread.id, match.by, turns, depth, calls, thread.ambiguous, thread.parent, pairs, fresh, again, after, failed, thread.failing,
+        at.messages if at is not None else 0, head, ask, thread.top, thread.tokens, thread.cost, thread.stops,
         calls < thread.free_until,
     )  # fmt: skip
-
-
-def _counted(head: Head, at: End, end: End) -> tuple[int, int, int]:
-    """Turns, depth and tool results: what was booked at the head, and what has come since."""
-    depth = end.depth if end.turns > at.turns else head.depth + end.depth - at.depth
-    return head.turns + end.turns - at.turns, depth, head.calls + end.calls - at.calls
 
 
 def _paired(thread: Thread, history: History, trimmed: bool) -> tuple[Pairs, int]:
@@ -161,22 +158,23 @@ def _failing(before: tuple[Failing, ...], history: History, failures: tuple[Fail
 
 def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
     """Remember what became of a request; gives the lines that other processes need, to be written with the call's row."""
-    placed, reply = told.placed, told.reply
+    placed, reply, outcome = told.placed, told.reply, told.outcome
     ask, head = placed.ask, placed.head
     thread, history = head.thread, ask.history
     end, scope = history.end, thread.scope
-    head.outcome, head.why = told.outcome, told.why
+    head.outcome, head.why = outcome, told.why
     thread.tokens += told.tokens
     thread.cost += told.cost
-    thread.stops += told.stopped
+    if told.stopped:
+        thread.stops += 1
     marks: list[Landmark] = []
     digests, replied = history.digests, history.replied
-    shared = index.shared and not ask.explicit  # who names his conversations is known by that name
-    answered = told.outcome == GOOD or told.outcome == MALFORMED
+    shared = not ask.explicit and index.shared  # who names his conversations is known by that name
+    answered = outcome in (GOOD, MALFORMED)
     if answered and reply is not None:
         if end.messages and not ask.previous and reply.power != 1:
             chain = (end.chain * reply.power + reply.digest) % MODULUS
-            answer = Head(thread, ask.call, ask.model, ask.body, told.at_us, head.turns, head.depth, head.calls, told.outcome)
+            answer = Head(thread, ask.call, ask.model, ask.body, told.at_us, head.turns, head.depth, head.calls, outcome)
             key = scope | chain << 2 | CHAIN
             index.put(key, answer, not replied)
             if replied:
@@ -185,8 +183,9 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
                 marks.append(_mark(key, placed, told.at_us))
         for prompt in reply.prompts:
             index.carry(carried(scope, PROMPT, prompt), thread)
-        for line in long_lines(reply.text) if end.messages > 3 and reply.text else ():
-            index.carry(carried(scope, LINE, line), thread)
+        if reply.text and end.messages > 3:
+            for line in long_lines(reply.text):
+                index.carry(carried(scope, LINE, line), thread)
         for one in history.failed:
             if one.doubt and any([use.digest == one.doubt for use in reply.uses]):
                 index.carry(_no_answer(scope, one), thread)
@@ -207,7 +206,7 @@ def heard(index: Index, told: Heard) -> tuple[Landmark, ...]:
             turns, calls = placed.turns - end.turns + mark.turns, placed.calls - end.calls + mark.calls
             depth = mark.depth if mark.turns < end.turns else placed.depth - end.depth + mark.depth
             marks.append(Landmark(stored(key), placed.conversation, turns, depth, calls, told.at_us))
-    return tuple(marks)
+    return tuple(marks) if marks else ()
 
 
 def resume(placed: Placed, lives: int) -> Placed:

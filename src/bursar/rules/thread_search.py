@@ -84,7 +84,10 @@ def search(index: Index, scope: int, ask: Ask, own: int) -> tuple[Match, Again |
     history = ask.history
     end = history.end
     before = index.latest(own) if end.messages else None
-    again = _again(ask, before) if before is not None else None
+    again: Again | None = None
+    if before is not None:
+        outcome = FAILED if before.outcome == OPEN and ask.at_us - before.at_us > STALE_US else before.outcome
+        again = Again(before.call, outcome, before.why, before.model, before.body == ask.body, ask.at_us - before.at_us)
     parent: Thread | None = None
     if ask.explicit:
         match = _explicit(index, scope, ask)
@@ -109,21 +112,9 @@ def search(index: Index, scope: int, ask: Ask, own: int) -> tuple[Match, Again |
     return match, again, parent
 
 
-def own_key(scope: int, ask: Ask) -> int:
-    """Where a request stands: at the end of its messages, which where the provider keeps the others come after the response named."""
-    chain = ask.history.end.chain
-    if ask.previous:
-        chain = (named(0, RESPONSE, ask.previous) * BASE + chain) % MODULUS
-    return key_of(scope, CHAIN, chain)
-
-
-def _again(ask: Ask, head: Head) -> Again:
-    outcome = FAILED if head.outcome == OPEN and ask.at_us - head.at_us > STALE_US else head.outcome
-    return as_again(head, outcome, head.body == ask.body, ask)
-
-
-def as_again(head: Head, outcome: int, body: bool, ask: Ask) -> Again:
-    return Again(head.call, outcome, head.why, head.model, body, ask.at_us - head.at_us)
+def behind(previous: str, chain: int) -> int:
+    """The chain of a request whose messages come after a response that it names, and the provider keeps what was before."""
+    return (named(0, RESPONSE, previous) * BASE + chain) % MODULUS
 
 
 def _explicit(index: Index, scope: int, ask: Ask) -> Match:
@@ -131,11 +122,13 @@ def _explicit(index: Index, scope: int, ask: Ask) -> Match:
     found = index.latest(named(scope, NAMED, ask.explicit))
     if found is None:
         return Match("explicit")
-    thread = found.thread
-    for mark in ask.history.marks[:LOOK]:
-        head = index.of(scope | mark.chain << 2 | CHAIN, thread)
-        if head is not None:
-            return Match("explicit", thread, head, mark)
+    thread, marks = found.thread, ask.history.marks
+    if marks:
+        of = index.of
+        for mark in marks[:LOOK]:
+            head = of(scope | mark.chain << 2 | CHAIN, thread)
+            if head is not None:
+                return Match("explicit", thread, head, mark)
     return Match("explicit", thread)
 
 

@@ -129,24 +129,15 @@ class Threads:
                 self.bytes -= HEAD_BYTES
 
     def put(self, key: int, head: Head, root: bool = False) -> None:
-        found, thread = self._heads.get(key), head.thread
+        heads, thread = self._heads, head.thread
+        found = heads.get(key)
         if found is None:
-            self._heads[key] = head
+            heads[key] = head
             self.bytes += HEAD_BYTES
         elif found.__class__ is Head and found.thread is thread:
-            self._heads[key] = head
+            heads[key] = head
         else:
-            if isinstance(found, Head):
-                found = self._heads[key] = _Twins(found)
-            if thread in found.claimed:
-                del found.claimed[thread]
-                self.bytes -= HEAD_BYTES
-            if thread not in found.fresh:
-                self.bytes += HEAD_BYTES
-            found.fresh[thread] = found.newest = head
-            if len(found.fresh) > TWINS_MAX:
-                found.fresh.popitem(last=False)
-                self.bytes -= HEAD_BYTES
+            self._beside(key, found, head)
         if root and not thread.root:
             thread.root = key
         elif key != thread.root:
@@ -157,10 +148,28 @@ class Threads:
             if len(keys) > KEYS:
                 self._drop(keys.pop(0), thread)
 
+    def _beside(self, key: int, found: Head | _Twins, head: Head) -> None:
+        """Put a head where another conversation has been too."""
+        thread = head.thread
+        if isinstance(found, Head):
+            found = self._heads[key] = _Twins(found)
+        if thread in found.claimed:
+            del found.claimed[thread]
+            self.bytes -= HEAD_BYTES
+        if thread not in found.fresh:
+            self.bytes += HEAD_BYTES
+        found.fresh[thread] = found.newest = head
+        if len(found.fresh) > TWINS_MAX:
+            found.fresh.popitem(last=False)
+            self.bytes -= HEAD_BYTES
+
     def _drop(self, key: int, thread: Thread) -> None:
         """Forget a thread's head at a key."""
         found = self._heads.get(key)
-        if isinstance(found, _Twins):
+        if found.__class__ is Head and found.thread is thread:
+            del self._heads[key]
+            self.bytes -= HEAD_BYTES
+        elif isinstance(found, _Twins):
             gone = found.fresh.pop(thread, None) or found.claimed.pop(thread, None)
             if gone is None:
                 return
@@ -169,9 +178,6 @@ class Threads:
                 found.newest = next(reversed(found.fresh.values()), None) or next(reversed(found.claimed.values()), None)
             if found.newest is None:
                 del self._heads[key]
-        elif found is not None and found.thread is thread:
-            del self._heads[key]
-            self.bytes -= HEAD_BYTES
 
     def use(self, thread: Thread) -> None:
         if thread in self._threads:

@@ -15,11 +15,11 @@ from ..domain.history import Reply
 from ..domain.shape import replace
 from ..domain.usage import Known, Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
-from . import anthropic_usage, canon, edges, error, generated, opening, splice, usage, wind_down
+from . import anthropic_usage, canon, edges, error, frame, generated, splice, usage, wind_down
 from . import body as gate
 from .anthropic_history import anthropic_message, system, tools
 from .dialect import EVENTS, JSON, broken, encode, event, is_json, refusal_headers, refusal_message, text_of, texts
-from .history import BUILT_IN, NO_PREFACE, Signs, printed
+from .history import BUILT_IN, NO_PREFACE, Preface, Signs, printed
 from .openai_history import Called, Words, reply
 from .opening import counted
 from .stream import KEEP, PASS, Relay
@@ -88,7 +88,30 @@ def _session(pairs: tuple[tuple[str, str], ...]) -> tuple[str, str]:
     return (found[1], packed[: found.start()].rstrip("_")) if found else ("", packed)
 
 
-_messages = attrgetter("messages")
+_messages, _PLACE = attrgetter("messages"), b'"messages"'
+
+
+def _around(found: _Body, members: tuple[str, ...], signs: Signs) -> tuple[Asked, Preface, int, int] | Malformed:
+    """What a body says but for its messages; what tools and system prompt weigh, and their fingerprints."""
+    where = "tools"
+    try:
+        offered = signs.preface(bytes(found.tools), tools) if len(memoryview(found.tools)) else NO_PREFACE
+        where = "system"
+        ordered = signs.preface(bytes(found.system), system) if len(memoryview(found.system)) else NO_PREFACE
+    except (msgspec.DecodeError, RecursionError) as bad:
+        return gate.malformed(where, bad)
+    pairs = texts(found.metadata)
+    conversation, user = _session(pairs)
+    asked = Asked(
+        model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_tokens.value, usage_asked=True,
+        unbounded_input="tools that the provider runs" if found.mcp_servers or offered.hosted else "",
+        service_tier="fast" if found.speed.value == "fast" else found.service_tier.value or "",
+        conversation=conversation, user=user, metadata=pairs, tools=offered.tools,
+        cache_1h=offered.hour or ordered.hour or _hour(found.cache_control),
+        json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config), members=members,
+    )  # fmt: skip
+    before = replace(offered, weight=offered.weight + ordered.weight) if ordered.weight else offered
+    return asked, before, offered.print, ordered.print
 
 
 class _Messages:
@@ -96,35 +119,21 @@ class _Messages:
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         teller = signs.teller(self.name, anthropic_message)
-        found = opening.read(body, _Body, _messages, teller.openings)
+        found = frame.read(
+            body, _Body, _PLACE, _messages, teller.openings, teller.frames, lambda given, members: _around(given, members, signs)
+        )
         if isinstance(found, Malformed):
             return found
-        found, members, begun = found
-        where = "tools"
+        (asked, before, offered, ordered), raws, begun = found
         try:
-            offered = signs.preface(bytes(found.tools), tools) if len(memoryview(found.tools)) else NO_PREFACE
-            where = "system"
-            ordered = signs.preface(bytes(found.system), system) if len(memoryview(found.system)) else NO_PREFACE
-            where = "messages"
-            before = replace(offered, weight=offered.weight + ordered.weight) if ordered.weight else offered
-            told = teller.tell(found.messages or (), before, begun, b'"messages"')
+            told = teller.tell(raws, before, begun, _PLACE)
         except (msgspec.DecodeError, RecursionError) as bad:
-            return gate.malformed(where, bad)
-        why = told.remote
-        if not why and (found.mcp_servers or offered.hosted):
-            why = "tools that the provider runs"
-        pairs = texts(found.metadata)
-        conversation, user = _session(pairs)
-        return Asked(
-            model=found.model.value or "", stream=found.stream.value is True, output_cap=found.max_tokens.value,
-            usage_asked=True, unbounded_input=why,
-            service_tier="fast" if found.speed.value == "fast" else found.service_tier.value or "",
-            conversation=conversation, user=user, metadata=pairs, messages=counted(found.messages or (), begun),
-            human_turns=told.end.turns, tool_depth=told.end.depth, tools=offered.tools, history=told,
-            print=printed(told.print or ordered.print, offered.print),
-            cache_1h=told.hour or offered.hour or ordered.hour or _hour(found.cache_control),
-            json_demanded=b'"json_schema"' in bytes(found.output_format) + bytes(found.output_config),
-            members=members, hash=begun.hash() if begun is not None else "",
+            return gate.malformed("messages", bad)
+        end = told.end
+        return replace(
+            asked, unbounded_input=told.remote or asked.unbounded_input, messages=counted(raws, begun), human_turns=end.turns,
+            tool_depth=end.depth, history=told, print=printed(told.print or ordered, offered), cache_1h=told.hour or asked.cache_1h,
+            hash=begun.hash() if begun is not None else "",
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:

@@ -78,7 +78,7 @@ class _Generate:
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         teller = signs.teller(self.name, gemini_content)
-        found = opening.read(body, _Body, _contents, teller.openings)
+        found = opening.read(body, _Body, _contents, opening.look(body, teller.openings, len(body)))
         if isinstance(found, Malformed):
             return found
         found, _, begun = found  # the edits look for themselves: both spellings are allowed, one level down

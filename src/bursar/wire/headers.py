@@ -96,20 +96,18 @@ def _look_at(names: Iterable[bytes]) -> None:
 
 def downstream(headers: Headers, proxy: bool) -> Headers:
     """Lines for the client: the provider's, without framing and without cookies that are not the client's."""
+    present = dict(headers)
+    if not _heard.issuperset(present):
+        _listen(present)
     kept_back = _kept_back[proxy]
-    out: Headers = []
-    named = b""
-    for line in headers:
-        name = line[0]
-        if name not in _heard:
-            _listen(name)
-        if name not in kept_back:
-            out.append(line)
-        elif name == b"connection":
-            named = named or line[1].lower()
-    if named and named not in (b"keep-alive", b"close"):
-        listed = {n.strip() for n in named.split(b",")}
-        out = [line for line in out if line[0] not in listed]
+    out = [line for line in headers if line[0] not in kept_back]
+    if b"connection" in present:
+        named = present[b"connection"].lower()
+        if len(present) != len(headers):  # the first line that says anything
+            named = next((value.lower() for name, value in headers if name == b"connection" and value), b"")
+        if named and named not in (b"keep-alive", b"close"):
+            listed = {n.strip() for n in named.split(b",")}
+            out = [line for line in out if line[0] not in listed]
     return out
 
 
@@ -118,15 +116,16 @@ _heard: set[bytes] = set()
 _kept_back: dict[bool, set[bytes]] = {False: set(), True: set()}
 
 
-def _listen(name: bytes) -> None:
+def _listen(names: Iterable[bytes]) -> None:
     if len(_heard) > NAMES_MAX:
         _heard.clear()
         for kept_back in _kept_back.values():
             kept_back.clear()
-    _heard.add(name)
-    for proxy, kept_back in _kept_back.items():
-        if name in HOP_BY_HOP or name.startswith(b"x-bursar-") or (proxy and name == b"set-cookie"):
-            kept_back.add(name)
+    for name in names:
+        _heard.add(name)
+        for proxy, kept_back in _kept_back.items():
+            if name in HOP_BY_HOP or name.startswith(b"x-bursar-") or (proxy and name == b"set-cookie"):
+                kept_back.add(name)
 
 
 def streams(headers: Headers, asked_stream: bool, dialect: str) -> bool:

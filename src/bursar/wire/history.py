@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -35,17 +36,19 @@ from ..domain.history import (
     paired,
     without_tools,
 )
-from ..domain.shape import Shape
+from ..domain.shape import Shape, replace
 from .failure import Sign
+from .frame import Frames
 from .opening import Begun, Opening
 
 LOOK = 12  # messages at the end among which a cache marker is looked for
 MARKS = 33  # ends of messages, the newest, that are kept with an opening: what rules/thread_search.py looks at
 RUNS = 32  # messages at the end whose place among the cached tokens is worked out one by one
 OPEN_MAX = 64  # unanswered calls, and results of calls that are not there, that are kept
-# What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those, and an
-# opening beside its own bytes.
-MESSAGE_BYTES, MORE_BYTES, OPENING_BYTES = 620, 380, 400
+# What remembering takes, as measured (tests/wire/test_history.py): a message with no calls or results, each of those; an opening,
+# the last pairs of call and result that it alone has, the end of each message that is new in it.
+MESSAGE_BYTES, MORE_BYTES = 620, 380
+OPENING_BYTES, PAIRS_BYTES, MARK_BYTES = 1050, 300, 130
 SAID_MAX = 24 << 20
 OPENINGS_MAX = 64 << 20
 PREFACES_MAX = 4 << 20
@@ -106,7 +109,7 @@ NO_PREFACE = Preface()
 
 
 class _State(msgspec.Struct, gc=False):
-    """Where a telling stands after so many messages."""
+    """Where a telling stands after so many messages. Openings keep one each, as it is: of one conversation they share most."""
 
     chain: int = 0
     turns: int = 0
@@ -142,69 +145,24 @@ class _State(msgspec.Struct, gc=False):
     text: int = 0
     lines: tuple[int, ...] = ()
     repair: bool = False
+    marks: tuple[Mark, ...] = ()  # oldest first; only where it is left with an opening
 
 
-class _Packed(msgspec.Struct, array_like=True, gc=False):
-    """A state as bytes: there may be a hundred thousand of them."""
-
-    counts: tuple[int, int, int, int, int, int, int, int, int, int]
-    said: tuple[int, bool, int, bool, bool]
-    chain: bytes
-    root: bytes
-    columns: tuple[bytes, bytes, bytes, bytes, bytes]
-    names: tuple[str, ...]
-    open: tuple[Use, ...]
-    habits: tuple[str, ...]
-    remote: str
-    print: int
-    run: int
-    fresh: tuple[int, int, int, int, bool]
-    failed: tuple[Failed, ...]
-    loose: tuple[Result, ...]
-    preview: str
-    lines: tuple[int, ...]
-    chains: bytes  # of the marks, oldest first
-    marks: bytes  # their counts
+def _left(state: _State, marks: Sequence[Mark]) -> _State:
+    """A state as it may be left with an opening, and taken up by any number of requests: what is changed in place is its own."""
+    return replace(state, open=dict(islice(state.open.items(), OPEN_MAX)) if state.open else {}, marks=tuple(marks[-MARKS:]))
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Packed).decode
+def _size(state: _State, new: int) -> int:
+    """What an opening takes in which `new` messages are; what was told before is shared with the opening that it carries on."""
+    columns = len(state.digests) + len(state.runs) + len(state.marks)
+    return OPENING_BYTES + 8 * columns + (PAIRS_BYTES + 40 * len(state.pairs.names) if state.pairs.names else 0) + MARK_BYTES * new
 
 
-def _pack(s: _State, marks: Sequence[Mark]) -> bytes:
-    counts = array("Q")
-    for mark in marks:
-        counts.extend((mark.turns, mark.depth, mark.calls, mark.messages))
-    calls, results, errors = s.pairs.calls, s.pairs.results, s.pairs.errors
-    return _encode((
-        (s.turns, s.depth, s.calls, s.count, s.kind, s.reply_at, s.talk, s.people, s.tools, s.system),
-        (s.said, s.said_uses, s.said_shape, s.replied, s.hour), s.chain.to_bytes(16, "little"),
-        s.root.to_bytes(16, "little") if s.root else b"",
-        (s.digests.tobytes(), s.runs.tobytes(), calls.tobytes(), results.tobytes(), errors.tobytes()),
-        s.pairs.names, tuple(s.open.values())[:OPEN_MAX] if s.open else (), s.habits, s.remote, s.print, s.pairs.run,
-        (s.fresh_pairs, s.fresh_human, s.fresh_results, s.text, s.repair), s.failed, s.loose, s.preview,
-        s.lines, b"".join([mark.chain.to_bytes(16, "little") for mark in marks]), counts.tobytes(),
-    ))  # fmt: skip
-
-
-def _unpack(packed: bytes) -> tuple[_State, list[Mark]]:
-    p = _decode(packed)
-    turns, depth, calls, count, kind, reply_at, talk, people, tools, system = p.counts
-    said, said_uses, said_shape, replied, hour = p.said
-    digests, runs, used, results, errors = p.columns
-    pairs_new, human_new, results_new, text, repair = p.fresh
-    pairs = Pairs(p.names, array("Q", used), array("Q", results), array("Q", errors), p.run) if p.names else NO_PAIRS
-    chains, each = p.chains, iter(array("Q", p.marks))
-    marks = [
-        Mark(int.from_bytes(chains[at : at + 16], "little"), *four)
-        for at, four in zip(range(0, len(chains), 16), zip(each, each, each, each))
-    ]  # fmt: skip
-    return _State(
-        int.from_bytes(p.chain, "little"), turns, depth, calls, count, int.from_bytes(p.root, "little"), kind, replied, reply_at,
-        array("Q", digests), pairs, {use.id or use.name: use for use in p.open}, p.habits, said, said_uses, said_shape, talk, people,
-        tools, system, array("Q", runs), p.remote, hour, p.print, pairs_new, human_new, results_new, p.failed, p.loose, p.preview,
-        text, p.lines, repair,
-    ), marks  # fmt: skip
+_SILENT = Message(SYSTEM)  # for a system prompt that is not there
+_OPENED = History(
+    START, (), array("Q"), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0, 0, (), EMPTY, False, (0, 0, 0, 0), array("Q"), (), "", False, 0,
+)  # fmt: skip
 
 
 class Teller:
@@ -214,29 +172,35 @@ class Teller:
         self._read, self._signs = read, signs
         self.said: Kept[Message] = Kept(SAID_MAX)
         self.openings: Kept[Opening] = Kept(OPENINGS_MAX)
+        self.frames: Frames[Any] = Frames()
 
     def tell(self, raws: Sequence[Raw], preface: Preface = NO_PREFACE, begun: Begun | None = None, place: bytes = b"") -> History:
         """The history in `raws`, one message each; where the beginning of it is known, the first stands for that, and `place` is
         the name of their array. The built-in hash of bytes is keyed anew in each process; nothing of it is stored or leaves
         this object."""
         known = begun.known if begun is not None else None
-        if known is None and len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
+        if known is None and 0 < len(raws) <= 2 and (opening := self._opened(raws, preface)) is not None:
             return opening
-        state, marks = _unpack(known.state) if known is not None else (_State(), list[Mark]())
         if known is not None:
-            raws = raws[1:]
+            before: _State = known.state
+            state, marks, raws = replace(before, open=before.open.copy()), list(before.marks), raws[1:]
+        else:
+            state, marks = _State(), list[Mark]()
         # Where the opening to be remembered ends: cache markers move on, and from there the bytes will differ.
         keep = number = len(raws)
         messages: list[Message] = []
+        said = self.said.get
         for at, raw in enumerate(raws):
             plain = bytes(raw)
-            message = self._message(plain, hash(plain))
+            key = hash(plain)
+            message = said(key) or self._new(plain, key)
             if message.marked and keep == number and number - at < LOOK:
                 keep = at
             messages.append(message)
         _fold(state, messages[:keep], marks)
         if begun is not None and keep:
-            begun.remember(self.openings, place, raws[:keep], lambda: _pack(state, marks[-MARKS:]), OPENING_BYTES)
+            left = _left(state, marks)
+            begun.remember(self.openings, place, raws[:keep], left, _size(left, keep))
         if keep < number:
             _fold(state, messages[keep:], marks)
         end = marks.pop() if marks else START
@@ -248,45 +212,30 @@ class Teller:
             (s.people, s.talk, s.tools, s.system + preface.weight), s.runs, s.loose, s.remote, s.hour, s.print,
         )  # fmt: skip
 
-
-    def _message(self, raw: bytes, key: int) -> Message:
-        return self.said.get(key) or self._new(raw, key)
-
     def _new(self, raw: bytes, key: int) -> Message:
         message = self._read(raw, self._signs)
         self.said.put(key, message, MESSAGE_BYTES + (len(message.uses) + len(message.results)) * MORE_BYTES)
         return message
 
     def _opened(self, raws: Sequence[Raw], preface: Preface) -> History | None:
-        """A person's one message, with a system prompt or without: as conversations begin, and many calls are. The general way
+        """A person's one message, behind a system prompt or without: as conversations begin, and many calls are. The general way
         gives the same and takes a third longer. None: it is something else."""
-        said: Message | None = None
-        ordered: Message | None = None
-        runs: list[int] = []
-        for raw in raws:
-            plain = bytes(raw)
+        plain = bytes(raws[0])
+        key = hash(plain)
+        said, ordered = self.said.get(key) or self._new(plain, key), _SILENT
+        runs = (said.weight << 2 | said.kind,)
+        if len(raws) == 2:
+            plain = bytes(raws[1])
             key = hash(plain)
-            message = self.said.get(key)
-            if message is None:
-                message = self._new(plain, key)
-            kind = message.kind
-            runs.append(message.weight << 2 | kind)
-            if kind == HUMAN and said is None and message.power != 1:
-                said = message
-            elif kind == SYSTEM and ordered is None:
-                ordered = message
-            else:
-                return None
-        if said is None:
+            said, ordered = self.said.get(key) or self._new(plain, key), said
+            runs = (*runs, said.weight << 2 | said.kind)
+        if said.kind != HUMAN or said.power == 1 or ordered.kind != SYSTEM:
             return None
-        digest, system = said.digest, preface.weight
-        remote, hour, print_ = said.remote, said.hour, 0
-        if ordered is not None:
-            system, print_ = system + ordered.weight, ordered.print
-            remote, hour = ordered.remote or remote, hour or ordered.hour
-        return History(
-            Mark(digest, 1, 0, 0, 1), (), array("Q", (digest & LOW,)), 0, False, 0, NO_PAIRS, 0, "", (), 1, 0,
-            said.text, said.lines, EMPTY, said.repair, (said.weight, 0, 0, system), array("Q", runs), (), remote, hour, print_,
+        digest = said.digest
+        return replace(
+            _OPENED, end=Mark(digest, 1, 0, 0, 1), digests=array("Q", (digest & LOW,)), human_text=said.text, human_lines=said.lines,
+            repair=said.repair, weights=(said.weight, 0, 0, preface.weight + ordered.weight), runs=array("Q", runs),
+            remote=ordered.remote or said.remote, hour=said.hour or ordered.hour, print=ordered.print,
         )  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from ..domain.call import Headers, Reading
 from ..domain.history import Reply
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
-from . import edges, error, generated, openai_usage, usage
+from . import canon, edges, error, generated, openai_usage, usage
 from .dialect import broken, encode, is_json, refusal_headers, refusal_message, text_of
 from .openai_history import Called, reply
 
@@ -80,7 +80,42 @@ class _Bare(msgspec.Struct):
     error: Raw = Raw(b"")
 
 
-_answer, _bare = msgspec.json.Decoder(_Answer), msgspec.json.Decoder(_Bare)
+class _UsualFunction(msgspec.Struct):
+    name: str = ""
+    arguments: str = ""
+    input: None = None
+
+
+class _UsualCall(msgspec.Struct):
+    function: _UsualFunction
+    id: str = ""
+
+
+class _UsualMessage(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    tool_calls: list[_UsualCall] | None = None
+
+
+class _UsualChoice(msgspec.Struct):
+    message: _UsualMessage
+    finish_reason: str | None = None
+    text: None = None
+
+
+class _Usual(msgspec.Struct):
+    """What nearly every answer is: one choice of text and calls of functions. One typed decode tells; any other is an `_Answer`."""
+
+    choices: Annotated[list[_UsualChoice], Meta(min_length=1, max_length=1)]
+    id: str = ""
+    model: str = ""
+    service_tier: str | None = None
+    usage: Raw = Raw(b"")
+    error: None = None
+
+
+_answer, _bare, _usual = msgspec.json.Decoder(_Answer), msgspec.json.Decoder(_Bare), msgspec.json.Decoder(_Usual)
 GENERATED = generated.pattern("content", "reasoning_content", "reasoning", "refusal", "arguments", "text")
 _ONCE = generated.pattern("content", "reasoning_content", "reasoning", "refusal", "arguments")
 
@@ -102,6 +137,13 @@ def counted(raw: bytes, embedding: bool) -> tuple[Usage, int | None, str]:
 
 def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Reading:
     """A chat completion, legacy completion or embedding that came whole."""
+    if status < 400 and not embedding:
+        try:
+            usual = _usual.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            pass
+        else:
+            return _reading(usual, json_demanded)
     choices: list[_Choice] = []
     try:
         answer: _Answer | _Bare = _answer.decode(body)
@@ -133,6 +175,39 @@ def whole(status: int, body: bytes, json_demanded: bool, embedding: bool) -> Rea
     )  # fmt: skip
 
 
+def _reading(answer: _Usual, json_demanded: bool) -> Reading:
+    """The same of a usual answer that is no error. Arguments are decoded once, for the check and for the reply."""
+    (choice,) = answer.choices
+    message, finish = choice.message, choice.finish_reason or ""
+    text, calls = message.content or "", message.tool_calls
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    malformed = ""
+    uses: list[Called] = []
+    if calls:
+        for call in calls:
+            function = call.function
+            given: Any = function.arguments
+            size += len(given) if given.isascii() else len(given.encode("utf-8", "replace"))
+            try:
+                value = canon.decode_any(given) if given else None
+                if value.__class__ is dict:
+                    given = value
+            except (msgspec.DecodeError, RecursionError):
+                malformed = "tool arguments are not JSON"
+            uses.append((call.id, function.name, given))
+    elif json_demanded and message.content is not None and not is_json(text):
+        malformed = "JSON was demanded, the reply is not JSON"
+    if malformed and finish in ("length", "content_filter"):
+        malformed = ""
+    raw = bytes(answer.usage)
+    known, cost, tier = openai_usage.plain(raw), None, ""
+    if known is None:
+        known, cost, tier = counted(raw, False)
+    return Reading(
+        known, answer.model, answer.service_tier or tier, answer.id, finish, True, "", "", size, malformed, cost, reply(text, uses),
+    )  # fmt: skip
+
+
 def _reply(choice: _Choice) -> Reply | None:
     """What will stand in the next request, where there was one choice."""
     message = choice.message
@@ -154,13 +229,6 @@ def _said_bytes(choices: list[_Choice]) -> int:
     """The bytes of text, reasoning and arguments that a whole answer holds."""
     total = 0
     for choice in choices:
-        only = choice.message
-        told_once = only is not None and choice.text is None and only.reasoning_content is None and only.reasoning is None
-        if only is not None and told_once and not only.tool_calls:
-            text = only.content
-            if text.__class__ is str:  # nothing but text, as most are
-                total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-                continue
         said: list[Any] = [choice.text]
         if choice.message is not None:
             said += (choice.message.content, choice.message.reasoning_content, choice.message.reasoning)

@@ -12,12 +12,13 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..domain.call import Asked, AskUsage, CapOutput, Edit, Headers, Malformed, Reading, UseModel, WindDown
 from ..domain.history import Reply
+from ..domain.shape import replace
 from ..domain.usage import Tokens, Unknown, Usage
 from ..domain.verdict import Refusal
 from . import body as gate
-from . import error, generated, openai_usage, opening, splice, sse, usage, wind_down
+from . import error, frame, generated, openai_usage, splice, sse, usage, wind_down
 from .dialect import EVENTS, JSON, encode, event, session, text_of, texts
-from .history import BUILT_IN, NO_PREFACE, Signs, printed
+from .history import BUILT_IN, NO_PREFACE, Preface, Signs, printed
 from .openai_answer import as_usage, edge_reading, generated_texts, refuse, whole
 from .openai_history import Function, Words, chat_message, reply, tools
 from .opening import counted
@@ -84,7 +85,7 @@ class _Body(msgspec.Struct):
     plugins: Raw | UnsetType = UNSET
 
 
-_messages = attrgetter("messages")
+_messages, _PLACE = attrgetter("messages"), b'"messages"'
 DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
 _tools = tools(frozenset(("function", "custom")))
 # Names that want max_completion_tokens (OpenAI refuses max_tokens for its reasoning models); vendors that copy the API
@@ -93,42 +94,54 @@ _CAPS = ("max_completion_tokens", "max_tokens")
 _OPENAI_NAMES = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|o\d|chatgpt)")
 
 
+def _around(found: _Body, members: tuple[str, ...], signs: Signs) -> tuple[Asked, Preface] | Malformed:
+    """What a body says but for its messages."""
+    try:
+        offered = signs.preface(bytes(found.tools), _tools) if len(memoryview(found.tools)) else NO_PREFACE
+    except (msgspec.DecodeError, RecursionError) as bad:
+        return gate.malformed("tools", bad)
+    cap, newer = found.max_tokens.value, found.max_completion_tokens.value
+    if newer is not None:
+        cap = newer if cap is None else max(cap, newer)
+    options = cast("dict[str, Any]", found.stream_options.value or {})
+    pairs = texts(found.metadata) if found.metadata else ()
+    hosted = found.web_search_options is not UNSET or found.plugins is not UNSET or offered.hosted
+    return Asked(
+        model=found.model.value or "", stream=found.stream.value is True, output_cap=cap,
+        choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True,
+        unbounded_input="tools that the provider runs" if hosted else "", service_tier=found.service_tier.value or "",
+        conversation=session(pairs) if pairs else "", user=found.user or found.safety_identifier or "", metadata=pairs,
+        tools=offered.tools + len(found.functions or ()),
+        json_demanded=found.response_format is not None and found.response_format.type.startswith("json"), members=members,
+    ), offered  # fmt: skip
+
+
+def _deployed(path: str) -> str:
+    """Azure names the model in the path."""
+    deployment = DEPLOYMENT.search(path)
+    return deployment[1] if deployment else ""
+
+
 class _Chat:
     name = "openai_chat"
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         teller = signs.teller(self.name, chat_message)
-        found = opening.read(body, _Body, _messages, teller.openings)
+        found = frame.read(
+            body, _Body, _PLACE, _messages, teller.openings, teller.frames, lambda given, members: _around(given, members, signs)
+        )
         if isinstance(found, Malformed):
             return found
-        found, members, begun = found
-        offered = told = None
+        (asked, offered), raws, begun = found
         try:
-            offered = signs.preface(bytes(found.tools), _tools) if len(memoryview(found.tools)) else NO_PREFACE
-            told = teller.tell(found.messages or (), offered, begun, b'"messages"')
+            told = teller.tell(raws, offered, begun, _PLACE)
         except (msgspec.DecodeError, RecursionError) as bad:
-            return gate.malformed("messages" if offered else "tools", bad)
-        cap, newer = found.max_tokens.value, found.max_completion_tokens.value
-        if newer is not None:
-            cap = newer if cap is None else max(cap, newer)
-        model: str = found.model.value or ""
-        if not model:
-            deployment = DEPLOYMENT.search(path)
-            model = deployment[1] if deployment else ""
-        options = cast("dict[str, Any]", found.stream_options.value or {})
-        pairs = texts(found.metadata) if found.metadata else ()
-        why = told.remote
-        if not why and (found.web_search_options is not UNSET or found.plugins is not UNSET or offered.hosted):
-            why = "tools that the provider runs"
-        return Asked(
-            model=model, stream=found.stream.value is True, output_cap=cap,
-            choices=max(found.n.value or 1, 1), usage_asked=options.get("include_usage") is True, unbounded_input=why,
-            service_tier=found.service_tier.value or "", conversation=session(pairs) if pairs else "",
-            user=found.user or found.safety_identifier or "", metadata=pairs, messages=counted(found.messages or (), begun),
-            human_turns=told.end.turns, tool_depth=told.end.depth,
-            tools=offered.tools + len(found.functions or ()), history=told, print=printed(told.print, offered.print),
-            json_demanded=found.response_format is not None and found.response_format.type.startswith("json"),
-            members=members, hash=begun.hash() if begun is not None else "",
+            return gate.malformed("messages", bad)
+        end = told.end
+        return replace(
+            asked, model=asked.model or _deployed(path), unbounded_input=told.remote or asked.unbounded_input,
+            messages=counted(raws, begun), human_turns=end.turns, tool_depth=end.depth, history=told,
+            print=printed(told.print, offered.print), hash=begun.hash() if begun is not None else "",
         )  # fmt: skip
 
     def edit(self, path: str, body: bytes, asked: Asked, edits: Sequence[Edit]) -> tuple[str, bytes]:

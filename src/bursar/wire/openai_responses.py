@@ -93,7 +93,7 @@ class _Responses:
 
     def read(self, path: str, body: bytes, signs: Signs = BUILT_IN) -> Asked | Malformed:
         teller = signs.teller(self.name, responses_item)
-        found = opening.read(body, _Body, _input, teller.openings)
+        found = opening.read(body, _Body, _input, opening.look(body, teller.openings, len(body)))
         if isinstance(found, Malformed):
             return found
         found, members, begun = found

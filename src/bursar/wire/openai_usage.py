@@ -29,16 +29,17 @@ _FLAT_UNITS = (
 
 
 _Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+_None = Annotated[int, Meta(ge=0, le=0)]
 
 
 class _Inside(msgspec.Struct, forbid_unknown_fields=True):
     cached_tokens: _Count = 0
-    audio_tokens: _Count = 0
+    audio_tokens: _None = 0
 
 
 class _Outside(msgspec.Struct, forbid_unknown_fields=True):
     reasoning_tokens: _Count = 0
-    audio_tokens: _Count = 0
+    audio_tokens: _None = 0
     accepted_prediction_tokens: Any = 0  # inside completion_tokens, and billed like the rest of it
     rejected_prediction_tokens: Any = 0
 
@@ -65,13 +66,9 @@ def plain(raw: bytes) -> Known | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     into, outof = usage.prompt_tokens, usage.completion_tokens
-    inside = usage.prompt_tokens_details or _NOTHING_INSIDE
-    outside = usage.completion_tokens_details or _NOTHING_OUTSIDE
-    cached, reasoning = inside.cached_tokens, outside.reasoning_tokens
-    if (
-        usage.total_tokens != into + outof or cached > into or reasoning > outof
-        or inside.audio_tokens or outside.audio_tokens
-    ):  # fmt: skip
+    cached = (usage.prompt_tokens_details or _NOTHING_INSIDE).cached_tokens
+    reasoning = (usage.completion_tokens_details or _NOTHING_OUTSIDE).reasoning_tokens
+    if usage.total_tokens != into + outof or cached > into or reasoning > outof:
         return None
     return Known(made_tokens((into - cached, cached, 0, 0, outof - reasoning, reasoning, 0, 0, 0, 0, 0, ())), raw)
 

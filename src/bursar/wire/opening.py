@@ -17,8 +17,8 @@ from ..domain.shape import Shape
 from . import body as gate
 
 LARGE = 4 << 10  # a smaller body is read whole in less time than it takes to look
-WIDE = 32  # bytes of a sample; of a beginning's end that are kept
-SPOTS = 16  # samples
+WIDE = 32  # bytes of a beginning's end that are kept
+SPOTS = 512  # bytes at equal distances by which a beginning is looked up, beside its last ones: one slice takes them
 TRIES = 7  # steps of an eighth of an octave: a request may be some 70% longer than the one that it carries on
 
 # Keyed so that a hash in the ledger cannot be matched with one somebody computed from a guessed prompt elsewhere.
@@ -44,7 +44,7 @@ class Opening(Shape, frozen=True, gc=False):
     count: int  # messages
     digest: bytes
     tail: bytes
-    state: bytes
+    state: Any
 
 
 class Shelf(Protocol):
@@ -62,9 +62,8 @@ class Begun:
         self._at = known.end if known is not None else 0
         self._hasher = blake3(key=HASH_KEY) if hasher is None else hasher
 
-    def remember(self, openings: Shelf, place: bytes, raws: Sequence[Raw], state: Callable[[], bytes], size: int) -> None:
-        """Keep the beginning up to behind `raws`, the first messages that were not known; `size` is what keeping takes beside
-        the state."""
+    def remember(self, openings: Shelf, place: bytes, raws: Sequence[Raw], state: Any, size: int) -> None:
+        """Keep the beginning up to behind `raws`, the first messages that were not known; `size` is what keeping takes."""
         body, known = self._body, self.known
         at = array = known.array if known is not None else body.find(b"[", body.find(place)) + 1
         if known is not None:
@@ -79,8 +78,8 @@ class Begun:
             return
         self._take(at)
         count = len(raws) + (known.count if known is not None else 0)
-        opening = Opening(at, array, count, self._hasher.digest(), body[at - WIDE : at], state())
-        openings.put(_key(body, _base(at)[0]), opening, size + len(opening.state))
+        opening = Opening(at, array, count, self._hasher.digest(), body[at - WIDE : at], state)
+        openings.put(_key(body, _base(at)[0]), opening, size)
 
     def _take(self, end: int) -> None:
         self._hasher.update(memoryview(self._body)[self._at : end])
@@ -93,21 +92,17 @@ class Begun:
 
 
 def read(
-    body: bytes, shape: type[T], messages: Callable[[T], object], openings: Shelf
+    body: bytes, shape: type[T], messages: Callable[[T], object], begun: Begun | None
 ) -> tuple[T, tuple[str, ...], Begun | None] | Malformed:  # fmt: skip
-    """`body.read`; of a body whose beginning is known, `messages` gives MARK and those that are not."""
-    begun: Begun | None = None
-    if len(body) >= LARGE:
-        begun = look(body, openings)
-        known = begun.known
-        if known is not None and body.find(MARK, known.end) < 0:
+    """`body.read`; of a body whose beginning is known, `messages` gives MARK and those that are not. `begun`: what `look` says."""
+    if begun is not None and (known := begun.known) is not None:
+        if body.find(MARK, known.end) < 0:
             found = gate.read(body[: known.array] + MARK + body[known.end :], shape)
             if not isinstance(found, Malformed):
                 said = messages(found[0])
                 if isinstance(said, list) and said and bytes(said[0]) == MARK:  # pyright: ignore[reportUnknownArgumentType]
                     return (*found, begun)
-        if known is not None:
-            begun = Begun(body)  # the array is given twice, or what follows is wrong: it is told of the whole
+        begun = Begun(body)  # the array is given twice, or what follows is wrong: it is told of the whole
     found = gate.read(body, shape)
     return found if isinstance(found, Malformed) else (*found, begun)
 
@@ -117,11 +112,18 @@ def counted(messages: Sequence[object], begun: Begun | None) -> int:
     return len(messages) + (begun.known.count - 1 if begun is not None and begun.known is not None else 0)
 
 
-def look(body: bytes, openings: Shelf) -> Begun:
-    """A body with what is known of its beginning, if anything is."""
+def look(body: bytes, openings: Shelf, upto: int) -> Begun | None:
+    """A body with what is known of its beginning, if anything is; None of a small one. `upto`: where its messages end, if that is
+    known, else its own end: behind short talks stand long tools."""
     size = len(body)
-    base, step = _base(size)
+    if size < LARGE:
+        return None
+    if upto < LARGE:
+        return Begun(body)
+    base, step = _base(upto)
     for _ in range(TRIES):
+        if base + step <= LARGE:
+            break
         known = openings.get(_key(body, base))
         if known is not None:
             end = known.end
@@ -143,4 +145,4 @@ def _base(end: int) -> tuple[int, int]:
 
 def _key(body: bytes, base: int) -> int:
     """By samples of the first `base` bytes. The built-in hash is keyed anew in each process."""
-    return hash((base, b"".join([body[at : at + WIDE] for at in range(0, base, base // SPOTS)]), body[base - WIDE : base]))
+    return hash((body[: base : base // SPOTS or 1], body[base - WIDE : base]))
