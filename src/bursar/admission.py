@@ -162,7 +162,7 @@ def plan_of(
         return Verdict(guard.STOPPED, budget.alone(rule, amount), rule.name, amount, rule.limit.amount, rule.limit.unit)
     taken = budget.charges(scopes, ts_us, worst, tokens, fresh)
     most = cap * asked.choices * estimate.MOST if scopes.capped else 0
-    return Plan(worst, taken, price, tuple(edits), ratio, scopes, fresh, most=most)
+    return Plan(worst, taken, price, tuple(edits), ratio, scopes, fresh, 0, most)
 
 
 def admit(
