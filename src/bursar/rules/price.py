@@ -18,7 +18,7 @@ import msgspec
 
 from ..domain.money import amount
 from ..domain.price import Leg, Price, Priced, Rate, made_leg
-from ..domain.usage import TOKEN_BUCKETS, Tokens
+from ..domain.usage import ALL_TEXT, TEXT, TOKEN_BUCKETS, Tokens
 
 # Providers publish these: thinking is output, an image is input, unless the model has a rate of its own for them.
 SAME_AS: dict[str, str] = {
@@ -82,9 +82,6 @@ def femto_at(rate: Rate, input_total: int) -> int:
 UNPRICED = Priced("unpriced", None, (), "")
 
 
-NO_MEDIA = (0, 0, 0, 0, 0, ())  # of a usage: its buckets behind those of text, and its other units
-
-
 class _Card:
     """A price with what is asked of it on every call, worked out once: rates by unit; the flat ones of text (its own, without
     tiers) as femto-dollars in the order of the token buckets, -1 for any other, none where each request costs; the dearest rates of
@@ -95,7 +92,7 @@ class _Card:
     def __init__(self, price: Price) -> None:
         self.price = price
         self.rates: dict[str, tuple[Rate, bool] | None] = {unit: _rate_of(price, unit) for unit in TOKEN_BUCKETS}
-        found = [self.rates[unit] for unit in TOKEN_BUCKETS[: -len(NO_MEDIA) + 1]] if "request" not in price.rates else []
+        found = [self.rates[unit] for unit in TOKEN_BUCKETS[:TEXT]] if "request" not in price.rates else []
         self.text = tuple([pair[0].base if pair and not pair[1] and not pair[0].tiers else -1 for pair in found])
         self.status = "free" if price.free else "estimated" if price.estimated else "priced"
         self.dearest: dict[tuple[str, ...], tuple[tuple[int, int], ...]] = {}
@@ -156,7 +153,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
     if price is None:
         return UNPRICED
     card = _card(price)
-    if card.text and tokens[6:] == NO_MEDIA:
+    if card.text and tokens[TEXT:] == ALL_TEXT:
         quick = _text(tokens, card, price)
         if quick is not None:
             return quick
@@ -166,7 +163,7 @@ def bill(tokens: Tokens, price: Price | None) -> Priced:
 def _text(tokens: Tokens, card: _Card, price: Price) -> Priced | None:
     """The bill of text where each unit used has a flat rate of its own, as nearly always; None where the long way is needed. Bucket
     by bucket: a loop over the six, most of them empty, takes half as long again."""
-    read, cached, written, hour, wrote, thought = tokens[:6]
+    read, cached, written, hour, wrote, thought = tokens[:TEXT]
     at_read, at_cached, at_written, at_hour, at_wrote, at_thought = card.text
     legs: list[Leg] = []
     input = cache_read = cache_write = output = 0  # pico-dollars: money.amount, of counts that are not negative
@@ -287,20 +284,12 @@ def _steps(rates: Sequence[Rate]) -> tuple[tuple[int, int], ...]:
 def columns(priced: Priced) -> dict[str, Any]:
     """The bill as columns of its row: `cost`, its five parts that sum to it exactly, `legs` as JSON, `price_id` and
     `price_status`. All costs are None where no part of the bill is known."""
-    parts: dict[str, Any] = dict(zip(("cost", *SPLIT), money(priced)))
+    parts: dict[str, Any] = dict(zip(("cost", *SPLIT), (priced.pico, *(NO_PARTS if priced.pico is None else priced.parts))))
     parts["legs"], parts["price_id"], parts["price_status"] = legs_json(priced.legs), priced.price_id, priced.status
     return parts
 
 
-Money = tuple[int | None, int | None, int | None, int | None, int | None, int | None]
-NOTHING_KNOWN: Money = (None, None, None, None, None, None)
-
-
-def money(priced: Priced) -> Money:
-    """`cost` and its five parts, in the order of the columns."""
-    if priced.pico is None:
-        return NOTHING_KNOWN
-    return (priced.pico, *priced.parts)  # pyright: ignore[reportReturnType]
+NO_PARTS = (None, None, None, None, None)
 
 
 def split(legs: Sequence[Leg]) -> dict[str, int]:

@@ -21,7 +21,7 @@ class Shares(Shape, frozen=True, gc=False):
     tokens: Four
 
 
-def shares(history: History | None, tokens: Tokens, paid: tuple[int, int, int], seen_tokens: int = 0) -> Shares:
+def shares(history: History | None, tokens: Tokens, paid: tuple[int, ...], seen_tokens: int = 0) -> Shares:
     """The input side of a bill by class. `paid` is pico-dollars for input, cache reads and cache writes. `seen_tokens`: about
     what the bytes of the request are, where the provider keeps the history and reads more than was sent; what is beyond is
     history. Without messages (an embedding) all is new."""
