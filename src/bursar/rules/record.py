@@ -309,20 +309,20 @@ def cached(headers: Headers, verdict: bytes) -> Headers:
 def stamp(entry: Entry, tries: int) -> Headers:
     """Response headers that are known before the answer is."""
     out = [(b"x-bursar-call", entry.call.encode()), (b"x-bursar-tries", b"%d" % tries), (b"x-bursar-cache", b"off")]
-    if entry.conversation:
-        out.append((b"x-bursar-conversation", _safe(entry.conversation)))
-    if entry.tier:
-        out.append((b"x-bursar-tier", entry.tier.encode()))
+    if conversation := entry.conversation:
+        out.append((b"x-bursar-conversation", _safe(conversation)))
+    if tier := entry.tier:
+        out.append((b"x-bursar-tier", tier.encode()))
     return out
 
 
 def price_tag(entry: Entry) -> Headers:
     """Response headers that need the bill: on replies that were gathered whole."""
     out: Headers = [(b"x-bursar-cost-source", entry.usage_source.encode())]
-    if entry.cost is not None:
-        out.append((b"x-bursar-cost", plain(entry.cost).encode()))
-    if entry.model_served:
-        out.append((b"x-bursar-model", _safe(entry.model_served)))
+    if (cost := entry.cost) is not None:
+        out.append((b"x-bursar-cost", plain(cost).encode()))
+    if model := entry.model_served:
+        out.append((b"x-bursar-model", _safe(model)))
     return out
 
 
@@ -332,7 +332,10 @@ def remaining(hold: Hold, left: tuple[int, int] | None, used: Sequence[int] = ()
         return []
     at, rest = left
     charge = hold.charges[at]
-    rest = max(0, rest + (charge.amount - used[at] if used else 0))
+    if used:
+        rest += charge.amount - used[at]
+    if rest < 0:
+        rest = 0
     return [(b"x-bursar-remaining", plain(rest * 1000).encode() if charge.unit == "usd" else f"{rest} {charge.unit}".encode())]
 
 
