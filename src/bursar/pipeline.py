@@ -251,7 +251,7 @@ def _tools(desk: Desk, caller: Caller, story: record.Story, entry: Entry, scopes
         assert story.placed is not None
         made = tools.row(entry, one, story.placed)
         charges = tuple([c for c in budget.charges(scopes, entry.ts, made.cost or 0, 0, 0) if c.unit == "usd"])
-        yield Book(Settlement(made.id, made, budget.actual(charges, made.cost or 0, 0, 0), charges))
+        yield Book(Settlement(made.id, made, budget.actual(charges, made.cost or 0, None, 0), charges))
 
 
 def _asking(call: Incoming, caller: Caller, asked: Asked, labels: Labels, fingerprint: str, retries: bytes) -> Ask | None:

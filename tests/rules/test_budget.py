@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bursar.domain.entry import Short
 from bursar.domain.policy import Budget
+from bursar.domain.usage import Tokens
 from bursar.rules import budget
 
 UTC = UTC
@@ -161,6 +162,33 @@ def test_money_counters_round_up(pico, tokens):
     rule = budget.compile_budget(Budget(scope="all", limit="$5"), ZoneInfo)
     (charge,) = budget.charges(scopes(rule), 0, pico, tokens, 0)
     assert 0 <= charge.amount * 1000 - pico < 1000
+
+
+GRAINS = {"$5": "usd", "9k tokens": "tokens", "7 calls": "calls", "3 tool_calls": "tool_calls"}
+
+
+@given(
+    st.lists(st.sampled_from(sorted(GRAINS)), min_size=1, max_size=4), st.integers(0, 10**15), st.integers(0, 10**9), st.integers(0, 40), st.integers(0, 1),
+    st.integers(0, 10**9),
+)  # fmt: skip
+def test_each_budget_counts_in_its_own_grain(limits, pico, tokens, results, wound, wrote):
+    """Held and really used: dollars, tokens, calls and tool calls, in whatever company, and whether an agent was told to end."""
+    rules = budget.compile_budgets([Budget(scope="all", limit=limit) for limit in limits], ZoneInfo)
+    want = {"usd": budget.nano_up(pico), "tokens": tokens, "calls": 1, "tool_calls": results, "wind_down": wound}
+    held = budget.charges(budget.Budgets(rules).of(()), 5, pico, tokens, results)
+    assert [(c.counter.partition("@")[0], c.amount) for c in held] == [(rule.name, want[rule.limit.unit]) for rule in rules]
+    held = (*held, budget.wound_down("w", 1, 5)) if wound else held
+    want["tokens"] = tokens + wrote
+    assert budget.actual(held, pico, Tokens(tokens, output=wrote), results, wound) == tuple(want[c.unit] for c in held)
+
+
+def test_a_budget_follows_the_clock_both_ways():
+    """Tries of one second may come out of their order at midnight: each is held in the window of its own moment."""
+    rule = budget.compile_budget(Budget(scope="all", limit="$5", window="day"), ZoneInfo)
+    asked = scopes(rule)
+    day, before = us(2026, 11, 24), us(2026, 11, 24) - 1
+    ends = [budget.charges(asked, ts, 1, 0, 0)[0].resets_us for ts in (day, before, day)]
+    assert ends == [us(2026, 11, 25), day, us(2026, 11, 25)]
 
 
 def test_the_refusal_says_which_numbers_and_what_now():

@@ -14,6 +14,7 @@ from bursar.domain.price import Leg, Price, Rate
 from bursar.domain.shape import replace
 from bursar.domain.usage import TOKEN_BUCKETS, Tokens
 from bursar.rules import price as pricing
+from bursar.rules.rerate import rerate, tokens_of
 
 M = 10**9  # femto-dollars a token that make one dollar per million tokens
 SONNET = Price(
@@ -107,6 +108,37 @@ def test_the_worst_case_rises_with_each_argument(price: Price, size: int, more: 
     assert pricing.worst(price, size, cap, n, cache_1h=False, media=False) <= least
 
 
+flat = st.integers(0, 10**12).map(Rate)
+flat_prices = st.one_of(
+    st.dictionaries(st.sampled_from([*TOKEN_BUCKETS, "web_search", "request"]), flat),
+    st.fixed_dictionaries({unit: flat for unit in TOKEN_BUCKETS}),
+)
+texts = st.lists(counts, min_size=6, max_size=6).map(lambda buckets: Tokens(*buckets, other=()))
+
+
+def never_flat(price: Price) -> Price:
+    """The same price, for which nothing quicker than the long way is right: tiers that begin beyond any count."""
+    return replace(price, rates={unit: Rate(rate.base, ((1 << 61, rate.base),)) for unit, rate in price.rates.items()})
+
+
+@given(st.one_of(texts, usages), flat_prices, st.booleans(), st.booleans())
+def test_flat_rates_are_billed_as_any_others(tokens: Tokens, known: dict[str, Rate], free: bool, estimated: bool) -> None:
+    """Text at flat rates has a way of its own: same legs, parts, status and missing units as on the long way."""
+    price = Price("p", "x", "y", known, free=free, estimated=estimated)
+    assert pricing.bill(tokens, price) == pricing.bill(tokens, never_flat(price))
+
+
+@given(
+    st.one_of(prices, flat_prices.map(lambda known: Price("p", "x", "y", known))),
+    st.lists(st.tuples(st.integers(-1, 10**7), st.integers(-1, 10**6), st.integers(0, 3), st.booleans(), st.booleans()), max_size=6),
+)
+def test_a_ceiling_that_is_kept_is_the_one_worked_out(price: Price, asked: list[tuple[int, int, int, bool, bool]]) -> None:
+    """Whatever was asked of a price before: what one request may hold is no other one's."""
+    for size, cap, n, hour, media in asked:
+        anew = replace(never_flat(price) if not any(rate.tiers for rate in price.rates.values()) else price)
+        assert pricing.worst(price, size, cap, n, cache_1h=hour, media=media) == pricing.worst(anew, size, cap, n, cache_1h=hour, media=media)
+
+
 def test_a_tier_is_a_cliff_on_everything_that_was_read() -> None:
     """At 200,000 tokens in, cached ones included, all is at the base; one more and all of it is dear."""
     at = pricing.bill(Tokens(input=100_000, cache_read=100_000, output=1000), SONNET)
@@ -169,6 +201,13 @@ def test_a_borrowed_price_says_so_in_every_bill() -> None:
     assert pricing.bill(Tokens(input=1), replace(PLAIN, estimated=True)).status == "estimated"
 
 
+@pytest.mark.parametrize("unit", TOKEN_BUCKETS)
+def test_a_negative_count_of_any_unit_is_refused(unit: str) -> None:
+    price = Price("p", "x", "y", {known: Rate(M) for known in TOKEN_BUCKETS})
+    with pytest.raises(ValueError, match="counts are never negative"):
+        pricing.bill(Tokens(input=5)._replace(**{unit: -1}), price)
+
+
 def test_negative_counts_are_refused() -> None:
     """More cached than prompt tokens is a contradiction to flag, not a refund."""
     with pytest.raises(ValueError, match="-3 input"):
@@ -199,10 +238,10 @@ def booked(tokens: Tokens, price: Price | None, **more: Any) -> Entry:
 def test_row_and_correction_together_are_the_bill_at_the_new_price(tokens: Tokens, old: Price, new: Price) -> None:
     """To the pico-dollar, per column and in total; rating it again to the same price changes nothing."""
     entry = booked(tokens, old)
-    assert pricing.tokens_of(entry) == tokens._replace(other=tuple(dict(tokens.other).items()))
+    assert tokens_of(entry) == tokens._replace(other=tuple(dict(tokens.other).items()))
     new = replace(new, id="q")
     target = pricing.bill(tokens, new)
-    correction = pricing.rerate(entry, new)
+    correction = rerate(entry, new)
     if target.pico is None or target.status == "unpriced":
         assert correction is None
         return
@@ -213,7 +252,7 @@ def test_row_and_correction_together_are_the_bill_at_the_new_price(tokens: Token
         assert (getattr(entry, name) or 0) + getattr(correction, name) == want
     assert (entry.cost or 0) + (correction.cost or 0) == target.pico
     assert pricing.recompute(correction.legs) == correction.cost
-    assert pricing.rerate(entry, new, [correction]) is None
+    assert rerate(entry, new, [correction]) is None
 
 
 def test_a_correction_is_a_row_of_its_own_that_counts_no_token_twice() -> None:
@@ -221,7 +260,7 @@ def test_a_correction_is_a_row_of_its_own_that_counts_no_token_twice() -> None:
     entry = booked(Tokens(input=1000, output=100), PLAIN, cost_new=1500 * 10**6, cost_history=500 * 10**6, cost_tools=0,
                    cost_system=0)  # fmt: skip
     cheap = replace(PLAIN, id="book/x/y@2026-12-01", rates={"input": Rate(M), "output": Rate(8 * M)})
-    correction = pricing.rerate(entry, cheap)
+    correction = rerate(entry, cheap)
     assert correction is not None
     assert (correction.source, correction.attempt_kind, correction.corrects, correction.tenant) == (
         "correction", "correction", "t1", "acme")  # fmt: skip
@@ -229,14 +268,14 @@ def test_a_correction_is_a_row_of_its_own_that_counts_no_token_twice() -> None:
     assert (correction.cost_new, correction.cost_history) == (-750 * 10**6, -250 * 10**6)
     assert pricing.read_legs(correction.legs) == (Leg("input", -1000, 2 * M, -2000 * 10**6), Leg("input", 1000, M, 10**9))
     assert (correction.input, correction.output, correction.hold) == (None, None, 0)
-    assert correction == pricing.rerate(entry, cheap)
+    assert correction == rerate(entry, cheap)
     assert entry.cost == 2800 * 10**6
 
 
 def test_a_row_that_was_unpriced_is_completed_by_its_correction() -> None:
     """The price came later: the whole bill is the difference."""
     entry = booked(Tokens(input=1000), None)
-    correction = pricing.rerate(entry, PLAIN)
+    correction = rerate(entry, PLAIN)
     assert correction is not None
     assert (correction.cost, correction.price_status) == (2000 * 10**6, "priced")
 
@@ -244,13 +283,13 @@ def test_a_row_that_was_unpriced_is_completed_by_its_correction() -> None:
 def test_a_row_that_does_not_foot_is_not_corrected_on_top() -> None:
     """A difference to a wrong figure would be wrong too: `check` comes first."""
     with pytest.raises(ValueError, match="bursar check"):
-        pricing.rerate(booked(Tokens(input=1000), PLAIN)._replace(cost=1), PLAIN)
+        rerate(booked(Tokens(input=1000), PLAIN)._replace(cost=1), PLAIN)
 
 
 def test_rows_without_usage_and_corrections_themselves_are_not_rerated() -> None:
     """There is nothing to rate in a row charged at its hold."""
-    assert pricing.rerate(Entry("t", 1, "c", 1), PLAIN) is None
-    assert pricing.rerate(booked(Tokens(input=1), PLAIN)._replace(source="correction"), PLAIN) is None
+    assert rerate(Entry("t", 1, "c", 1), PLAIN) is None
+    assert rerate(booked(Tokens(input=1), PLAIN)._replace(source="correction"), PLAIN) is None
 
 
 @given(st.integers(-(10**20), 10**20), st.lists(st.integers(0, 10**12), min_size=1, max_size=8))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bursar.domain.history import ASSISTANT, HUMAN, SYSTEM, TOOL, History
 from bursar.domain.price import Price, Rate
 from bursar.domain.usage import Tokens
-from bursar.rules.price import COLUMN, INPUT_SIDE, bill
+from bursar.rules.price import COLUMN, INPUT_SIDE, bill, spread
 from bursar.rules.share import shares
 from wire.talks import Human, Says, history
 
@@ -56,6 +56,41 @@ def test_the_four_sum_to_the_inputs_legs_exactly(runs: list, system: int, before
     assert sum(found.cost) == input_of(tokens)
     assert sum(found.tokens) == tokens.input_total
     assert min(found.cost) >= 0 and min(found.tokens) >= 0
+
+
+few = st.integers(0, 60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.sampled_from([SYSTEM, HUMAN, ASSISTANT, TOOL]), st.integers(1, 40)), max_size=6), system=few,
+    counted=st.tuples(few, few, few, few), bill=st.tuples(few, few, few), seen=st.integers(0, 80),
+)  # fmt: skip
+def test_each_byte_pays_for_what_was_done_with_it(
+    runs: list[tuple[int, int]], system: int, counted: tuple[int, int, int, int], bill: tuple[int, int, int], seen: int
+) -> None:
+    """The prompt laid out byte by byte: what was read from the cache is its beginning, what was written follows, the rest is afresh."""
+    fresh, cached, written, hour = counted
+    tokens = Tokens(fresh, cached, written, hour)
+    total, (afresh, from_cache, to_cache) = sum(counted), bill
+    last = max((n for n, (kind, _) in enumerate(runs) if kind == ASSISTANT), default=-1)
+    classes = {SYSTEM: 3, ASSISTANT: 1, TOOL: 2}
+    said = [classes.get(kind, int(n < last)) for n, (kind, size) in enumerate(runs) for _ in range(size)]
+    unseen = (system + len(said)) * (total - seen) // seen if 0 < seen < total else 0
+    laid = [3] * system + [1] * unseen + said
+
+    def split(pico: int, of: list[int]) -> list[int]:
+        return spread(pico, [(of or laid).count(kind) for kind in range(4)])
+
+    reads, writes = (len(laid) * n // total if total else 0 for n in (counted[1], sum(counted[1:])))
+    want = [split(from_cache, laid[:reads]), split(to_cache, laid[reads:writes]), split(afresh, laid[writes:])]
+    if not total:
+        want = [[sum(bill), 0, 0, 0]]
+    elif not sum(counted[1:]):
+        want = [split(sum(bill), laid)]
+    found = shares(told(*runs, system=system), tokens, bill, seen)
+    assert found.cost == tuple(map(sum, zip(*want, strict=True)))
+    assert found.tokens == tuple(split(total, laid))
 
 
 TALK = told((SYSTEM, 4000), (HUMAN, 1000), (ASSISTANT, 500), (TOOL, 2500), (ASSISTANT, 1000), (HUMAN, 1000))

@@ -715,6 +715,18 @@ def test_who_puts_himself_into_the_library_has_the_calls(bench: Bench, monkeypat
     assert len(bench.rows()) == len(bench.provider.seen) and all(row.status == "ok" for row in bench.rows())
 
 
+def test_a_body_that_was_changed_goes_out_with_its_own_length(bench: Bench) -> None:
+    """A hard budget caps what is written: the request is longer than its client made it, and still needs no transport of httpx."""
+    bench.policy('[[budget]]\nscope = "all"\nlimit = "$5"\n')
+    plain = bursar.wrap(httpx2.Client(), **bench.wrapping())
+    for words, said in (("hi", "a"), ("hi there", "b"), ("hi", ""), ("hi there", ""), ("hi", "a")):
+        asked = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": words}]}
+        plain.post(f"{bench.url('openai')}/chat/completions", json=asked, headers={"x-bursar-feature": said} if said else {}).raise_for_status()
+        assert b"max_completion_tokens" in bench.provider.seen[-1].raw and "x-bursar-feature" not in bench.provider.seen[-1].headers
+    assert not plain._transport._inner._pool.connections
+    assert [row.feature for row in bench.rows(5)] == ["a", "b", "", "", "a"]
+
+
 @faces
 def test_what_goes_the_librarys_own_way_is_booked_alike(face: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and streamed, both ways: the same rows but for their ids and times."""

@@ -115,6 +115,9 @@ def test_a_reply_says_what_is_left_of_the_tightest_hard_budget(tmp_path, provide
     assert [post(handle, script)[0].headers["x-bursar-remaining"] for _ in range(3)] == ["2 calls", "1 calls", "0 calls"]
     assert "x-bursar-remaining" not in post(handle, script)[0].headers
     handle.stop()
+    handle = served(tmp_path / "third", provider, budget=budgets[1:], server=Server(gather_max=100))
+    assert post(handle, script)[0].headers["x-bursar-remaining"] == "2 calls", "too large to hold back"
+    handle.stop()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

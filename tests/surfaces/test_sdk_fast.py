@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai import NOT_GIVEN, omit
 from openai.types import embedding_create_params
@@ -62,13 +62,16 @@ names = st.sampled_from([
 
 
 @settings(max_examples=400, deadline=None)
+@example({"model": omit, "seed": NOT_GIVEN, "n": 1}, KINDS[0])
 @given(st.dictionaries(names, values, max_size=6), st.sampled_from(KINDS))
 def test_the_short_way_gives_what_the_sdk_gives(data: dict[str, Any], kind: Any) -> None:
     """Whatever is in it: not given, tuples, bytes, dates, models of its own, iterators, enums."""
     module = importlib.import_module(sdk_fast.MODULE)
     untouched = lambda t: sdk_fast._untouched(module.is_typeddict, module.PropertyInfo, t)  # noqa: E731
     assert untouched(kind)
-    quick = sdk_fast._quick(data, kind, untouched, module.is_given)
+    absent = frozenset((type(omit), type(NOT_GIVEN)))
+    quick = sdk_fast._quick(data, kind, untouched, module.is_given, absent)
+    assert quick == sdk_fast._quick(data, kind, untouched, module.is_given)
     if quick is not None:
         assert quick == module._transform_recursive(data, annotation=kind)
         assert "omit" not in repr(quick).lower()

@@ -203,8 +203,10 @@ def test_connections_are_reused_after_streams(bench: Bench, raw: str, library: M
 def test_a_body_too_large_to_hold_back_streams_through_and_is_booked_at_its_end(
     bench: Bench, raw: str, library: ModuleType
 ) -> None:
+    bench.policy('[server]\ngather_max = 1048576\n[[budget]]\nscope = "all"\nlimit = "3 calls"\n')
     client = bursar.wrap(library.Client(), **bench.wrapping())
     with client.stream("GET", f"{raw}/files/1/content") as answer:
+        assert answer.headers["x-bursar-remaining"] == "2 calls"
         pieces = answer.iter_bytes()
         size = len(next(pieces))
         assert bench.rows(0) == []

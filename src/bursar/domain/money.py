@@ -44,9 +44,9 @@ def usd(text: str | int | Decimal) -> int:
 
 def plain(pico: int) -> str:
     """The exact amount as a decimal string, no exponent and no trailing zeros: `"0.00206875"`, `"0"`, `"-1.5"`."""
-    sign, pico = ("-", -pico) if pico < 0 else ("", pico)
-    whole, rest = divmod(pico, PICO)
-    return f"{sign}{whole}" if not rest else f"{sign}{whole}.{rest:012d}".rstrip("0")
+    if pico < 0:
+        return "-" + plain(-pico)
+    return ("%d.%012d" % divmod(pico, PICO)).rstrip("0").rstrip(".")  # noqa: UP031 a third quicker than format, three times a call
 
 
 def show(pico: int, places: int = 2) -> str:

@@ -44,6 +44,8 @@ class Tokens(NamedTuple):
 
 made_tokens = maker(Tokens)
 TOKEN_BUCKETS: tuple[str, ...] = Tokens._fields[:-1]
+TEXT = 6  # so many buckets are of text, and stand in front
+ALL_TEXT = (0, 0, 0, 0, 0, ())  # what stands behind them where there was nothing else
 
 
 class Known(Shape, frozen=True, gc=False):

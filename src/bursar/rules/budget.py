@@ -13,6 +13,7 @@ from ..domain.labels import PLACES
 from ..domain.money import nano_up, show, usd
 from ..domain.policy import SCALE, SCOPES, UNITS, Budget, Fallback, Ladder
 from ..domain.shape import Shape, replace
+from ..domain.usage import Tokens
 from ..domain.verdict import Refusal, refuse
 
 FOREVER_US = 2**62
@@ -223,14 +224,14 @@ def ceilings(lines: Sequence[Fallback], zone: tzinfo) -> list[BudgetRule]:
 class Scope:
     """A budget on one value of its scope: which counter it is just now. The counter's name has budget, values and window in it."""
 
-    __slots__ = ("_end", "_hard", "_key", "_name", "_start", "_unit", "counter", "limit", "resets_us", "rule", "steps")
+    __slots__ = ("_key", "counter", "end", "hard", "limit", "name", "resets_us", "rule", "start", "steps", "unit")
 
     def __init__(self, rule: BudgetRule, values: Iterable[str], limit: int) -> None:
         self.rule, self.limit = rule, limit
         self._key = "|".join([rule.name, *map(_escaped, values)])
-        self._start, self._end = 1, 0
+        self.start, self.end = 1, 0
         self.counter, self.resets_us = "", 0
-        self._name, self._unit, self._hard = rule.name, rule.limit.unit, rule.hard
+        self.name, self.unit, self.hard = rule.name, rule.limit.unit, rule.hard
         self.steps = tuple([-(-limit * share // 100) for _, share in rule.ladder])
 
     def soft(self) -> Scope:
@@ -245,20 +246,14 @@ class Scope:
 
     def at(self, ts_us: int) -> Scope:
         """Itself, in the window of this moment."""
-        if not self._start <= ts_us < self._end:
-            self._start, self._end = self.rule.window.bounds(ts_us)
-            self.counter = f"{self._key}@{self._start // 1_000_000}"
-            self.resets_us = self._end
-            if self._end == FOREVER_US:
+        if not self.start <= ts_us < self.end:
+            self.start, self.end = self.rule.window.bounds(ts_us)
+            self.counter = f"{self._key}@{self.start // 1_000_000}"
+            self.resets_us = self.end
+            if self.end == FOREVER_US:
                 # Below zero: since when a conversation is counted; the ledger forgets it long after (stores/standing.py).
                 self.resets_us = -ts_us if self.rule.window.text == "conversation" else 0
         return self
-
-    def charge(self, ts_us: int, amounts: Mapping[str, int]) -> Charge:
-        """What a try takes of it: `amounts` by unit."""
-        if not self._start <= ts_us < self._end:
-            self.at(ts_us)
-        return Charge(self.counter, self._name, self._unit, amounts[self._unit], self.limit, self._hard, self.resets_us, self.steps)
 
 
 def _escaped(value: str) -> str:
@@ -363,8 +358,15 @@ def charges(scopes: Scopes, ts_us: int, worst_pico: int, worst_tokens: int, tool
     """What a try must fit under. A limit of money never stops a try that can cost nothing: with nothing to add, any standing fits."""
     if not scopes.all:
         return ()
-    amounts = _amounts(worst_pico, worst_tokens, tool_calls)
-    return tuple([scope.charge(ts_us, amounts) for scope in scopes.all])
+    nano = nano_up(worst_pico)
+    made: list[Charge] = []
+    for its in scopes.all:
+        if not its.start <= ts_us < its.end:
+            its.at(ts_us)
+        unit = its.unit
+        amount = nano if unit == "usd" else _amounts(worst_pico, worst_tokens, tool_calls)[unit]
+        made.append(Charge(its.counter, its.name, unit, amount, its.limit, its.hard, its.resets_us, its.steps))
+    return tuple(made)
 
 
 def wound_down(whose: str, lives: int, ts_us: int) -> Charge:
@@ -382,12 +384,13 @@ def too_large(scopes: Scopes, worst_pico: int, worst_tokens: int, tool_calls: in
     return None
 
 
-def actual(held: Sequence[Charge], cost_pico: int, tokens: int, tool_calls: int, wound: int = 0) -> tuple[int, ...]:
+def actual(held: Sequence[Charge], cost_pico: int, tokens: Tokens | None, tool_calls: int, wound: int = 0) -> tuple[int, ...]:
     """What the try really used, in the order and grain of its charges. `wound`: 1 when it was told to end."""
-    if not held:
-        return ()
-    amounts = _amounts(cost_pico, tokens, tool_calls, wound)
-    return tuple([amounts[c.unit] for c in held])
+    units = [charge.unit for charge in held]
+    if units.count("usd") == len(units):
+        return (nano_up(cost_pico),) * len(units)
+    amounts = _amounts(cost_pico, tokens.total if tokens is not None else 0, tool_calls, wound)
+    return tuple([amounts[unit] for unit in units])
 
 
 def _amounts(pico: int, tokens: int, tool_calls: int, wound: int = 0) -> dict[str, int]:

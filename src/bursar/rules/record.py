@@ -15,13 +15,13 @@ from ..domain.money import plain
 from ..domain.price import Price, Priced
 from ..domain.shape import Shape, replace
 from ..domain.thread import CUT, FAILED, GOOD, MALFORMED, Placed
-from ..domain.usage import TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
+from ..domain.usage import ALL_TEXT, TEXT, TOKEN_BUCKETS, Estimated, Known, Tokens, Usage
 from ..domain.verdict import Refusal, refuse
 from . import budget, estimate, saving
 from .cause import Cause
 from .guard import Verdict
 from .loop import Finding
-from .price import UNPRICED, bill, legs_json, money
+from .price import NO_PARTS, UNPRICED, bill, legs_json
 from .saving import Saving
 from .share import Shares, shares
 
@@ -119,38 +119,38 @@ def complete(
 ) -> Settlement:  # fmt: skip
     """The row of a try that got an answer, and what it used of its charges. `cause` as it is known now; `seen_tokens`: see
     `share.shares`; `tool_calls` and `wound`: see `budget.actual`."""
-    entry, tokens, priced = hold.entry, weighed.tokens, weighed.priced
-    good = head.status < 400 and not reading.error
-    if ended.how == "client_gone":
+    entry, tokens, priced, reply, charges = hold.entry, weighed.tokens, weighed.priced, reading.reply, hold.charges
+    pico, status, how, error = priced.pico, head.status, ended.how, reading.error
+    good = status < 400 and not error
+    if how == "client_gone":
         how = "abandoned"
-    elif not good or ended.how == "fault":
+    elif not good or how == "fault":
         how = "failed"
     else:
         how = "complete" if reading.complete else "incomplete"
     flags = entry.flags
-    if weighed.flag:
-        flags = f"{flags} {weighed.flag}".strip()
-    if priced.missing:
-        flags = f"{flags} missing:{','.join(priced.missing)}".strip()
-    error = reading.error or (ended.fault.kind if ended.fault else "")
-    split = None
-    if tokens is not None and priced.pico is not None:
-        split = shares(history, tokens, (priced.parts[0], priced.parts[1], priced.parts[2]), seen_tokens)
+    if weighed.flag or priced.missing:
+        missing = f"missing:{','.join(priced.missing)}" if priced.missing else ""
+        flags = " ".join(filter(None, (flags, weighed.flag, missing)))
+    if not error and ended.fault is not None:
+        error = ended.fault.kind
+    split = shares(history, tokens, priced.parts[:3], seen_tokens) if tokens is not None and pico is not None else None
     # What is known before stands in front, the outcome behind: a row is the one and the other, and not 66 look-ups by name.
+    draft = entry[:OUTCOME]
+    if cause is not story.cause:  # the reply says why, or it is another try
+        draft = (*entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME])
     row = made_entry((
-        *entry[:OPERATION], cause.operation, entry.purpose, cause.cause, *entry[OPERATION + 3 : OUTCOME],
-        reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
-        "ok" if good and (how == "complete" or how == "abandoned") else "error", head.status, error[:200], reading.finish, how,
-        *(_usage(tokens) if tokens is not None else NO_USAGE), weighed.source, weighed.raw, *money(priced),
-        *(split.cost if split is not None else NO_SHARES),
+        *draft, reading.model_served or entry.model_served, reading.service_tier or entry.service_tier,
+        "ok" if good and how != "incomplete" and how != "failed" else "error", status, error[:200], reading.finish, how,
+        *(_usage(tokens) if tokens is not None else NO_USAGE), weighed.source, weighed.raw,
+        pico, *(priced.parts if pico is not None else NO_PARTS), *(split.cost if split is not None else NO_SHARES),
         legs_json(priced.legs), priced.price_id, priced.status, (ended.elapsed_us or head.elapsed_us) // 1000,
         (ended.first_byte_us or head.elapsed_us) // 1000, head.sent_us, reading.response_id, flags,
-        evidence(story, cause, split, reading.reply.uses if reading.reply is not None else ()),
+        evidence(story, cause, split, reply.uses if reply is not None else ()),
     ))  # fmt: skip
     # What has no price may have cost as much as was held: a budget counts that, and the row says only what is known.
-    cost = max(hold.amount, priced.pico or 0) if priced.status == "unpriced" or priced.pico is None else priced.pico
-    used = budget.actual(hold.charges, cost, tokens.total if tokens else 0, tool_calls, wound)
-    return Settlement(hold.id, row, used, hold.charges)
+    cost = max(hold.amount, pico or 0) if pico is None or priced.status == "unpriced" else pico
+    return Settlement(hold.id, row, budget.actual(charges, cost, tokens, tool_calls, wound), charges)
 
 
 OPERATION = COLUMNS.index("operation")  # followed by purpose and cause
@@ -161,12 +161,10 @@ NO_USAGE: tuple[int | str | None, ...] = (None,) * 6 + ("{}",)
 
 def _usage(tokens: Tokens) -> tuple[int | str, ...]:
     """The usage in the order of USAGE's columns: the six with a name of their own, the rest as JSON."""
-    rest, other = tokens[6:-1], tokens[-1]
-    text = "{}"
-    if other or any(rest):
-        named = {name: count for name, count in zip(TOKEN_BUCKETS[6:], rest, strict=True) if count}
-        text = json.dumps({**named, **dict(other)})
-    return (*tokens[:6], text)
+    if tokens[TEXT:] == ALL_TEXT:
+        return (*tokens[:TEXT], "{}")
+    named = {name: count for name, count in zip(TOKEN_BUCKETS[TEXT:], tokens[TEXT:-1], strict=True) if count}
+    return (*tokens[:TEXT], json.dumps({**named, **dict(tokens.other)}))
 
 
 def add_usage(found: dict[str, Any], tokens: Tokens) -> None:
@@ -311,20 +309,20 @@ def cached(headers: Headers, verdict: bytes) -> Headers:
 def stamp(entry: Entry, tries: int) -> Headers:
     """Response headers that are known before the answer is."""
     out = [(b"x-bursar-call", entry.call.encode()), (b"x-bursar-tries", b"%d" % tries), (b"x-bursar-cache", b"off")]
-    if entry.conversation:
-        out.append((b"x-bursar-conversation", _safe(entry.conversation)))
-    if entry.tier:
-        out.append((b"x-bursar-tier", entry.tier.encode()))
+    if conversation := entry.conversation:
+        out.append((b"x-bursar-conversation", _safe(conversation)))
+    if tier := entry.tier:
+        out.append((b"x-bursar-tier", tier.encode()))
     return out
 
 
 def price_tag(entry: Entry) -> Headers:
     """Response headers that need the bill: on replies that were gathered whole."""
     out: Headers = [(b"x-bursar-cost-source", entry.usage_source.encode())]
-    if entry.cost is not None:
-        out.append((b"x-bursar-cost", plain(entry.cost).encode()))
-    if entry.model_served:
-        out.append((b"x-bursar-model", _safe(entry.model_served)))
+    if (cost := entry.cost) is not None:
+        out.append((b"x-bursar-cost", plain(cost).encode()))
+    if model := entry.model_served:
+        out.append((b"x-bursar-model", _safe(model)))
     return out
 
 
@@ -334,7 +332,10 @@ def remaining(hold: Hold, left: tuple[int, int] | None, used: Sequence[int] = ()
         return []
     at, rest = left
     charge = hold.charges[at]
-    rest = max(0, rest + (charge.amount - used[at] if used else 0))
+    if used:
+        rest += charge.amount - used[at]
+    if rest < 0:
+        rest = 0
     return [(b"x-bursar-remaining", plain(rest * 1000).encode() if charge.unit == "usd" else f"{rest} {charge.unit}".encode())]
 
 

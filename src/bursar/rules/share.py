@@ -21,7 +21,7 @@ class Shares(Shape, frozen=True, gc=False):
     tokens: Four
 
 
-def shares(history: History | None, tokens: Tokens, paid: tuple[int, int, int], seen_tokens: int = 0) -> Shares:
+def shares(history: History | None, tokens: Tokens, paid: tuple[int, ...], seen_tokens: int = 0) -> Shares:
     """The input side of a bill by class. `paid` is pico-dollars for input, cache reads and cache writes. `seen_tokens`: about
     what the bytes of the request are, where the provider keeps the history and reads more than was sent; what is beyond is
     history. Without messages (an embedding) all is new."""
@@ -31,23 +31,28 @@ def shares(history: History | None, tokens: Tokens, paid: tuple[int, int, int], 
     total = plain + audio + image + read + written
     if history is None or not total:
         return Shares((afresh + from_cache + to_cache, 0, 0, 0), (total, 0, 0, 0))
-    everything = history.weights
+    new, talk, tools, system = everything = history.weights
+    whole = new + talk + tools + system
     if 0 < seen_tokens < total:
-        new, talk, tools, system = everything
-        unseen = (new + talk + tools + system) * (total - seen_tokens) // seen_tokens
-        everything = (new, talk + unseen, tools, system)
+        unseen = whole * (total - seen_tokens) // seen_tokens
+        talk, whole = talk + unseen, whole + unseen
+        everything = (new, talk, tools, system)
     counted = _spread(total, everything)
     if not read and not written:
         return Shares(_spread(afresh + from_cache + to_cache, everything), counted)
-    whole = sum(everything)
-    first = second = _before(history, everything, whole, whole * read // total)
-    cost = _spread(from_cache, first, everything) if from_cache else NOTHING
+    after = _after(history, everything, whole, whole * read // total)
+    if from_cache:
+        its_new, its_talk, its_tools, its_system = after
+        cost = _spread(from_cache, (new - its_new, talk - its_talk, tools - its_tools, system - its_system), everything)
+    else:
+        cost = NOTHING
     if written:
-        second = _before(history, everything, whole, whole * (read + written) // total)
-        cost = _plus(cost, _spread(to_cache, _less(second, first), everything))
+        rest = _after(history, everything, whole, whole * (read + written) // total)
+        cost = _plus(cost, _spread(to_cache, _less(after, rest), everything))
+        after = rest
     elif to_cache:
         cost = _plus(cost, _spread(to_cache, everything))
-    return Shares(_plus(cost, _spread(afresh, _less(everything, second), everything)) if afresh else cost, counted)
+    return Shares(_plus(cost, _spread(afresh, after, everything)) if afresh else cost, counted)
 
 
 NOTHING: Four = (0, 0, 0, 0)
@@ -68,33 +73,35 @@ def _spread(total: int, weights: Four, otherwise: Four = NOTHING) -> Four:
     return one, two - one, three - two, total - three
 
 
-def _before(history: History, everything: Four, whole: int, end: int) -> Four:
-    """Bytes by class of the first `end` bytes of the prompt: system and schemas, then what the provider kept, then the messages.
-    Of messages far back only the sums are known; those are taken to lie evenly. Found from the end: what is not cached lies there."""
-    at = whole
-    beyond = [0, 0, 0, 0]
+def _after(history: History, everything: Four, whole: int, end: int) -> Four:
+    """Bytes by class of what lies behind the first `end` bytes of the prompt: system and schemas, then what the provider kept, then
+    the messages. Of messages far back only the sums are known; those are taken to lie evenly. Found from the end: what is not cached
+    lies there."""
+    left = whole - end
+    behind = [0, 0, 0, 0]
     newest = 0  # the class of what people said: new, until the last reply begins
     for run in reversed(history.runs):
-        if at <= end:
+        if left <= 0:
             break
         kind, weight = run & 3, run >> 2
         if kind == ASSISTANT:
             newest = 1
-        beyond[newest if kind == HUMAN else _CLASS[kind]] += weight if weight < at - end else at - end
-        at -= weight
-    if at > end:
-        new, talk, tools, system = everything
+        behind[newest if kind == HUMAN else _CLASS[kind]] += weight if weight < left else left
+        left -= weight
+    new, talk, tools, system = everything
+    if left > 0:
         inside = [0, 0, 0, 0]
         for run in history.runs:
             inside[run & 3] += run >> 2
         far = max(new + talk - inside[HUMAN] - inside[ASSISTANT], 0), max(tools - inside[TOOL], 0)
         block = sum(far)
-        cut = min(at - end, block)
+        cut = min(left, block)
         if cut:
-            beyond[1] += cut * far[0] // block
-            beyond[2] += cut - cut * far[0] // block
-        beyond[3] += min(at - end - cut, max(system - inside[SYSTEM], 0))
-    return _less(everything, (beyond[0], beyond[1], beyond[2], beyond[3]))
+            behind[1] += cut * far[0] // block
+            behind[2] += cut - cut * far[0] // block
+        behind[3] += min(left - cut, max(system - inside[SYSTEM], 0))
+    a, b, c, d = behind
+    return a if a < new else new, b if b < talk else talk, c if c < tools else tools, d if d < system else system
 
 
 _CLASS = {SYSTEM: 3, HUMAN: 0, ASSISTANT: 1, TOOL: 2}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ..desk import Caller
-from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming
+from ..domain.call import Answer, Ended, Fault, Head, Headers, Incoming, Lines
 from ..domain.entry import Held, Short
 from ..domain.entry import Hold as HoldRecord
 from ..drive import Journey
@@ -134,7 +134,9 @@ class Call:
         headers = request.headers.raw
         if effect.body is not self.body:
             length = b"%d" % len(effect.body)
-            headers = [(name, length) if name.lower() == b"content-length" else (name, value) for name, value in headers]
+            for at, (name, _) in enumerate(headers):  # a list of our own: the library makes one each time
+                if len(name) == 14 and name.lower() == b"content-length":
+                    headers[at] = name, length
         return self.origin, request, effect.method, self.target.encode("ascii"), headers, effect.body
 
     def outgoing(self, effect: Send) -> Any:
@@ -159,7 +161,13 @@ class Call:
 
     def _as_they_came(self, headers: Headers) -> bool:
         if self._plain is None:
-            self._plain = [line for line in self.incoming.headers if line[0] not in lines.HOP_BY_HOP]
+            came = self.incoming.headers
+            if isinstance(came, Lines):
+                self._plain = came.made.get(Call)
+            if self._plain is None:
+                self._plain = [line for line in came if line[0] not in lines.HOP_BY_HOP]
+                if isinstance(came, Lines):
+                    came.made[Call] = self._plain
         return headers == self._plain
 
     def _elsewhere(self, effect: Send) -> Any:
@@ -187,11 +195,13 @@ class Call:
 
     def head(self, response: Any) -> Head:
         self.response = response
-        self.raw = raw = response.raw if type(response) is Came else response.headers.raw
         sent = self.sent_ns
-        return Head(
-            response.status_code, [(name.lower(), value) for name, value in raw], (sent - self.started_ns) // 1000, self.since(sent)
-        )
+        if type(response) is Came:
+            self.raw, headers = response.raw, response.headers
+        else:
+            self.raw = raw = response.headers.raw
+            headers = [(name.lower(), value) for name, value in raw]
+        return Head(response.status_code, headers, (sent - self.started_ns) // 1000, self.since(sent))
 
     def fault(self, error: Exception, sent: bool = True) -> Fault:
         """The caller gets this very exception when the pipeline has nothing better; the row gets its kind."""
@@ -242,7 +252,7 @@ class Call:
         response = self.response
         if type(response) is Came:
             made = self.kit.Response(response.status_code, headers=headers, stream=stream, extensions=response.extensions)
-            if all([value.isascii() for _, value in headers]):
+            if b"".join([value for _, value in headers]).isascii():
                 made.headers.encoding = "ascii"  # what it would find out by decoding each of them
             return made
         response.headers, response.stream = self.kit.Headers(headers), stream

@@ -179,6 +179,7 @@ class Came(NamedTuple):
 
     status_code: int
     raw: Headers  # as they were sent
+    headers: Headers  # with their names in lower case
     extensions: dict[str, Any]
     stream: Any
 
@@ -208,7 +209,7 @@ class Arrived:
     def wake(self) -> None: ...
 
     def given(self, stream: Any) -> Came:
-        return Came(self.status, self.raw, self.extensions, stream)
+        return Came(self.status, self.raw, self.headers, self.extensions, stream)
 
     def taken(self) -> bytes:
         """What has come of the body and was not taken yet."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..domain.entry import Entry, Settlement
+from ..domain.entry import Charge, Entry, Settlement
 from ..domain.labels import CHARGEABLE
 from ..domain.policy import Channel, Key, LedgerPolicy, Policy, Provider, Server, Watch
 from ..rules import budget
@@ -170,8 +170,8 @@ class Trial:
         if labels.get("conversation"):
             facts["conversation"] = budget.whose(labels.get("tenant", ""), labels.get("key", ""), labels["conversation"])
         scopes = budgets.of(tuple([facts.get(name, "") for name in budgets.names]))
-        scope = next(scope for scope in scopes.all if scope.rule.name == rule.name)
-        charge = scope.charge(now, dict.fromkeys(("usd", "tokens", "calls", "tool_calls", "wind_down"), 0))
+        its = next(scope for scope in scopes.all if scope.rule.name == rule.name).at(now)
+        charge = Charge(its.counter, its.name, its.unit, 0, its.limit, its.hard, its.resets_us, its.steps)
         entry = Entry("drill-past.1", now, "drill-past", 1, status="ok", ended="complete", cost=0, price_status="priced", node="drill")
         self.ledger.book(Settlement(entry.id, entry, (spent,), (charge,)))
 

@@ -30,13 +30,15 @@ def install() -> bool:
         return False
     whole, whole_async, is_given, is_typeddict, info = parts
     untouched = functools.lru_cache(maxsize=1024)(functools.partial(_untouched, is_typeddict, info))
+    words = [getattr(sys.modules.get("openai._types"), name, None) for name in ("omit", "not_given")]
+    absent = frozenset([type(word) for word in words if not is_given(word)])  # what stands for each of some forty arguments
 
     def transform(data: Any, expected_type: Any) -> Any:
-        quick = _quick(data, expected_type, untouched, is_given)
+        quick = _quick(data, expected_type, untouched, is_given, absent)
         return whole(data, expected_type) if quick is None else quick
 
     async def async_transform(data: Any, expected_type: Any) -> Any:
-        quick = _quick(data, expected_type, untouched, is_given)
+        quick = _quick(data, expected_type, untouched, is_given, absent)
         return await whole_async(data, expected_type) if quick is None else quick
 
     module.transform, module.async_transform = transform, async_transform  # pyright: ignore[reportAttributeAccessIssue]
@@ -103,14 +105,19 @@ def tell_ascii(library: str) -> bool:
     return True
 
 
-def _quick(data: Any, expected_type: Any, untouched: Callable[[Any], bool], is_given: Callable[[Any], bool]) -> dict[str, Any] | None:
+def _quick(
+    data: Any, expected_type: Any, untouched: Callable[[Any], bool], is_given: Callable[[Any], bool],
+    absent: frozenset[type] = frozenset(),
+) -> dict[str, Any] | None:  # fmt: skip
     """What the SDK would make of this, or None where only the SDK can say. It leaves out what was not given, in a new dict."""
     try:
         if type(data) is not dict or not untouched(expected_type):
             return None
     except TypeError:  # a type that has no hash
         return None
-    given = {name: value for name, value in data.items() if type(value) in _PLAIN or is_given(value)}
+    given = {
+        name: value for name, value in data.items() if (kind := type(value)) not in absent and (kind in _PLAIN or is_given(value))
+    }
     return given if all([_is_json(value) for value in given.values()]) else None
 
 

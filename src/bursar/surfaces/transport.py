@@ -11,7 +11,7 @@ from typing import Any
 import uuid_utils
 
 from .. import drive
-from ..domain.call import Answer, Ended, Fault, Incoming
+from ..domain.call import Answer, Ended, Fault, Headers, Incoming, Lines
 from ..drive import BROKEN
 from ..effects import Finish, Gather, Relay, Reply
 from .books import ORIGINS_MAX, Books, plain_resolve
@@ -231,6 +231,8 @@ class Wrapped:
         self._inner, self._books, self._kit, self._only_known, self._lines = inner, books, kit, only_known, lines
         self._gateway = os.environ.get("BURSAR_GATEWAY", "")
         self._origins: dict[str, Origin] = {}
+        # Of the last request: where its length stands, under which name; its other headers, as they came and in lower case.
+        self._head: tuple[int, bytes, Headers, Lines] = (0, b"", [], Lines([]))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -263,7 +265,7 @@ class Wrapped:
         origin = _origin(url)
         place = self._books.place(shop, origin, url, request.method, path)
         shop.watch.look(place.desk)
-        headers = [(name.lower(), value) for name, value in request.headers.raw]
+        headers = self._said(request.headers.raw)
         body = request.read() if isinstance(request.stream, self._kit.ByteStream) else b""
         incoming = Incoming(
             uuid_utils.uuid7().hex, shop.clock_us(), request.method, path, query, headers, body, place.provider
@@ -272,6 +274,20 @@ class Wrapped:
         if self._lines is not None:
             call.lines, call.origin = self._lines, self._origins.get(origin) or self._look_at(origin, url)
         return call
+
+    def _said(self, raw: Headers) -> Headers:
+        """The request's headers with their names in lower case, one object for all requests of this client that say the same. But for
+        their length: that belongs to the framing, and differs from call to call."""
+        at, name, others, known = self._head
+        if len(raw) > at and raw[at][0] == name and raw[:at] + raw[at + 1 :] == others:
+            return known
+        low = [(name.lower(), value) for name, value in raw]
+        for at, (name, _) in enumerate(low):
+            if name == b"content-length":
+                known = Lines(low[:at] + low[at + 1 :])
+                self._head = at, raw[at][0], raw[:at] + raw[at + 1 :], known
+                return known
+        return low
 
     def _look_at(self, origin: str, url: Any) -> Origin:
         if len(self._origins) >= ORIGINS_MAX:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from . import sdk_fast
+from . import sdk_fast, sdk_headers
 from .books import Books, books
 from .transport import AsyncTransport, Kit, Transport, Wrapped, kit_of
 
@@ -47,6 +47,7 @@ def wrap(client: Client, *, config: Path | None = None, ledger: Path | None = No
     for library in ("httpx", "httpx2"):
         sdk_fast.remember_urls(library)
         sdk_fast.tell_ascii(library)
+        sdk_headers.install(library)
     return client
 
 
