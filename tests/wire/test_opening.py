@@ -101,3 +101,23 @@ def test_a_beginning_is_only_ever_trusted_for_its_hash() -> None:
         other = first[:at] + b"Q" + first[at + 1 :]
         assert opening.look(other, shelf, len(other)).known is None
         assert told("openai_chat", other, signs) == told("openai_chat", other, Signs())
+
+
+@pytest.mark.parametrize(("talks", "lengths"), [(64, 1), (opening.ENDS, opening.ENDS)])
+def test_beginnings_that_the_samples_do_not_tell_apart_are_each_known_again(talks: int, lengths: int) -> None:
+    """Agents with one long prompt and other ids in it, of one length or of several, come alternately: none drives out the others."""
+    signs = Signs()
+
+    def of(number: int, turns: int) -> bytes:
+        said = [Human("q" * 60_000), Says("yes"), Human(f"ticket {number:03}" + "w" * (40 * (number % lengths)))]
+        return body("openai_chat", messages("openai_chat", (*said, *[Says("on it"), Human("go on")] * turns)))
+
+    assert len({opening._key(of(number, turns), 57_344) for number in range(talks) for turns in range(4)}) == 1
+    for turns in range(4):
+        for number in range(talks):
+            request = of(number, turns)
+            if turns:
+                shelf = signs.tellers["openai_chat"].openings
+                begun = opening.look(request, shelf, len(request))
+                assert begun is not None and begun.known is not None and begun.known.end > 60_000 + 20 * turns
+            assert told("openai_chat", request, signs) == told("openai_chat", request, Signs())

@@ -39,7 +39,7 @@ from ..domain.history import (
 from ..domain.shape import Shape, replace
 from .failure import Sign
 from .frame import Frames
-from .opening import Begun, Opening
+from .opening import Begun, Ends, Opening
 
 LOOK = 12  # messages at the end among which a cache marker is looked for
 MARKS = 33  # ends of messages, the newest, that are kept with an opening: what rules/thread_search.py looks at
@@ -171,7 +171,7 @@ class Teller:
     def __init__(self, read: Callable[[bytes, Sequence[Sign]], Message], signs: Sequence[Sign] = ()) -> None:
         self._read, self._signs = read, signs
         self.said: Kept[Message] = Kept(SAID_MAX)
-        self.openings: Kept[Opening] = Kept(OPENINGS_MAX)
+        self.openings: Kept[Opening | Ends] = Kept(OPENINGS_MAX)
         self.frames: Frames[Any] = Frames()
 
     def tell(self, raws: Sequence[Raw], preface: Preface = NO_PREFACE, begun: Begun | None = None, place: bytes = b"") -> History:

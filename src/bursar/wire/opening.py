@@ -17,7 +17,9 @@ from ..domain.shape import Shape
 from . import body as gate
 
 LARGE = 4 << 10  # a smaller body is read whole in less time than it takes to look
-WIDE = 32  # bytes of a beginning's end that are kept
+ENDS = 8  # of beginnings with the same samples
+ENDS_BYTES = 550  # what remembering so many takes, as measured
+WIDE = 32  # bytes looked at before the last sample
 SPOTS = 512  # bytes at equal distances by which a beginning is looked up, beside its last ones: one slice takes them
 TRIES = 7  # steps of an eighth of an octave: a request may be some 70% longer than the one that it carries on
 
@@ -37,19 +39,26 @@ def request_hash(body: bytes) -> str:
 
 
 class Opening(Shape, frozen=True, gc=False):
-    """A beginning: the first `end` bytes, up to behind a message; those begin at `array`. `state` is theirs to read who kept it."""
+    """A beginning: the first `end` bytes, up to behind a message; those begin at `array`. `state` is theirs to read who kept it.
+    Kept by its hash."""
 
     end: int
     array: int
     count: int  # messages
     digest: bytes
-    tail: bytes
     state: Any
 
 
+class Ends(Shape, frozen=True, gc=False):
+    """Where beginnings end that the samples do not tell apart, the newest last. Kept by the samples. Agents with one long prompt and
+    other ids in it come alternately, and none is to drive out the others."""
+
+    all: tuple[int, ...]
+
+
 class Shelf(Protocol):
-    def get(self, key: int) -> Opening | None: ...
-    def put(self, key: int, value: Opening, size: int) -> None: ...
+    def get(self, key: int) -> Opening | Ends | None: ...
+    def put(self, key: int, value: Opening | Ends, size: int) -> None: ...
 
 
 class Begun:
@@ -78,8 +87,12 @@ class Begun:
             return
         self._take(at)
         count = len(raws) + (known.count if known is not None else 0)
-        opening = Opening(at, array, count, self._hasher.digest(), body[at - WIDE : at], state)
-        openings.put(_key(body, _base(at)[0]), opening, size)
+        digest, key = self._hasher.digest(), _key(body, _base(at)[0])
+        ends = openings.get(key)
+        before = ends.all if isinstance(ends, Ends) else ()
+        if at not in before:
+            openings.put(key, Ends((*before[1 - ENDS :], at)), ENDS_BYTES)
+        openings.put(hash(digest), Opening(at, array, count, digest, state), size)
 
     def _take(self, end: int) -> None:
         self._hasher.update(memoryview(self._body)[self._at : end])
@@ -124,17 +137,28 @@ def look(body: bytes, openings: Shelf, upto: int) -> Begun | None:
     for _ in range(TRIES):
         if base + step <= LARGE:
             break
-        known = openings.get(_key(body, base))
-        if known is not None:
-            end = known.end
-            if end < size and body[end - WIDE : end] == known.tail:
-                hasher = blake3(memoryview(body)[:end], key=HASH_KEY)
-                if hasher.digest() == known.digest:
-                    return Begun(body, known, hasher)
+        ends = openings.get(_key(body, base))
+        if isinstance(ends, Ends) and (begun := _longest(body, sorted([end for end in ends.all if end < size]), openings)) is not None:
+            return begun
         if base == 8 * step:
             step //= 2
         base -= step
     return Begun(body)
+
+
+def _longest(body: bytes, ends: list[int], openings: Shelf) -> Begun | None:
+    """The longest of the beginnings up to these ends that is known: nearly always the last, else one pass over the body tells."""
+    for some in (ends[-1:], ends[:-1]):
+        hasher, at, found = blake3(key=HASH_KEY), 0, None
+        for end in some:
+            hasher.update(memoryview(body)[at:end])
+            at, digest = end, hasher.digest()
+            known = openings.get(hash(digest))
+            if isinstance(known, Opening) and known.digest == digest:
+                found = known, hasher if end == some[-1] else hasher.copy()
+        if found is not None:
+            return Begun(body, *found)
+    return None
 
 
 def _base(end: int) -> tuple[int, int]:
