@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, get_args, get_type_hints
 
 MODULE = "openai._utils._transform"
@@ -96,7 +97,7 @@ def tell_ascii(library: str) -> bool:
     def encoding(self: Any) -> str:
         found = self._encoding
         if found is None:
-            if not all([name.isascii() and value.isascii() for name, _, value in self._list]):
+            if not b"".join(chain.from_iterable(self._list)).isascii():
                 return slow(self)
             found = self._encoding = "ascii"
         return found

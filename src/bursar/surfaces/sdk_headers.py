@@ -43,6 +43,7 @@ def install(library: str) -> bool:
 def _quick(kind: Any, own: Any) -> dict[str, Any]:
     """The methods in their short form, for headers that are exactly of this `kind` (None: of whichever they are made)."""
     whole_init, whole_update, whole_items = own["__init__"], own["update"], own["multi_items"]
+    known: dict[str, tuple[bytes, bytes]] = {}
 
     @functools.wraps(whole_init)
     def __init__(self: Any, headers: Any = None, encoding: str | None = None) -> None:
@@ -51,15 +52,17 @@ def _quick(kind: Any, own: Any) -> dict[str, Any]:
             word = encoding or "ascii"
             made: list[tuple[bytes, bytes, bytes]] = []
             for name, value in headers.items() if came is dict else headers:
-                if type(name) is str:
-                    name = name.encode(word)
-                elif type(name) is not bytes:
+                if type(name) is str and encoding is None:
+                    raw, low = known.get(name) or _remembered(known, name)
+                elif type(name) is bytes:
+                    raw, low = name, name.lower()
+                else:
                     break
                 if type(value) is str:
                     value = value.encode(word)
                 elif type(value) is not bytes:
                     break
-                made.append((name, name.lower(), value))
+                made.append((raw, low, value))
             else:
                 self._list, self._encoding = made, encoding
                 return
@@ -91,6 +94,17 @@ def _quick(kind: Any, own: Any) -> dict[str, Any]:
         return [(name.decode(found), value.decode(found)) for _, name, value in self._list]
 
     return {"__init__": __init__, "update": update, "multi_items": multi_items}
+
+
+NAMES_MAX = 512  # names of headers that are remembered, in bytes and in small letters: programs send the same few
+
+
+def _remembered(known: dict[str, tuple[bytes, bytes]], name: str) -> tuple[bytes, bytes]:
+    raw = name.encode("ascii")
+    if len(known) >= NAMES_MAX:
+        known.clear()
+    known[name] = made = raw, raw.lower()
+    return made
 
 
 def _tried(kind: Any) -> list[object]:
