@@ -150,6 +150,7 @@ def test_health_readiness_and_metrics_are_there_and_name_no_secret(tmp_path, pro
         connection.close()
     handle.stop()
     assert 'bursar_tries_total{dialect="openai_chat",operation="primary",provider="openai",status="ok"} 1.0' in found["/metrics"]
+    assert "bursar_conversations 1.0" in found["/metrics"] and "bursar_message_bytes 0.0" not in found["/metrics"]
     assert "sk-" not in "".join(found.values())
 
 

@@ -283,7 +283,7 @@ def _ready(gateway: Gateway, client: Responder) -> None:
 def _metrics(gateway: Gateway, client: Responder) -> None:
     from .metrics import page
 
-    body = page(gateway.counters, gateway.server, gateway.shop.ledger, gateway.office, gateway.shop.memory.kept())
+    body = page(gateway.counters, gateway.server, gateway.shop.ledger, gateway.office, gateway.shop.memory, gateway.desk.signs)
     client.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)
 
 

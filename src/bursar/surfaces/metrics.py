@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from ..stores.writer import Ledger
+from ..wire.history import Signs
 from .counters import Counters
 from .http_server import Server
 from .office import Office
+from .wiring import Memory
 
 
 class _Page:
     def __init__(
-        self, counters: Counters, server: Server | None, ledger: Ledger, office: Office, kept: Mapping[str, int]
+        self, counters: Counters, server: Server | None, ledger: Ledger, office: Office, memory: Memory, signs: Signs
     ) -> None:
-        self._counters, self._server, self._ledger, self._office, self._kept = counters, server, ledger, office, kept
+        self._counters, self._server, self._ledger, self._office = counters, server, ledger, office
+        self._memory, self._signs = memory, signs
 
     def collect(self):
         counters = self._counters
@@ -67,14 +68,19 @@ class _Page:
         yield CounterMetricFamily("bursar_office_turned_away", "Requests that the office did not get", value=office.turned_away)
         yield CounterMetricFamily("bursar_office_starts", "Times that the office was started", value=office.starts)
         yield GaugeMetricFamily("bursar_office_in_flight", "Requests that the office is at", value=office.in_flight)
-        for name, value in self._kept.items():
+        threads = self._memory.threads
+        yield GaugeMetricFamily("bursar_conversations", "Conversations remembered", value=len(threads))
+        yield GaugeMetricFamily("bursar_conversation_bytes", "Bytes that they take", value=threads.bytes)
+        yield CounterMetricFamily("bursar_conversations_forgotten", "Those that made room for others", value=threads.forgotten)
+        yield GaugeMetricFamily("bursar_message_bytes", "Bytes of what is remembered of messages", value=self._signs.bytes)
+        for name, value in self._memory.kept().items():
             yield GaugeMetricFamily(f"bursar_kept_{name}", f"Reply cache: {name.replace('_', ' ')}", value=value)
         for name, value in self._ledger.stats().items():
             yield GaugeMetricFamily(f"bursar_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)
 
 
-def page(counters: Counters, server: Server | None, ledger: Ledger, office: Office, kept: Mapping[str, int]) -> bytes:
-    """The page as bytes. `kept`: what the reply cache holds."""
+def page(counters: Counters, server: Server | None, ledger: Ledger, office: Office, memory: Memory, signs: Signs) -> bytes:
+    """The page as bytes."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(counters, server, ledger, office, kept))  # pyright: ignore[reportArgumentType]
+    registry.register(_Page(counters, server, ledger, office, memory, signs))  # pyright: ignore[reportArgumentType]
     return generate_latest(registry)

@@ -397,6 +397,12 @@ class Signs:
             self.prefaces.put(key, found, 300)
         return found
 
+    @property
+    def bytes(self) -> int:
+        """What is remembered of what requests said, each part of it bounded."""
+        tellers = list(self.tellers.values())
+        return self.prefaces.bytes + sum([one.said.bytes + one.openings.bytes + one.frames.bytes for one in tellers])
+
 
 BUILT_IN = Signs()
 
