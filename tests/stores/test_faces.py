@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bursar.domain.entry import Held, Short
+from bursar.stores import keeper, writer
 from bursar.stores.fault import LedgerFault
 from bursar.stores.segments import compact
 from bursar.stores.writer import Ledger
@@ -127,6 +128,65 @@ def test_on_a_loop_a_row_is_not_told_while_the_disk_is_at_work_and_holds_pass_by
         assert len(syncs) == 2
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_rows_of_a_loop_that_is_busy_share_a_sync_and_a_lone_row_waits_for_nobody(ledger, monkeypatch, busy):
+    """Each turn of the loop brings one more; the disk is asked for when a turn has brought none, or when the time is over."""
+    monkeypatch.setattr(writer, "GATHER_S", 30.0)
+    monkeypatch.setattr(keeper, "GATHER_S", 30.0)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        await ledger.book_soon(settle(hold("warm.1")), loop)
+        syncs, real = [], ledger._tail.sync
+
+        def sync():
+            syncs.append(len(ledger.rows()))
+            real()
+
+        monkeypatch.setattr(ledger._tail, "sync", sync)
+        rows = []
+        for number in range(6):
+            rows.append(ledger.book_soon(settle(hold(f"{number}.1")), loop))
+            if busy:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait_for(rows[-1], 10)
+        await asyncio.wait_for(asyncio.gather(*rows), 10)
+        assert syncs == ([7] if busy else [2, 3, 4, 5, 6, 7])
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_is_never_quiet_does_not_keep_rows_from_the_disk(ledger, monkeypatch):
+    """Also where it would go on for ever: rows wait a few milliseconds for others, and no longer."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        await ledger.book_soon(settle(hold("warm.1")), loop)
+        first, number = ledger.book_soon(settle(hold("a.1")), loop), 0
+        while not first.done():
+            number += 1
+            ledger.hold_soon(hold(f"h{number}.1"), loop)
+            await asyncio.sleep(0)
+        assert 0 < number < 10_000
+
+    asyncio.run(main())
+
+
+def test_rows_of_a_loop_that_ended_before_it_rang_are_on_the_disk_with_the_next(ledger):
+    """Nobody waits for them any more, and nothing else depends on that loop."""
+
+    async def main():
+        ledger.book_soon(settle(hold("a.1")), asyncio.get_running_loop())
+        while not ledger._written:
+            await asyncio.sleep(0)
+
+    ledger.book(settle(hold("warm.1")))
+    asyncio.run(main())
+    ledger.book(settle(hold("b.1")))
+    assert not ledger._written and [row.id for row in ledger.rows()] == ["warm.1", "a.1", "b.1"]
 
 
 def test_a_sync_that_fails_acknowledges_nothing_and_the_row_lands_once(tmp_path, clocks):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bursar")
 
 RETRY_S = 0.2
+GATHER_S = 0.003  # how long rows that are written may wait for others to share their sync, where a loop has ever more to do
 BATCH_MAX = 512  # rows in hand that are tried in one transaction
 COMPARE_US = 60_000_000  # between two looks at whether the counters say what the rows say
 NAMED_MAX = 5  # counters named in the log where many differ
@@ -37,6 +38,7 @@ class Keeper:
         self._starting = threading.Lock()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asleep = False
+        self._rung = False  # while it was awake
         self._handed = False  # a loop could not write what is pending
         self._log_at = 0.0
         self.drift = 0  # counters that differed at the last look
@@ -54,7 +56,8 @@ class Keeper:
         if self._asleep:
             self._asleep = False
             self._bell.put(None)
-        elif self._thread is None:
+        else:
+            self._rung = True
             self.start()
 
     def hand_over(self) -> None:
@@ -78,13 +81,15 @@ class Keeper:
         due, compare = ledger._ticks() + RENEW_US, ledger._ticks() + COMPARE_US
         while not ledger._closed:
             self._asleep = True
-            if not self._handed and not ledger._written:
+            if not self._handed and not self._rung:
                 troubled = ledger._fault is not None or bool(ledger._spool)
+                gathering = bool(ledger._written)  # by a loop, which will ring
                 try:
-                    self._bell.get(timeout=RETRY_S if troubled else RENEW_US / 1e6)
+                    self._bell.get(timeout=RETRY_S if troubled else GATHER_S if gathering else RENEW_US / 1e6)
                 except queue.Empty:
-                    self._handed = bool(ledger._pending)  # nobody rang: time for the chores, and for what nobody came to write
-            self._asleep = False
+                    # Nobody rang: time for the chores, and for what nobody came to write.
+                    self._handed = bool(ledger._pending) and not gathering
+            self._asleep = self._rung = False
             with ledger._lock:
                 if ledger._closed:
                     return

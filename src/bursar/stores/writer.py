@@ -16,7 +16,7 @@ import apsw
 
 from ..domain.entry import Entry, Held, Hold, Settlement, Short
 from .fault import OF_DATA, OF_DISK, LedgerFault, from_error
-from .keeper import RETRY_S, Keeper
+from .keeper import GATHER_S, RETRY_S, Keeper
 from .owner import RENEW_US, Owner, ticks_us
 from .schema import Place
 from .tail import BOOK, HOLD, RELEASE, Op, Standing, Tail, parted
@@ -63,6 +63,7 @@ class Ledger:
         self._spool: deque[Op] = deque()
         self._due: asyncio.AbstractEventLoop | None = None  # the loop that will write what is pending
         self._syncing = False
+        self._gather_by = 0.0  # until then a loop gathers rows for the next sync
         self._tail: Tail | None = None
         self._keeper = Keeper(self)
         self._closed = False
@@ -242,8 +243,18 @@ class Ledger:
             self._lock.release()
         if pending:
             self._keeper.hand_over()
-        elif self._written:
+        elif self._written and time.monotonic() >= self._gather_by:
+            self._gather_by = time.monotonic() + GATHER_S
+            loop.call_soon(self._gathered, loop, self._batches)
+
+    def _gathered(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
+        """Ring for the disk when a turn of the loop has brought nothing more: what is under way then waits for somebody else, and
+        until then more rows may come to share the sync. A tenth of a busy gateway's CPU was syncs."""
+        if (self._batches == seen and not self._pending) or time.monotonic() >= self._gather_by:
+            self._gather_by = 0.0
             self._keeper.ring()
+        else:
+            loop.call_soon(self._gathered, loop, self._batches)
 
     def _admit(self) -> None:
         """LedgerFault when no new call may go out: the ledger is in trouble, or too much is in hand already."""
