@@ -134,9 +134,11 @@ class Call:
         headers = request.headers.raw
         if effect.body is not self.body:
             length = b"%d" % len(effect.body)
-            for at, (name, _) in enumerate(headers):  # a list of our own: the library makes one each time
+            for at in range(len(headers) - 1, -1, -1):  # a list of our own: the library makes one each time, and puts it at the end
+                name = headers[at][0]
                 if len(name) == 14 and name.lower() == b"content-length":
                     headers[at] = name, length
+                    break
         return self.origin, request, effect.method, self.target.encode("ascii"), headers, effect.body
 
     def outgoing(self, effect: Send) -> Any:
