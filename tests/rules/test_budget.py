@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar.domain.entry import Short
+from bursar.domain.labels import Labels
 from bursar.domain.policy import Budget
 from bursar.domain.usage import Tokens
 from bursar.rules import budget
@@ -104,6 +105,25 @@ def test_each_of_a_label_has_its_own_counter_and_a_call_without_it_is_outside():
     assert acme.at(now).counter != rival.at(now).counter
     assert acme.at(now).counter != acme.at(now + 86_400_000_000).counter
     assert scopes(rule, feature="x") == budget.NO_SCOPES
+
+
+@pytest.mark.parametrize("scopes", [("tenant", "feature"), ("feature", "user", "all"), ("flow", "operation", "tenant"), ("tenant",)])
+def test_the_short_way_to_a_calls_labels_finds_the_budgets_that_the_long_way_finds(scopes):
+    """Each label's value for that label, in whichever order the policy has them; one label, or a fact that is none, goes the long way."""
+    budgets = budget.Budgets([budget.compile_budget(Budget(scope=scope, limit="$1", window="day"), ZoneInfo) for scope in scopes])
+    labels = Labels("acme", "support", "refund", "eval", "c-1", "ann")
+    assert (budgets.of_labels is None) == (len(scopes) == 1)
+    found = budgets.of(budgets.of_labels(labels) if budgets.of_labels else (labels.tenant,))
+    assert found is budgets.of(tuple([labels.get(name) for name in budgets.names]))
+    said = {scope.rule.name: scope.at(0).counter for scope in found.all}
+    assert all(scope == "all" or f"|{labels.get(scope)}@" in counter for scope, counter in zip(scopes, said.values(), strict=True))
+
+
+def test_a_budget_by_a_fact_that_is_no_label_goes_the_long_way():
+    """The model, the key, the provider and the conversation are known elsewhere; a free label may stand anywhere."""
+    for scope in ("model", "key", "provider", "conversation", {"team": "*"}):
+        both = [budget.compile_budget(Budget(scope=one, limit="$1", window="day"), ZoneInfo) for one in ("tenant", scope)]
+        assert budget.Budgets(both).of_labels is None
 
 
 def test_no_two_scopes_share_a_counter_whatever_their_labels_hold():
