@@ -9,13 +9,17 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bursar import wire
+from bursar.admission import heard
 from bursar.desk import Caller, Desk, ProviderRule
 from bursar.domain.call import Fault, Incoming
-from bursar.domain.entry import Short
+from bursar.domain.entry import Entry, Settlement, Short
+from bursar.domain.history import NO_PAIRS
 from bursar.domain.policy import Budget, Fallback
 from bursar.domain.price import Price, Rate
 from bursar.domain.shape import replace
+from bursar.domain.thread import Placed
 from bursar.rules.budget import Budgets, compile_budgets
+from bursar.rules.record import Story
 from bursar.testing import Served, World, play, respond, stream
 
 MTOK = 10**9  # femto-dollars per token at one dollar per million
@@ -213,6 +217,16 @@ def test_a_call_made_because_a_tool_failed_is_charged_to_that_tool():
     assert booked(asked, USE) == ("retry", "tool:lookup_order", "primary")
     assert booked(asked, SORRY) == ("primary", "switch:lookup_order", "primary")
     assert booked([*asked, {"role": "assistant", "content": [SORRY]}, HUMAN], SORRY) == ("primary", "", "primary")
+
+
+def test_a_conversations_tokens_are_all_that_its_calls_read_and_wrote():
+    """From the cache and into it, for an hour too, and the reasoning: by these a conversation that grows too dear is known."""
+    columns = {"input": 1, "cache_read": 20, "cache_write": 300, "cache_write_1h": 4_000, "output": 50_000, "reasoning": 600_000}
+    story = Story(Placed("c1", "new", 1, 0, 0, False, "", NO_PAIRS, 0, None, None, (), (), 0, None, None, "c1", 0, 0, 0, False), None)  # type: ignore[arg-type]
+    entry = Entry(**{**dict.fromkeys(Entry._fields, ""), **columns, "cost": 5_000, "ts": 1})  # type: ignore[arg-type]
+    told = heard(story, Settlement("c1.1", entry, (), ()), None)
+    assert told is not None and (told.tokens, told.cost) == (654_321, 5)
+    assert heard(story, Settlement("c1.1", entry._replace(cache_write=None, reasoning=None), (), ()), None).tokens == 54_021  # type: ignore[union-attr]
 
 
 def test_a_conversation_nobody_named_is_followed_through_the_pipeline():
