@@ -21,7 +21,7 @@ from openai.types.chat import ChatCompletionMessage, completion_create_params
 from openai.types.responses import response_create_params
 from typing_extensions import TypedDict
 
-from bursar.surfaces import sdk_fast
+from bursar.surfaces import sdk_fast, sdk_headers
 
 KINDS = [
     completion_create_params.CompletionCreateParamsNonStreaming, completion_create_params.CompletionCreateParamsStreaming,
@@ -198,8 +198,8 @@ def test_an_encoding_that_is_told_by_the_bytes_is_what_the_library_finds(headers
     """Also where somebody has set one, and for lines that are UTF-8 or neither."""
     slow = headers.encoding
     expected = headers(raw, set_to).encoding
-    assert sdk_fast.tell_ascii("httpx2") and headers.encoding is not slow
-    assert sdk_fast.tell_ascii("httpx2")  # once is enough
+    assert sdk_headers.tell_ascii("httpx2") and headers.encoding is not slow
+    assert sdk_headers.tell_ascii("httpx2")  # once is enough
     found = headers(raw, set_to)
     assert found.encoding == expected and found.encoding == expected and found.raw == raw
     found.encoding = "utf-8"
@@ -211,11 +211,11 @@ def test_headers_are_left_alone_where_they_are_not_as_we_know_them(headers: Any,
     """Switched off, not loaded, kept in another way, or told by something that is no property."""
     slow = headers.encoding
     monkeypatch.setenv(sdk_fast.OFF, "0")
-    assert not sdk_fast.tell_ascii("httpx2")
+    assert not sdk_headers.tell_ascii("httpx2")
     monkeypatch.delenv(sdk_fast.OFF)
-    assert not sdk_fast.tell_ascii("no_such_library")
+    assert not sdk_headers.tell_ascii("no_such_library")
     monkeypatch.setattr(headers, "encoding", "ascii")
-    assert not sdk_fast.tell_ascii("httpx2")
+    assert not sdk_headers.tell_ascii("httpx2")
     monkeypatch.setattr(headers, "encoding", slow)
     before = headers.__init__
 
@@ -224,7 +224,7 @@ def test_headers_are_left_alone_where_they_are_not_as_we_know_them(headers: Any,
         self._list = {}
 
     monkeypatch.setattr(headers, "__init__", otherwise)
-    assert not sdk_fast.tell_ascii("httpx2") and headers.encoding is slow
+    assert not sdk_headers.tell_ascii("httpx2") and headers.encoding is slow
 
 
 def test_without_the_sdk_nothing_is_loaded() -> None:

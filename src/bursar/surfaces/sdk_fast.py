@@ -1,7 +1,6 @@
 """A wrapped OpenAI client costs less CPU than a bare one: its SDK looks at every value of a request for fields to rename or reformat,
 ten milliseconds for a long conversation. Where a request's type has none of those and its values are plain JSON already, the
-answer is known beforehand: the request itself. And httpx takes the same URL apart three times for each request, and decodes every
-header line of seven sets of them to learn that they are ASCII: the one is remembered, the other is asked of the bytes."""
+answer is known beforehand: the request itself. And httpx takes the same URL apart three times for each request: that is remembered."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from itertools import chain
 from typing import Any, get_args, get_type_hints
 
 MODULE = "openai._utils._transform"
@@ -72,37 +70,6 @@ def remember_urls(library: str) -> bool:
         return kept(url, **parts)
 
     parser.urlparse = urls.urlparse = urlparse  # pyright: ignore[reportAttributeAccessIssue]
-    return True
-
-
-def tell_ascii(library: str) -> bool:
-    """Let a set of httpx's or httpx2's headers find out by its bytes whether they are ASCII, as nearly all are."""
-    kind: Any = getattr(sys.modules.get(f"{library}._models"), "Headers", None)
-    if kind is None or os.environ.get(OFF) == "0":
-        return False
-    whole = getattr(kind, "encoding", None)
-    if not isinstance(whole, property) or whole.fget is None:
-        return False
-    slow = whole.fget
-    if hasattr(slow, "__wrapped__"):
-        return True
-    try:
-        known = kind([("A", "b")])
-        if (known._list, known._encoding) != ([(b"A", b"a", b"b")], None) or (known.encoding, known._encoding) != ("ascii", "ascii"):
-            return False
-    except (AttributeError, TypeError, ValueError):
-        return False
-
-    @functools.wraps(slow)
-    def encoding(self: Any) -> str:
-        found = self._encoding
-        if found is None:
-            if not b"".join(chain.from_iterable(self._list)).isascii():
-                return slow(self)
-            found = self._encoding = "ascii"
-        return found
-
-    kind.encoding = property(encoding, whole.fset, whole.fdel, whole.__doc__)
     return True
 
 

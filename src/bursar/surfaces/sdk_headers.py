@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from itertools import chain
 from types import FunctionType
 from typing import Any
 
@@ -38,6 +39,37 @@ def install(library: str) -> bool:
         for name, method in quick.items():
             setattr(kind, name, method)
     return same
+
+
+def tell_ascii(library: str) -> bool:
+    """Let a set of httpx's or httpx2's headers find out by its bytes whether they are ASCII, as nearly all are."""
+    kind: Any = getattr(sys.modules.get(f"{library}._models"), "Headers", None)
+    if kind is None or os.environ.get(OFF) == "0":
+        return False
+    whole = getattr(kind, "encoding", None)
+    if not isinstance(whole, property) or whole.fget is None:
+        return False
+    slow = whole.fget
+    if hasattr(slow, "__wrapped__"):
+        return True
+    try:
+        known = kind([("A", "b")])
+        if (known._list, known._encoding) != ([(b"A", b"a", b"b")], None) or (known.encoding, known._encoding) != ("ascii", "ascii"):
+            return False
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+    @functools.wraps(slow)
+    def encoding(self: Any) -> str:
+        found = self._encoding
+        if found is None:
+            if not b"".join(chain.from_iterable(self._list)).isascii():
+                return slow(self)
+            found = self._encoding = "ascii"
+        return found
+
+    kind.encoding = property(encoding, whole.fset, whole.fdel, whole.__doc__)
+    return True
 
 
 def _quick(kind: Any, own: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def wrap(client: Client, *, config: Path | None = None, ledger: Path | None = No
     sdk_fast.install()
     for library in ("httpx", "httpx2"):
         sdk_fast.remember_urls(library)
-        sdk_fast.tell_ascii(library)
+        sdk_headers.tell_ascii(library)
         sdk_headers.install(library)
     return client
 
